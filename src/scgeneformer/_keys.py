@@ -1,0 +1,109 @@
+"""Every slot name, spelled once, and the few functions that read and write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from .tokens import Vocabulary
+
+TOKENS = "geneformer_tokens"  # obsm, uint16 (n_obs, L); uns[TOKENS]["params"]
+N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens included
+TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary
+GENEFORMER = "geneformer"  # obsm["X_geneformer"], varm["geneformer"], uns["geneformer"]["params"]
+SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
+
+
+def embedding_key(key: str) -> str:
+    """Name of the `obsm` slot of an embedding, found by ``sc.pl.embedding(basis=key)``."""
+    return f"X_{key}"
+
+
+def state_layer(key: str, state: str) -> str:
+    """Name of the layer of shifts with respect to `state`, where it is not the target.
+
+    A slash would make a group within a file, so it becomes a bar: ``CD4+/CD25 T`` is ``shift_CD4+|CD25 T``.
+    """
+    return f"{key}_{state.replace('/', '|')}"
+
+
+def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:
+    """Return `data` itself, or the modality `mod` of a MuData (a live object: what is written there is in `data`).
+
+    Raises
+    ------
+    KeyError
+        If the MuData has no such modality.
+    TypeError
+        If `data` is neither.
+    """
+    if isinstance(data, AnnData):
+        return data
+    modalities = getattr(data, "mod", None)
+    if modalities is None:
+        msg = f"Expected an AnnData or MuData, got {type(data).__name__}."
+        raise TypeError(msg)
+    if mod not in modalities:
+        msg = f"No modality {mod!r} in this MuData, which has {sorted(modalities)}. Name the one with counts by `mod=`."
+        raise KeyError(msg)
+    return modalities[mod]
+
+
+def params(adata: AnnData, key: str, *, cure: str) -> dict[str, Any]:
+    """Return ``adata.uns[key]["params"]``; `cure` is the call that makes it."""
+    if key not in adata.uns or "params" not in adata.uns[key]:
+        msg = f"Did not find .uns[{key!r}]['params']. Run `{cure}` first."
+        raise KeyError(msg)
+    return adata.uns[key]["params"]
+
+
+def write_params(adata: AnnData, key: str, **values: Any) -> None:
+    """Write ``adata.uns[key]["params"]``. ``None`` is left out, since not every file format can hold it."""
+    kept = {name: _plain(value) for name, value in values.items() if value is not None}
+    adata.uns[key] = {"params": kept | {"version": __version__}}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists as arrays, numpy scalars as Python's: what h5ad, zarr and h5mu all keep."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return np.asarray(value, dtype=object if not value or isinstance(value[0], str) else None)
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str) -> Any:
+    """Return the token matrix in ``.obsm[key]`` after checking that it was made with `vocabulary`.
+
+    Returns
+    -------
+    uint16 array of shape (n_obs, L), NumPy or dask, right-padded with 0.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    ValueError
+        If they were made with another vocabulary, which is named together with the model's.
+    """
+    cure = f'sg.pp.tokenize(adata, "{model}")'
+    if key not in adata.obsm:
+        msg = f"No tokens in .obsm[{key!r}]. Run `{cure}` first."
+        raise KeyError(msg)
+    made_with = params(adata, key, cure=cure)
+    if made_with["vocabulary_hash"] != vocabulary.hash:
+        msg = (
+            f"The tokens in .obsm[{key!r}] were made with vocabulary {made_with['vocabulary']!r}, but model {model!r} "
+            f"was trained with vocabulary {vocabulary.name!r}. Run `{cure}`, with another `key_added` to keep both."
+        )
+        raise ValueError(msg)
+    return adata.obsm[key]

@@ -1,0 +1,112 @@
+"""Settings that hold for the whole process, each also readable from the environment (``SCGENEFORMER_<NAME>``)."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENVIRONMENT_PREFIX = "SCGENEFORMER_"
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def _default_cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "scgeneformer"
+
+
+def _parse_bool(text: str) -> bool:
+    return text.strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _parse_optional_int(text: str) -> int | None:
+    return int(text) if text.strip() else None
+
+
+_PARSERS = {
+    "device": str,
+    "precision": str,
+    "token_budget": _parse_optional_int,
+    "cache_dir": Path,
+    "mirror": lambda text: text or None,
+    "offline": _parse_bool,
+    "progress": _parse_bool,
+}
+
+
+@dataclass
+class Settings:
+    """Process-wide defaults; every function takes the same names as arguments where it makes sense.
+
+    Attributes
+    ----------
+    device
+        ``"auto"`` takes CUDA, then MPS, then the CPU; else a torch device name such as ``"cuda:1"``.
+    precision
+        Of matrix products at inference: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (bfloat16 on CUDA, float32 elsewhere).
+    token_budget
+        Most tokens (padding included) in one forward pass; ``None`` chooses by device and is halved when memory runs out.
+    cache_dir
+        Folder for downloaded models and dictionaries.
+    mirror
+        URL or local folder with the file tree of the official model repository, used instead of it. Hashes are checked alike.
+    offline
+        Never touch the network; files must be in the cache or the mirror folder.
+    progress
+        Show progress bars.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    token_budget: int | None = None
+    cache_dir: Path = field(default_factory=_default_cache_dir)
+    mirror: str | None = None
+    offline: bool = False
+    progress: bool = True
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Defaults, overridden by the environment variables that are set."""
+        values = {
+            name: parse(os.environ[ENVIRONMENT_PREFIX + name.upper()])
+            for name, parse in _PARSERS.items()
+            if ENVIRONMENT_PREFIX + name.upper() in os.environ
+        }
+        return cls(**values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [f.name for f in fields(self)]
+        if name not in known:
+            msg = f"No setting {name!r}. Settings are: {', '.join(known)}."
+            raise AttributeError(msg)
+        if name == "device" and str(value).split(":")[0] not in _DEVICES:
+            msg = f"device={value!r} is not one of {_DEVICES} (an index may follow, as in 'cuda:1')."
+            raise ValueError(msg)
+        if name == "precision" and value not in _PRECISIONS:
+            msg = f"precision={value!r} is not one of {_PRECISIONS}."
+            raise ValueError(msg)
+        if name == "token_budget" and value is not None and value < 1:
+            msg = f"token_budget={value!r} must be a positive number of tokens, or None."
+            raise ValueError(msg)
+        super().__setattr__(name, Path(value).expanduser() if name == "cache_dir" else value)
+
+    @contextmanager
+    def override(self, **values: Any) -> Iterator[Settings]:
+        """Set `values` within a ``with`` block and restore the old ones after it."""
+        before = {name: getattr(self, name) for name in values if hasattr(self, name)}
+        try:
+            for name, value in values.items():
+                setattr(self, name, value)
+            yield self
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+
+settings = Settings.from_environment()

@@ -1,0 +1,97 @@
+"""Rows of tokens in batches of similar length under a token budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+def row_lengths(tokens: np.ndarray, pad_id: int = 0) -> np.ndarray:
+    """Number of tokens in each right-padded row, int64 (n,)."""
+    return np.count_nonzero(tokens != pad_id, axis=1)
+
+
+def for_each_batch(
+    lengths: np.ndarray,
+    token_budget: int,
+    step: Callable[[np.ndarray], None],
+    *,
+    progress: bool = False,
+    desc: str = "",
+    unit: str = "cells",
+) -> None:
+    """Call `step` on the indices of similarly long rows until every row had its turn once, longest first.
+
+    A batch holds at most `token_budget` tokens, padding included, and at least one row. When memory runs out the budget is
+    halved for good and the batch tried again, so that `step` must not have written anything by then. Starting with the
+    longest rows lets a lack of memory show at once.
+
+    Parameters
+    ----------
+    lengths
+        Tokens in each row, (n,). Rows of length 0 are left out.
+    token_budget
+        Most tokens in one batch.
+    step
+        Gets an int64 array of row indices.
+    progress, desc, unit
+        Show a progress bar, and what it says.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start, budget = 0, token_budget
+    with tqdm(total=len(order), desc=desc, unit=f" {unit}", disable=not progress) as bar:
+        while start < len(order):
+            longest = int(lengths[order[start]])
+            rows = order[start : start + max(1, budget // longest)]
+            try:
+                step(rows)
+            except (MemoryError, RuntimeError) as error:
+                if len(rows) == 1 or not out_of_memory(error):
+                    raise
+                budget = longest * (len(rows) // 2)
+                release_memory()
+                continue
+            start += len(rows)
+            bar.update(len(rows))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is a device's or the host's lack of memory: CUDA has a class for it, MPS and the CPU only words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def release_memory() -> None:
+    """Give cached memory back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def to_device(tokens: np.ndarray, lengths: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Rows of tokens, trimmed to the longest, and their mask.
+
+    Returns
+    -------
+    tokens
+        int64 (B, L).
+    mask
+        bool (B, L), True at tokens; None if no row is padded.
+    """
+    longest = int(lengths.max())
+    batch = torch.from_numpy(tokens[:, :longest].astype(np.int64)).to(device)
+    if int(lengths.min()) == longest:
+        return batch, None
+    return batch, torch.arange(longest, device=device) < torch.from_numpy(lengths).to(device)[:, None]

@@ -1,0 +1,143 @@
+"""Cells and genes as vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ._batching import for_each_batch, row_lengths, to_device
+from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scgeneformer.nn import Encoder
+
+POOLINGS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What `embed` returns.
+
+    Attributes
+    ----------
+    cells
+        float32 (n, H), in the order of the rows of tokens. NaN where nothing was there to be pooled.
+    genes
+        float32 (V, H), mean over the cells in which a token occurs, or None. NaN for tokens that never occur.
+    n_cells
+        int64 (V,), in how many cells each token occurs, or None.
+    """
+
+    cells: np.ndarray
+    genes: np.ndarray | None = None
+    n_cells: np.ndarray | None = None
+
+
+def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
+    """Number of blocks below and including layer `emb_layer`, counted as the official tool does: 0 is the last, -1 the one before.
+
+    Raises
+    ------
+    ValueError
+        If the encoder has no such layer.
+    """
+    n_layers = encoder.config.n_layers + emb_layer
+    if not 0 <= n_layers <= encoder.config.n_layers:
+        msg = f"emb_layer={emb_layer} is outside {-encoder.config.n_layers} (the embedding) to 0 (the last layer)."
+        raise ValueError(msg)
+    return n_layers
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuse an unknown pooling by name."""
+    if pooling not in POOLINGS:
+        msg = f"pooling={pooling!r} is not one of {POOLINGS}."
+        raise ValueError(msg)
+
+
+def check_options(encoder: Encoder, *, pooling: str, emb_layer: int, device: str, precision: str, **_: object) -> None:
+    """Refuse what `embed` would refuse, before work that is put off."""
+    check_pooling(pooling)
+    layers_to_run(encoder, emb_layer)
+    resolve_precision(precision, resolve_device(device))
+
+
+def pool(hidden: Tensor, tokens: Tensor, pooling: str, n_special: int) -> Tensor:
+    """Summary of each cell in float32, (B, H): its first state (``"cls"``) or the mean over its genes (``"mean"``)."""
+    if pooling == "cls":
+        return hidden[:, 0].float()
+    genes = (tokens >= n_special).unsqueeze(-1)  # (B, L, 1); padding is special too
+    return (hidden.float() * genes).sum(1) / genes.sum(1)  # (B, H)
+
+
+def embed(
+    encoder: Encoder,
+    tokens: np.ndarray,
+    *,
+    pooling: str,
+    n_special: int,
+    emb_layer: int = -1,
+    genes: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+    progress: bool = False,
+) -> Embeddings:
+    """Embed cells, and on request genes in the context of these cells, in one pass.
+
+    Parameters
+    ----------
+    encoder
+        Left as it is, on whatever device.
+    tokens
+        uint16 (n, L), right-padded with 0.
+    pooling
+        ``"mean"`` over genes, special tokens left out, or ``"cls"``, the state of the first token.
+    n_special
+        Token ids below this one are special.
+    emb_layer
+        0 is the last layer, -1 the second to last, and so on.
+    genes
+        Also average the states of each token over cells.
+    device, precision, token_budget
+        See `scgeneformer.settings`; a budget of None is chosen by device.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    The embeddings; they do not depend on batches, padding or the order of rows beyond rounding.
+    """
+    check_pooling(pooling)
+    place = resolve_device(device)
+    n_layers = layers_to_run(encoder, emb_layer)
+    lengths = row_lengths(tokens)
+    width, n_tokens = encoder.config.width, encoder.config.vocab_size
+    cells = np.full((len(tokens), width), np.nan, dtype=np.float32)
+    sums = torch.zeros(n_tokens, width, device=place) if genes else None
+    counts = torch.zeros(n_tokens, dtype=torch.int64, device=place) if genes else None
+    first_only = slice(0, 1) if pooling == "cls" and not genes else None
+
+    with at_work(encoder, place, resolve_precision(precision, place)) as network:
+
+        def step(rows: np.ndarray) -> None:
+            batch, mask = to_device(tokens[rows], lengths[rows], place)
+            hidden = network(batch, mask, n_layers=n_layers, positions=first_only)  # (B, L or 1, H)
+            pooled = pool(hidden, batch, pooling, n_special).cpu().numpy()
+            if genes:
+                there = batch >= n_special
+                sums.index_add_(0, batch[there], hidden[there].float())
+                counts.index_add_(0, batch[there], torch.ones_like(batch[there]))
+            cells[rows] = pooled
+
+        budget = token_budget or default_token_budget(place)
+        for_each_batch(lengths, budget, step, progress=progress, desc="embed")
+        if not genes:
+            return Embeddings(cells)
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan)
+        return Embeddings(cells, means.cpu().numpy(), counts.cpu().numpy())

@@ -1,0 +1,74 @@
+"""The table of models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from . import _registry, _vocabularies
+from ._cache import is_cached
+
+
+def available() -> pd.DataFrame:
+    """List the models that :func:`load` knows by name.
+
+    Returns
+    -------
+    One row per model, indexed by name: `generation` (of the dictionaries), `layers`, `width`, `parameters` (with the
+    masked-gene head), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries
+    included), `cached` (all files are here, so that no network is needed), `licence`, `description`.
+    """
+    embedded = [_embedded()] if (_vocabularies.DEFAULT_FOLDER / "config.json").is_file() else []
+    rows = embedded + [_published(model) for model in _registry.MODELS.values()]
+    return pd.DataFrame(rows).set_index("name")
+
+
+def _published(model: _registry.Model) -> dict[str, Any]:
+    generation = _registry.GENERATIONS[model.generation]
+    files = (*model.files, *generation.files)
+    return {
+        "name": model.name,
+        "generation": model.generation,
+        "layers": model.n_layers,
+        "width": model.width,
+        "parameters": count_parameters(
+            generation.n_tokens, generation.max_length, model.n_layers, model.width, model.feed_forward
+        ),
+        "max_length": generation.max_length,
+        "download_mb": round(sum(file.size for file in files) / 1e6, 1),
+        "cached": all(is_cached(file) for file in files),
+        "licence": model.licence,
+        "description": model.description,
+    }
+
+
+def _embedded() -> dict[str, Any]:
+    config = json.loads((_vocabularies.DEFAULT_FOLDER / "config.json").read_text())
+    shape = [
+        config[name]
+        for name in ("vocab_size", "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size")
+    ]
+    return {
+        "name": _registry.DEFAULT,
+        "generation": "own",
+        "layers": shape[2],
+        "width": shape[3],
+        "parameters": count_parameters(*shape),
+        "max_length": shape[1],
+        "download_mb": 0.0,
+        "cached": True,
+        "licence": "BSD-3-Clause",
+        "description": "comes with the package; small, pretrained on blood cells, to try everything with",
+    }
+
+
+def count_parameters(n_tokens: int, max_length: int, n_layers: int, width: int, feed_forward: int) -> int:
+    """Parameters of a BERT with masked-gene head, whose output matrix is the embedding's."""
+    norm = 2 * width
+    embedding = (n_tokens + max_length + 2) * width + norm
+    attention = 4 * (width * width + width) + norm
+    mlp = 2 * width * feed_forward + feed_forward + width + norm
+    head = width * width + width + norm + n_tokens
+    return embedding + n_layers * (attention + mlp) + head

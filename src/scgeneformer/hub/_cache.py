@@ -1,0 +1,163 @@
+"""The local copy of the official repository: every file checked by size and sha256 before anyone opens it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pooch
+from filelock import FileLock
+
+from scgeneformer._settings import settings
+
+from . import _registry
+from ._download import download
+
+if TYPE_CHECKING:
+    import os
+
+    from ._registry import RemoteFile
+
+
+def fetch(file: RemoteFile) -> Path:
+    """Path of the local copy of `file`, downloaded first if need be.
+
+    A file in the cache is hashed once. Its size and time of modification are then noted beside it (``<name>.checked``),
+    and it is hashed again only when one of them has changed: hashing takes seconds for the largest weights. A file in the
+    cache touches no network.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither in the cache nor to be had: `settings.offline` is set, or mirror or repository lack it.
+    ConnectionError
+        If the download did not come to its end; the next call goes on from there.
+    ValueError
+        If what came has another size or sha256; it is removed.
+    """
+    path = settings.cache_dir / file.path
+    if _is_checked(path, file):
+        return path
+    sources = _sources(path, file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        if _is_checked(path, file):  # another process was first
+            return path
+        if path.exists():
+            msg = f"{path} was altered: expected {_expected(file)}, found {_found(path, file)}. Downloading it again."
+            warnings.warn(msg, stacklevel=3)
+            path.unlink()
+        _bring_from_any(sources, path, file)
+        _write_stamp(path, file, path.stat())
+    return path
+
+
+def is_cached(file: RemoteFile) -> bool:
+    """Whether a file of the right size is in the cache (`fetch` checks its content)."""
+    path = settings.cache_dir / file.path
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's content, in hexadecimal."""
+    return pooch.file_hash(str(path), alg="sha256")
+
+
+def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
+    """Where to look for `file`: addresses that end in "/", URLs or one folder."""
+    mirror = settings.mirror and str(settings.mirror)
+    if mirror and not _is_url(mirror):
+        folder = Path(mirror).expanduser()
+        if not folder.is_dir():
+            msg = f"SCGENEFORMER_MIRROR (`settings.mirror`) {mirror!r} is neither a http(s) URL nor an existing folder."
+            raise FileNotFoundError(msg)
+        return (f"{folder.resolve().as_posix()}/",)
+    if settings.offline:
+        state = f"altered (expected {_expected(file)}, found {_found(path, file)})" if path.exists() else "not there"
+        msg = (
+            f"{path} is {state}, and `settings.offline` (SCGENEFORMER_OFFLINE) forbids downloads. Unset it once to fetch the "
+            "file, copy the cache folder from a machine that has it (`settings.cache_dir`, SCGENEFORMER_CACHE_DIR), or "
+            "point `settings.mirror` (SCGENEFORMER_MIRROR) to a local folder with the files of the official repository."
+        )
+        raise FileNotFoundError(msg)
+    return (f"{mirror.rstrip('/')}/",) if mirror else _registry.OFFICIAL
+
+
+def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> None:
+    missing = []
+    for source in sources:
+        manager = pooch.create(settings.cache_dir, source, registry={file.path: f"sha256:{file.sha256}"})
+        try:
+            manager.fetch(file.path, downloader=partial(_bring, path=path, file=file))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+        else:
+            return
+    msg = f"{file.path} was not found: {'; '.join(missing)}"
+    raise FileNotFoundError(msg)
+
+
+def _bring(url: str, output: str, _pooch: pooch.Pooch, *, path: Path, file: RemoteFile) -> None:
+    """Downloader for pooch: fill ``<name>.part``, check it, and hand it over as `output`."""
+    part = path.with_name(path.name + ".part")
+    if _is_url(url):
+        left = part.exists()
+        joined = download(url, part, file.size, progress=settings.progress)
+        found = _found(part, file)
+        if found != _expected(file) and (left or joined):  # the pieces may be of two different files
+            part.unlink()
+            download(url, part, file.size, progress=settings.progress)
+            found = _found(part, file)
+    else:
+        if not Path(url).is_file():
+            msg = f"no such file in the mirror folder: {url}"
+            raise FileNotFoundError(msg)
+        shutil.copyfile(url, part)
+        found = _found(part, file)
+    if found != _expected(file):
+        part.unlink()
+        msg = f"{url} is not the expected file and was removed: expected {_expected(file)}, found {found}."
+        raise ValueError(msg)
+    part.replace(output)
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def _expected(file: RemoteFile) -> str:
+    return f"{file.size:,} bytes with sha256 {file.sha256}"
+
+
+def _found(path: Path, file: RemoteFile) -> str:
+    """What `path` holds, comparable with `_expected`; hashed only if the size fits."""
+    size = path.stat().st_size
+    return f"{size:,} bytes" if size != file.size else f"{size:,} bytes with sha256 {sha256_of(path)}"
+
+
+def _stamp(path: Path) -> Path:
+    return path.with_name(path.name + ".checked")
+
+
+def _write_stamp(path: Path, file: RemoteFile, stat: os.stat_result) -> None:
+    with contextlib.suppress(OSError):  # a cache that others share may be read-only: hash again next time
+        _stamp(path).write_text(json.dumps({"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}))
+
+
+def _is_checked(path: Path, file: RemoteFile) -> bool:
+    if not path.is_file():
+        return False
+    stat = path.stat()  # before hashing, so that a change meanwhile is noticed next time
+    now = {"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    with contextlib.suppress(OSError, ValueError):
+        if stat.st_size == file.size and json.loads(_stamp(path).read_text()) == now:
+            return True
+    if _found(path, file) != _expected(file):
+        return False
+    _write_stamp(path, file, stat)
+    return True

@@ -1,0 +1,152 @@
+"""Bring a file of known size over HTTP, going on where an interrupted transfer stopped."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import requests
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRIES = 4  # requests in a row that bring nothing new
+PAUSE = 1.0  # seconds before the second try, doubled for each further one
+_CHUNK = 2**16  # most bytes that an interruption loses
+_TIMEOUT = (10, 60)  # seconds to connect, and between two reads
+_BUSY = (408, 425, 429)
+_GONE = (404, 410)
+_BAD_RANGE = 416
+
+
+class _InterruptedTransfer(Exception):
+    """Worth another try."""
+
+
+_TRANSIENT = (
+    _InterruptedTransfer,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+)
+
+
+def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool:
+    """Fill `part` with the `size` bytes at `url`.
+
+    What `part` holds already is kept and the rest asked for with HTTP Range; a server that ignores that, or disagrees about
+    the range, makes it start anew. Broken connections and busy servers are tried again with growing pauses.
+
+    Parameters
+    ----------
+    url
+        http or https.
+    part
+        File to write; it stays after an interruption, for the next call.
+    size
+        Expected size in bytes.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Whether the file was put together from more than one transfer, so that its pieces may not belong together.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the server has no such file.
+    ConnectionError
+        If it cannot be reached, refuses, or keeps breaking off.
+    ValueError
+        If its file has another size; `part` is removed.
+    """
+    best, tries, joined = _size(part), 0, False
+    with tqdm(
+        total=size, desc=part.stem, unit="B", unit_scale=True, unit_divisor=1000, disable=not progress, initial=best
+    ) as bar:
+        while (have := _size(part)) != size:
+            if have > size:  # left by something else
+                part.unlink()
+                continue
+            try:
+                joined = _transfer(url, part, have, size, bar) or joined
+            except _TRANSIENT as error:
+                now = _size(part)
+                tries = 0 if now > best else tries + 1
+                best = max(best, now)
+                if tries >= TRIES:
+                    msg = (
+                        f"Could not download {url}: {error}. {now:,} of {size:,} bytes are here; calling again goes on from"
+                        " there. Without network, point SCGENEFORMER_MIRROR (`settings.mirror`) to a copy of the repository."
+                    )
+                    raise ConnectionError(msg) from error
+                time.sleep(PAUSE * 2**tries / 2 if tries else 0)
+    return joined
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
+    """One request; returns whether it continued what was there."""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        _check_status(response, part)
+        continued = response.status_code == requests.codes.partial_content
+        start, total = _extent(response, continued=continued)
+        if continued and start != have:
+            part.unlink()
+            msg = f"the server went on from byte {start} instead of {have}"
+            raise _InterruptedTransfer(msg)
+        if total not in (None, size):
+            part.unlink(missing_ok=True)
+            msg = f"{url} is not the expected file: expected {size:,} bytes, found {total:,}."
+            raise ValueError(msg)
+        received = have if continued else 0
+        bar.n = received
+        bar.refresh()
+        with part.open("ab" if continued else "wb") as out:
+            for chunk in response.iter_content(_CHUNK):
+                received += len(chunk)
+                if received > size:
+                    break
+                out.write(chunk)
+                bar.update(len(chunk))
+    if received > size:
+        part.unlink()
+        msg = f"{url} is not the expected file: expected {size:,} bytes, found more."
+        raise ValueError(msg)
+    if received < size:  # older urllib3 ends a broken body without an error
+        msg = f"the connection closed after {received:,} of {size:,} bytes"
+        raise _InterruptedTransfer(msg)
+    return continued
+
+
+def _check_status(response: requests.Response, part: Path) -> None:
+    code = response.status_code
+    if code in (requests.codes.ok, requests.codes.partial_content):
+        return
+    answer = f"{code} {response.reason}"
+    if code in _GONE:
+        msg = f"{response.url}: {answer}."
+        raise FileNotFoundError(msg)
+    if code == _BAD_RANGE:  # what is here does not belong to the server's file
+        part.unlink()
+    if code == _BAD_RANGE or code in _BUSY or code >= requests.codes.server_error:
+        raise _InterruptedTransfer(answer)
+    msg = f"{response.url}: the server answered {answer}."
+    raise ConnectionError(msg)
+
+
+def _extent(response: requests.Response, *, continued: bool) -> tuple[int, int | None]:
+    """First byte of the body within the file, and the size of the whole file where the server says it."""
+    if continued:  # "bytes 100-199/200", or "*" for an unknown total
+        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        start = span.partition("-")[0]
+        return int(start) if start.isdigit() else -1, int(total) if total.isdigit() else None
+    length = response.headers.get("Content-Length", "")
+    plain = response.headers.get("Content-Encoding", "identity") == "identity"
+    return 0, int(length) if plain and length.isdigit() else None

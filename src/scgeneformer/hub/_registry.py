@@ -1,0 +1,164 @@
+"""What can be loaded by name: every file with its path in the official repository, its sha256 and its size.
+
+Source: the file list of https://huggingface.co/ctheodoris/Geneformer (Apache-2.0) at the revision below. What is accepted
+is decided by sha256 and size alone; the revision only says where to look first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_REPOSITORY = "https://huggingface.co/ctheodoris/Geneformer/resolve/"
+# The branch is the second place to look, should the history of the repository be rewritten.
+OFFICIAL = (f"{_REPOSITORY}05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28/", f"{_REPOSITORY}main/")
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the official repository; `path` is also its place below the cache folder and in a mirror."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The dictionaries that a family of models shares."""
+
+    name: str
+    n_tokens: int
+    max_length: int
+    tokens: RemoteFile
+    medians: RemoteFile
+    mapping: RemoteFile
+    names: RemoteFile
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """All four dictionaries."""
+        return self.tokens, self.medians, self.mapping, self.names
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published checkpoint: shape, dictionaries and the two files of its folder."""
+
+    name: str
+    generation: str
+    n_layers: int
+    width: int
+    feed_forward: int
+    config: RemoteFile
+    weights: RemoteFile
+    licence: str
+    description: str
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]:
+        """The files of the model's own folder, in the Hugging Face layout."""
+        return self.config, self.weights
+
+
+_V1 = Generation(
+    name="V1",
+    n_tokens=25_426,
+    max_length=2048,
+    tokens=RemoteFile(
+        "geneformer/gene_dictionaries_30m/token_dictionary_gc30M.pkl",
+        "ab9dc40973fa5224d77b793e2fd114cacf3d08423ed9c4c49caf0ba9c7f218f1",
+        788_424,
+    ),
+    medians=RemoteFile(
+        "geneformer/gene_dictionaries_30m/gene_median_dictionary_gc30M.pkl",
+        "b3b589bb5ec75040d05fc44dd6bf0184cf87f3c362cf158d196a6ed3b7fe5f39",
+        940_965,
+    ),
+    mapping=RemoteFile(
+        "geneformer/gene_dictionaries_30m/ensembl_mapping_dict_gc30M.pkl",
+        "eac0fb0b3007267871b6305ac0003ceba19d4f28d85686cb9067ecf142787869",
+        584_125,
+    ),
+    names=RemoteFile(
+        "geneformer/gene_dictionaries_30m/gene_name_id_dict_gc30M.pkl",
+        "55e67962e79c0039a6c32d43c5c99f38e51964bbcfa32f736150ee1e285c438c",
+        1_117_117,
+    ),
+)
+_V2 = Generation(
+    name="V2",
+    n_tokens=20_275,
+    max_length=4096,
+    tokens=RemoteFile(
+        "geneformer/token_dictionary_gc104M.pkl",
+        "67c445f4385127adfc48dcc072320cd65d6822829bf27dd38070e6e787bc597f",
+        425_590,
+    ),
+    medians=RemoteFile(
+        "geneformer/gene_median_dictionary_gc104M.pkl",
+        "a51c53f6a771d64508dfaf61529df70e394c53bd20856926117ae5d641a24bf5",
+        1_512_661,
+    ),
+    mapping=RemoteFile(
+        "geneformer/ensembl_mapping_dict_gc104M.pkl",
+        "0819bcbd869cfa14279449b037eb9ed1d09a91310e77bd1a19d927465030e95c",
+        3_957_652,
+    ),
+    names=RemoteFile(
+        "geneformer/gene_name_id_dict_gc104M.pkl",
+        "fabfa0c2f49c598c59ae432a32c3499a5908c033756c663b5e0cddf58deea8e1",
+        1_660_882,
+    ),
+)
+GENERATIONS = {generation.name: generation for generation in (_V1, _V2)}
+
+
+def _model(
+    name: str, shape: tuple[int, int, int], config: tuple[str, int], weights: tuple[str, int], description: str
+) -> Model:
+    folder = f"Geneformer-{name}"
+    return Model(
+        name,
+        name.partition("-")[0],
+        *shape,
+        config=RemoteFile(f"{folder}/config.json", *config),
+        weights=RemoteFile(f"{folder}/model.safetensors", *weights),
+        licence="Apache-2.0",
+        description=description,
+    )
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        _model(
+            "V1-10M",
+            (6, 256, 512),
+            ("9cf69ca3bdb0215c4188b54c451b6f02adfe68b8f66011a57d0f32845133fd4b", 565),
+            ("a5e33a757431643b3697de7ef6127950cdc49e06e58d4266b3a3ab191b683f14", 41_183_536),
+            "Theodoris 2023; pretrained on 30 million human cells",
+        ),
+        _model(
+            "V2-104M",
+            (12, 768, 3072),
+            ("467d4492f0dd53b4d60afffe20812db484ca1cf9fdbeb6a6e060e93564f70859", 590),
+            ("fff5cba29ddd8792991fa77b4872246fbe548a178cebda3775cdc72b67780e7f", 417_571_156),
+            "Chen 2024; pretrained on 104 million human cells",
+        ),
+        _model(
+            "V2-104M_CLcancer",
+            (12, 768, 3072),
+            ("b3e1f3e71b1df7238f0f1d6dda258d560ea84e5e9698351a1588cfad06321e18", 762),
+            ("827738139bfed4bafa9d1f3df7c6146da2e3b85f7225076adc32c6eda0ba4357", 417_571_156),
+            "V2-104M, pretrained further on cancer cells",
+        ),
+        _model(
+            "V2-316M",
+            (18, 1152, 4608),
+            ("2cc4af3442644e84af71814a607b61c958d7b4e5ebde6791ab77b5f534ac6f6e", 591),
+            ("965ceccea81953d362081ef3843560a0e4fef88d396c28017881f1e94b1246f3", 1_265_455_076),
+            "Chen 2024; pretrained on 104 million human cells, the largest",
+        ),
+    )
+}

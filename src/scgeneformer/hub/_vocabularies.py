@@ -1,0 +1,130 @@
+"""The vocabulary that belongs to a model; torch stays out, since `pp` comes here."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer.tokens import Vocabulary
+
+from . import _registry
+from ._cache import fetch
+
+if TYPE_CHECKING:
+    from ._registry import Generation
+
+DEFAULT_FOLDER = Path(__file__).parent / "default"
+VOCABULARY_FILES = ("vocabulary.json", "vocabulary.json.gz", "vocabulary.parquet")
+_CONFIG = "config.json"
+
+
+def vocabulary(model: Any) -> Vocabulary:
+    """Return the vocabulary of a model, without loading the model or torch.
+
+    Parameters
+    ----------
+    model
+        Name in :func:`~scgeneformer.hub.available`; ``"V1"`` or ``"V2"`` for the official dictionaries of a generation;
+        path of a model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``,
+        ``vocabulary.json.gz`` or ``vocabulary.parquet``, else known by its size (25,426 = V1, 20,275 = V2); path of such a
+        vocabulary file; a :class:`~scgeneformer.Vocabulary`; or anything that has one as `.vocabulary`.
+
+    Returns
+    -------
+    The vocabulary. Official ones are downloaded on first use and shared between calls.
+
+    Raises
+    ------
+    ValueError
+        If there is no such name or path, or the vocabulary does not fit the ``config.json`` beside it.
+    FileNotFoundError, ConnectionError
+        If a dictionary is not cached and cannot be had.
+    TypeError
+        If `model` is none of the above.
+    """
+    if isinstance(model, Vocabulary):
+        return model
+    if isinstance(own := getattr(model, "vocabulary", None), Vocabulary):
+        return own
+    if not isinstance(model, str | os.PathLike):
+        msg = f"Expected a model's name, path, vocabulary or an object with `.vocabulary`, got {type(model).__name__}."
+        raise TypeError(msg)
+    if model in _registry.GENERATIONS:
+        return official(_registry.GENERATIONS[model])
+    if model in _registry.MODELS:
+        return official(_registry.GENERATIONS[_registry.MODELS[model].generation])
+    if Path(model).expanduser().is_file():
+        return Vocabulary.load(Path(model).expanduser())
+    return of_folder(find_folder(model))
+
+
+def find_folder(model: str | os.PathLike[str]) -> Path:
+    """Folder of the embedded model, or the one that `model` is the path of."""
+    if model == _registry.DEFAULT:
+        if not (DEFAULT_FOLDER / _CONFIG).is_file():
+            msg = f"The embedded model is missing from {DEFAULT_FOLDER}: this installation is incomplete. Reinstall scgeneformer."
+            raise FileNotFoundError(msg)
+        return DEFAULT_FOLDER
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        names = ", ".join(repr(name) for name in (_registry.DEFAULT, *_registry.MODELS))
+        msg = f"No model {os.fspath(model)!r}: it is no folder, and the names are {names} (see `sg.hub.available()`)."
+        raise ValueError(msg)
+    if not (folder / _CONFIG).is_file():
+        msg = f"No {_CONFIG} in {folder}. Expected a model folder in the Hugging Face layout: {_CONFIG} and model.safetensors."
+        raise FileNotFoundError(msg)
+    return folder
+
+
+def of_folder(folder: Path, given: Any = None) -> Vocabulary:
+    """Vocabulary of the model in `folder`: `given` by the user, kept beside the weights, or an official one of that size."""
+    config = json.loads((folder / _CONFIG).read_text())
+    n_tokens, max_length = config["vocab_size"], config["max_position_embeddings"]
+    if given is not None:
+        return fitting(vocabulary(given), n_tokens, max_length, str(folder))
+    for name in VOCABULARY_FILES:
+        if (folder / name).is_file():
+            return fitting(Vocabulary.load(folder / name), n_tokens, max_length, f"{folder} (its {name})")
+    for generation in _registry.GENERATIONS.values():
+        if generation.n_tokens == n_tokens:
+            found = official(generation)
+            return found if found.max_length <= max_length else replace(found, max_length=max_length)
+    msg = (
+        f"{folder} has a model of {n_tokens:,} tokens and no vocabulary. Put one beside it "
+        f"(`vocabulary.save({str(folder / VOCABULARY_FILES[0])!r})`) or name it: `sg.hub.load({str(folder)!r}, vocabulary=...)`."
+    )
+    raise ValueError(msg)
+
+
+def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) -> Vocabulary:
+    """Return `vocabulary`, if a model of `n_tokens` tokens and `max_length` positions can use it."""
+    if len(vocabulary) != n_tokens:
+        msg = (
+            f"Vocabulary {vocabulary.name!r} has {len(vocabulary):,} tokens, but the model in {where} has {n_tokens:,}. "
+            "Name the vocabulary it was trained with by `vocabulary=`."
+        )
+        raise ValueError(msg)
+    if vocabulary.max_length > max_length:
+        msg = (
+            f"Vocabulary {vocabulary.name!r} allows {vocabulary.max_length:,} tokens a cell, but the model in {where} has "
+            f"{max_length:,} positions. Use `dataclasses.replace(vocabulary, max_length={max_length})`."
+        )
+        raise ValueError(msg)
+    return vocabulary
+
+
+def official(generation: Generation) -> Vocabulary:
+    """Vocabulary from the official dictionaries of a generation, each checked in the cache."""
+    tokens, medians, mapping, names = (fetch(file) for file in generation.files)
+    return _read_official(generation, tokens, medians, mapping, names)
+
+
+@lru_cache(maxsize=4)  # the arguments decide the content: pinned hashes were just checked
+def _read_official(generation: Generation, tokens: Path, medians: Path, mapping: Path, names: Path) -> Vocabulary:
+    return Vocabulary.from_official(
+        tokens, medians, mapping_file=mapping, name_file=names, name=generation.name, max_length=generation.max_length
+    )

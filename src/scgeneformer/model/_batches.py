@@ -1,0 +1,177 @@
+"""Batches of cells of similar length, every cell once per epoch, and the loader that yields them masked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ._masking import FIXED_EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._masking import Masking
+
+_MULTIPLE = 8  # rows are trimmed to a multiple of this, which keeps the kernels aligned
+_SHRINK = 0.85  # cells of one bucket are at least this share of its longest, unless the bucket would be small
+_BATCHES_PER_BUCKET = 8
+
+
+class TokenBatches(Sampler):
+    """Batch sampler over buckets of cells of similar length.
+
+    Cells are sorted by length once and cut into buckets. In each epoch, cells are shuffled within their bucket and dealt into batches
+    of equal size, and the batches of all buckets are shuffled. So batches hold little padding and any two cells of similar length can
+    meet, every cell is seen exactly once per epoch, and the number of batches is the same in every epoch, which learning rate
+    schedules and progress bars need. All depends on `seed` and the epoch only.
+
+    Parameters
+    ----------
+    lengths
+        Number of tokens of each cell, shape (n_cells,).
+    token_budget
+        Most tokens in a batch, padding included. A single cell may exceed it.
+    batch_size
+        Cells per batch; overrides `token_budget`.
+    shuffle
+        If False, every epoch has the same batches, longest first.
+    seed
+        Of the shuffles.
+    rank, world
+        This process and the number of processes that share an epoch; where they cannot be dealt evenly, the first batches repeat.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        token_budget: int,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.shuffle, self.seed, self.rank, self.world = shuffle, seed, rank, world
+        self.epoch = 0
+        self.skip = 0
+        self._buckets = _buckets(np.asarray(lengths), token_budget, batch_size)
+
+    def __len__(self) -> int:
+        return -(-sum(n for _, n in self._buckets) // self.world)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle; the trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """All batches of an epoch for this process, as arrays of cell numbers."""
+        if not self.shuffle:
+            batches = [batch for cells, n in self._buckets for batch in np.array_split(cells, n)]
+        else:
+            rng = np.random.default_rng([self.seed, epoch])
+            batches = [batch for cells, n in self._buckets for batch in np.array_split(rng.permutation(cells), n)]
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        return [batches[i % len(batches)] for i in range(self.rank, len(self) * self.world, self.world)]
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        epoch = self.epoch if self.shuffle else FIXED_EPOCH
+        skip, self.skip = self.skip, 0
+        for batch in self.plan(self.epoch)[skip:]:
+            yield epoch, batch
+
+
+def _buckets(lengths: np.ndarray, token_budget: int, batch_size: int | None) -> list[tuple[np.ndarray, int]]:
+    """Cells of similar length, longest bucket first, each with its number of batches."""
+    order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order]
+    buckets, start = [], 0
+    while start < len(order):
+        longest = max(int(descending[start]), 1)
+        size = batch_size or max(1, token_budget // trimmed(longest))
+        similar = int(np.searchsorted(-descending, -_SHRINK * longest, side="right"))
+        stop = min(max(similar, start + size * _BATCHES_PER_BUCKET), len(order))
+        if len(order) - stop < size:  # no tiny last bucket
+            stop = len(order)
+        buckets.append((order[start:stop], -(-(stop - start) // size)))
+        start = stop
+    return buckets
+
+
+def trimmed(longest: int) -> int:
+    """Width of a batch whose longest cell has this many tokens."""
+    return -(-longest // _MULTIPLE) * _MULTIPLE
+
+
+class TokenDataset(Dataset):
+    """Masked batches of a token matrix; indexed by ``(epoch, rows)``, so that a batch is one gather.
+
+    Parameters
+    ----------
+    tokens
+        (n_obs, L) unsigned integers, right-padded.
+    cells
+        Row in `tokens` of each cell of this set, shape (n_cells,).
+    lengths
+        Number of tokens of each of them.
+    masking
+        What to hide.
+    """
+
+    def __init__(self, tokens: np.ndarray, cells: np.ndarray, lengths: np.ndarray, masking: Masking) -> None:
+        self.tokens, self.cells, self.lengths, self.masking = tokens, cells, lengths, masking
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
+        """One batch: ``tokens`` (B, L) as the network sees them, ``lengths`` (B,), ``where`` (B, L) bool, ``targets`` (M,)."""
+        epoch, rows = key
+        cells, lengths = self.cells[rows], self.lengths[rows]
+        width = min(trimmed(int(lengths.max())), self.tokens.shape[1])
+        return masked_batch(self.tokens[cells, :width], lengths, cells, epoch, self.masking)
+
+
+def masked_batch(
+    tokens: np.ndarray, lengths: np.ndarray, cells: np.ndarray, epoch: int, masking: Masking
+) -> dict[str, torch.Tensor]:
+    """Hide positions of a batch and turn it into tensors."""
+    inputs, where = masking(tokens, cells, epoch)
+    batch = {
+        "tokens": inputs,
+        "lengths": lengths.astype(np.int64),
+        "where": where,
+        "targets": tokens[where].astype(np.int64),
+    }
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
+
+
+class TokenLoader(DataLoader):
+    """Loader of a `TokenDataset` that remembers its place within the epoch, so that a run resumes where it stopped."""
+
+    def __init__(self, dataset: TokenDataset, sampler: TokenBatches, **kwargs: Any) -> None:
+        # its own generator: iterating draws a seed for workers, which must not move the generator that dropout draws from
+        kwargs.setdefault("generator", torch.Generator())
+        super().__init__(dataset, sampler=sampler, batch_size=None, collate_fn=_same, **kwargs)
+        self._place = 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        self._place = self.sampler.skip
+        for batch in super().__iter__():
+            self._place += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Number of batches given out in this epoch."""
+        return {"place": self._place % len(self.sampler)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass start after the batches that were given out."""
+        self.sampler.skip = state["place"]
+
+
+def _same(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch

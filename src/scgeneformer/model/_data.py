@@ -1,0 +1,179 @@
+"""Tokens as scvi-tools sees them: the registered field, and the split into training and validation cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi.data.fields import MuDataWrapper, ObsmField
+from scvi.dataloaders import DataSplitter
+
+from scgeneformer import _keys
+
+from ._batches import TokenBatches, TokenDataset, TokenLoader
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
+
+    from ._masking import Masking
+
+TOKENS_FIELD = "tokens"  # name of the field in the registry
+_CURE = "sg.pp.tokenize(adata, model)"
+
+
+class TokensField(ObsmField):
+    """Token matrix in ``obsm``: any width is fine, another vocabulary is not.
+
+    scvi-tools' own field for ``obsm`` fixes the number of columns, which for tokens is only the length of the longest cell. This one
+    stores name and hash of the vocabulary, and refuses data that were tokenized with another one.
+    """
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        super().__init__(registry_key, attr_key, correct_data_format=False)
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that there are tokens, with their provenance, as integers."""
+        if self.attr_key not in adata.obsm:
+            msg = f"No tokens in .obsm[{self.attr_key!r}]. Run `{_CURE}` first."
+            raise KeyError(msg)
+        _keys.params(adata, self.attr_key, cure=_CURE)
+        tokens = adata.obsm[self.attr_key]
+        if getattr(tokens, "ndim", 0) != 2 or np.dtype(getattr(tokens, "dtype", object)).kind not in "iu":
+            msg = f".obsm[{self.attr_key!r}] must be a matrix of integers, as `{_CURE}` writes it."
+            raise ValueError(msg)
+
+    def register_field(self, adata: AnnData) -> dict[str, str]:
+        """Note the vocabulary."""
+        self.validate_field(adata)
+        made_with = _keys.params(adata, self.attr_key, cure=_CURE)
+        return vocabulary_state(str(made_with["vocabulary"]), str(made_with["vocabulary_hash"]))
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, str]:
+        """Accept tokens of the same vocabulary only."""
+        state = self.register_field(adata_target)
+        if state["vocabulary_hash"] != state_registry["vocabulary_hash"]:
+            msg = (
+                f"The tokens in .obsm[{self.attr_key!r}] were made with vocabulary {state['vocabulary']!r}, but this model "
+                f"with {state_registry['vocabulary']!r}. Run `sg.pp.tokenize(adata, model.vocabulary)` first."
+            )
+            raise ValueError(msg)
+        return state
+
+    def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
+        """Nothing that sizes of the network depend on."""
+        return {}
+
+
+MuDataTokensField = MuDataWrapper(TokensField)
+
+
+def vocabulary_state(name: str, digest: str) -> dict[str, str]:
+    """What a registry holds of a vocabulary."""
+    return {"vocabulary": name, "vocabulary_hash": digest}
+
+
+def registry_without_data(model_name: str, name: str, digest: str, tokens_key: str = _keys.TOKENS) -> dict[str, Any]:
+    """The registry that ``setup_anndata`` would have made, for a model that has seen no data yet."""
+    field = {
+        "data_registry": {"attr_name": "obsm", "attr_key": tokens_key},
+        "state_registry": vocabulary_state(name, digest),
+        "summary_stats": {},
+    }
+    return {
+        "model_name": model_name,
+        "setup_method_name": "setup_anndata",
+        "setup_args": {"tokens_key": tokens_key},
+        "field_registries": {TOKENS_FIELD: field},
+    }
+
+
+def registered_tokens(manager: AnnDataManager, pad_id: int) -> tuple[Any, np.ndarray]:
+    """Token matrix of registered data (NumPy or dask) and the length of each row."""
+    tokens = manager.get_from_registry(TOKENS_FIELD)
+    return tokens, np.asarray((tokens != pad_id).sum(axis=1)).astype(np.int64)
+
+
+class TokenSplitter(DataSplitter):
+    """Training and validation cells, in batches by length; masks of validation cells never change.
+
+    Parameters
+    ----------
+    adata_manager
+        Of registered data. Lazy tokens are brought into memory here, at two bytes each.
+    masking
+        What to hide.
+    token_budget, batch_size
+        See `TokenBatches`.
+    pad_id
+        Token that fills up rows.
+    train_size, validation_size, shuffle_set_split, external_indexing
+        As in scvi-tools.
+    seed
+        Of the split and of the order of cells.
+    **loader_kwargs
+        For :class:`torch.utils.data.DataLoader`, such as `num_workers`.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        masking: Masking,
+        token_budget: int,
+        batch_size: int | None,
+        pad_id: int,
+        train_size: float,
+        validation_size: float | None,
+        shuffle_set_split: bool = True,
+        external_indexing: list[np.ndarray] | None = None,
+        seed: int = 0,
+        **loader_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            adata_manager,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            external_indexing=external_indexing,
+        )
+        self.masking, self.token_budget, self.batch_size, self.seed = masking, token_budget, batch_size, seed
+        self.loader_kwargs = loader_kwargs
+        tokens, self.lengths = registered_tokens(adata_manager, pad_id)
+        self.tokens = np.asarray(tokens)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the cells of each set."""
+        if self.external_indexing is not None or not self.shuffle_set_split:
+            super().setup(stage)
+            return
+        order = np.random.default_rng(self.seed).permutation(len(self.tokens))
+        self.val_idx, self.train_idx, self.test_idx = np.split(order, [self.n_val, self.n_val + self.n_train])
+
+    def train_dataloader(self) -> TokenLoader:
+        """Shuffled batches of the training cells."""
+        return self._loader(self.train_idx, shuffle=True)
+
+    def val_dataloader(self) -> TokenLoader | None:
+        """Fixed batches of the validation cells."""
+        return self._loader(self.val_idx, shuffle=False) if len(self.val_idx) else None
+
+    def test_dataloader(self) -> TokenLoader | None:
+        """Fixed batches of the cells in neither set."""
+        return self._loader(self.test_idx, shuffle=False) if len(self.test_idx) else None
+
+    def _loader(self, cells: np.ndarray, *, shuffle: bool) -> TokenLoader:
+        cells = np.sort(np.asarray(cells, dtype=np.int64))
+        lengths = self.lengths[cells]
+        cells, lengths = cells[lengths > 0], lengths[lengths > 0]  # an empty cell has nothing to hide
+        trainer = self.trainer
+        sampler = TokenBatches(
+            lengths,
+            token_budget=self.token_budget,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world=trainer.world_size if trainer is not None else 1,
+        )
+        return TokenLoader(TokenDataset(self.tokens, cells, lengths, self.masking), sampler, **self.loader_kwargs)

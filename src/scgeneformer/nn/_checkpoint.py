@@ -1,0 +1,184 @@
+"""Hugging Face BERT folders (``config.json`` and ``model.safetensors``) to our modules and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ._config import EncoderConfig
+from ._encoder import Encoder
+from ._heads import CellClassifier, GeneClassifier, MaskedGeneModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+
+# Ours -> Hugging Face's, by the longest matching prefix; "{}" stands for the number of a layer.
+_ENCODER = {
+    "encoder.embedding.gene.": "bert.embeddings.word_embeddings.",
+    "encoder.embedding.position.": "bert.embeddings.position_embeddings.",
+    "encoder.embedding.segment.": "bert.embeddings.token_type_embeddings.",
+    "encoder.embedding.norm.": "bert.embeddings.LayerNorm.",
+    "encoder.blocks.{}.attention.query.": "bert.encoder.layer.{}.attention.self.query.",
+    "encoder.blocks.{}.attention.key.": "bert.encoder.layer.{}.attention.self.key.",
+    "encoder.blocks.{}.attention.value.": "bert.encoder.layer.{}.attention.self.value.",
+    "encoder.blocks.{}.attention.out.": "bert.encoder.layer.{}.attention.output.dense.",
+    "encoder.blocks.{}.attention_norm.": "bert.encoder.layer.{}.attention.output.LayerNorm.",
+    "encoder.blocks.{}.feed_forward.up.": "bert.encoder.layer.{}.intermediate.dense.",
+    "encoder.blocks.{}.feed_forward.down.": "bert.encoder.layer.{}.output.dense.",
+    "encoder.blocks.{}.feed_forward_norm.": "bert.encoder.layer.{}.output.LayerNorm.",
+}
+_HEADS = {
+    MaskedGeneModel: {
+        "head.transform.": "cls.predictions.transform.dense.",
+        "head.norm.": "cls.predictions.transform.LayerNorm.",
+        "head.bias": "cls.predictions.bias",
+    },
+    CellClassifier: {"pooler.": "bert.pooler.dense.", "classifier.": "classifier."},
+    GeneClassifier: {"classifier.": "classifier."},
+}
+_HF_CLASS = {
+    Encoder: "BertModel",
+    MaskedGeneModel: "BertForMaskedLM",
+    CellClassifier: "BertForSequenceClassification",
+    GeneClassifier: "BertForTokenClassification",
+}
+
+
+def _names(model: nn.Module) -> dict[str, str]:
+    """Each parameter name of `model` with its Hugging Face name."""
+    prefixes = _ENCODER | _HEADS.get(type(model), {})
+    bare = isinstance(model, Encoder)  # its names lack "encoder.", and BertModel's lack "bert."
+    table = {}
+    for name in model.state_dict():
+        full = f"encoder.{name}" if bare else name
+        layer = full.split(".")[2] if full.startswith("encoder.blocks.") else ""
+        pattern = full.replace(f".{layer}.", ".{}.", 1) if layer else full
+        ours = max((p for p in prefixes if pattern.startswith(p)), key=len)
+        theirs = (prefixes[ours] + pattern.removeprefix(ours)).replace("{}", layer)
+        table[name] = theirs.removeprefix("bert.") if bare else theirs
+    return table
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Content of the ``config.json`` in `folder`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        msg = f"No {CONFIG} in {folder}. Expected a folder in the Hugging Face layout: {CONFIG} and {WEIGHTS}."
+        raise FileNotFoundError(msg)
+    return json.loads(path.read_text())
+
+
+def weights_file(folder: str | Path) -> Path:
+    """The file with the weights in `folder`: safetensors, or the older ``pytorch_model.bin``."""
+    for name in (WEIGHTS, OLD_WEIGHTS):
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    msg = f"No {WEIGHTS} (nor {OLD_WEIGHTS}) in {folder}."
+    raise FileNotFoundError(msg)
+
+
+def _read_weights(folder: str | Path) -> dict[str, Tensor]:
+    path = weights_file(folder)
+    if path.name == WEIGHTS:
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)  # admits tensors only, runs no code
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Copy `weights` (Hugging Face names) into `model`; names and shapes must fit, precision becomes float32."""
+    if isinstance(model, Encoder):  # a checkpoint with a head keeps the encoder under "bert."
+        weights = {name.removeprefix("bert."): value for name, value in weights.items()}
+    names, state = _names(model), {}
+    for ours, value in model.state_dict().items():
+        theirs = names[ours]
+        if theirs not in weights:
+            msg = f"{folder} has no weights {theirs!r}, which a {type(model).__name__} needs."
+            raise KeyError(msg)
+        if weights[theirs].shape != value.shape:
+            found, expected = tuple(weights[theirs].shape), tuple(value.shape)
+            msg = f"Weights {theirs!r} in {folder} have shape {found}, but its {CONFIG} asks for {expected}."
+            raise ValueError(msg)
+        state[ours] = weights[theirs].to(value.dtype)
+    model.load_state_dict(state, assign=True)
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """Load the encoder of any BERT checkpoint, with whatever head, in evaluation mode and float32."""
+    return _load(Encoder, folder)
+
+
+def load_masked_gene_model(folder: str | Path) -> MaskedGeneModel:
+    """Load encoder and masked-gene head of a ``BertForMaskedLM`` checkpoint."""
+    return _load(MaskedGeneModel, folder)
+
+
+def load_cell_classifier(folder: str | Path) -> CellClassifier:
+    """Load a ``BertForSequenceClassification`` checkpoint."""
+    return _load(CellClassifier, folder, _n_classes(folder))
+
+
+def load_gene_classifier(folder: str | Path) -> GeneClassifier:
+    """Load a ``BertForTokenClassification`` checkpoint."""
+    return _load(GeneClassifier, folder, _n_classes(folder))
+
+
+def _n_classes(folder: str | Path) -> int:
+    """Number of classes of a classifier; Hugging Face leaves it out of ``config.json`` when it is two."""
+    config = read_config(folder)
+    return config.get("num_labels") or len(config.get("id2label", (0, 1)))
+
+
+def _load(cls: type, folder: str | Path, *args: int) -> Any:
+    config = EncoderConfig.from_hf(read_config(folder))
+    with torch.device("meta"):  # nothing is drawn only to be overwritten
+        model = cls(config, *args)
+    _fill(model, _read_weights(folder), folder)
+    return model.eval()
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: Encoder | MaskedGeneModel | CellClassifier | GeneClassifier,
+    *,
+    dtype: torch.dtype | None = None,
+    labels: list[str] | None = None,
+) -> None:
+    """Write `model` to `folder` as ``config.json`` and ``model.safetensors``, which `transformers` loads.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    model
+        The module; its class decides the Hugging Face class that is named in ``config.json``.
+    dtype
+        Precision on disk; None keeps the model's. Loading always gives float32.
+    labels
+        Names of a classifier's classes, in the order of its outputs.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = model if isinstance(model, Encoder) else model.encoder
+    config = encoder.config.to_hf() | {"architectures": [_HF_CLASS[type(model)]]}
+    if isinstance(model, CellClassifier | GeneClassifier):
+        n_classes = model.classifier.out_features
+        labels = labels or [f"LABEL_{i}" for i in range(n_classes)]
+        config |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    names = _names(model)
+    state = {names[k]: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,94 @@
+"""The shape of an encoder, and its translation to and from the Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# ours -> Hugging Face's BertConfig
+_HF_NAMES = {
+    "vocab_size": "vocab_size",
+    "n_layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "feed_forward": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "activation": "hidden_act",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+    "pad_id": "pad_token_id",
+    "n_segments": "type_vocab_size",
+}
+_ACTIVATIONS = ("relu", "gelu")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of a BERT encoder over rank value encodings.
+
+    Attributes
+    ----------
+    vocab_size
+        Number of token ids, special tokens included; at most 65,536, so that tokens fit uint16.
+    n_layers, width, n_heads, feed_forward
+        Number of blocks, size of a hidden state, attention heads and inner size of the feed-forward part.
+    max_length
+        Number of learned positions.
+    dropout, attention_dropout
+        Of hidden states and of attention weights, in training.
+    activation
+        ``"relu"`` (all published Geneformers) or ``"gelu"``.
+    layer_norm_eps, initializer_range, pad_id, n_segments
+        As in BERT; row 0 of the segment embedding is added to every token.
+    """
+
+    vocab_size: int
+    n_layers: int
+    width: int
+    n_heads: int
+    feed_forward: int
+    max_length: int
+    dropout: float = 0.02
+    attention_dropout: float = 0.02
+    activation: str = "relu"
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_id: int = 0
+    n_segments: int = 2
+
+    def __post_init__(self) -> None:
+        if self.width % self.n_heads:
+            msg = f"width={self.width} must be a multiple of n_heads={self.n_heads}."
+            raise ValueError(msg)
+        if self.activation not in _ACTIVATIONS:
+            msg = f"activation={self.activation!r} is not one of {_ACTIVATIONS}."
+            raise ValueError(msg)
+        if not 0 < self.vocab_size <= 2**16:
+            msg = f"vocab_size={self.vocab_size} must be between 1 and 65,536 (tokens are uint16)."
+            raise ValueError(msg)
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> EncoderConfig:
+        """From the content of a Hugging Face ``config.json`` of a BERT model with absolute positions.
+
+        Raises
+        ------
+        ValueError
+            If it describes another architecture.
+        """
+        kind = config.get("model_type", "bert")
+        positions = config.get("position_embedding_type", "absolute")
+        if kind != "bert" or positions != "absolute":
+            msg = f"Expected a BERT checkpoint with absolute positions, found model_type={kind!r}, positions={positions!r}."
+            raise ValueError(msg)
+        return cls(**{ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config})
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a Hugging Face ``config.json``, without the name of a head's class."""
+        return {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()} | {
+            "model_type": "bert",
+            "position_embedding_type": "absolute",
+            "tie_word_embeddings": True,
+        }

@@ -1,0 +1,170 @@
+"""The Geneformer encoder: a post-norm BERT over ranked genes, to be read from top to bottom.
+
+Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D head size, F feed-forward size.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from ._config import EncoderConfig
+
+_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class Embedding(nn.Module):
+    """A gene's vector plus the vector of its rank, normalised."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.gene = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_id)
+        self.position = nn.Embedding(config.max_length, config.width)
+        self.segment = nn.Embedding(config.n_segments, config.width)  # only row 0 is used
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rank = self.position.weight[: tokens.shape[1]] + self.segment.weight[0]  # (L, H)
+        return self.dropout(self.norm(self.gene(tokens) + rank))  # (B, L, H)
+
+
+class Attention(nn.Module):
+    """Every queried position looks at all positions of its cell."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.dropout = config.attention_dropout
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, L, H) -> (B, N, L, D)
+
+    def forward(self, read: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.heads(self.query(read)), self.heads(self.key(x)), self.heads(self.value(x))
+        p = self.dropout if self.training else 0.0
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)  # (B, N, Q, D)
+        return self.out(o.transpose(1, 2).flatten(2))  # (B, Q, H)
+
+    def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention weights, which the fused kernel of `forward` never holds: (B, N, L, L)."""
+        q, k = self.heads(self.query(x)), self.heads(self.key(x))
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+
+
+class FeedForward(nn.Module):
+    """The same two-layer network at every position."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.feed_forward)
+        self.down = nn.Linear(config.feed_forward, config.width)
+        self.activation = _ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))  # (B, L, F) inside
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to its input and normalised after."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, positions: slice | None = None) -> Tensor:
+        read = x if positions is None else x[:, positions]  # (B, Q, H)
+        read = self.attention_norm(read + self.dropout(self.attention(read, x, mask)))
+        return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
+
+
+class Encoder(nn.Module):
+    """Embedding and blocks.
+
+    Parameters
+    ----------
+    config
+        Its shape.
+
+    Notes
+    -----
+    The arithmetic is that of Hugging Face's ``BertModel`` without a pooler, which official Geneformer uses. New weights
+    are drawn as BERT's: normal with standard deviation `initializer_range`, zero biases, unit norms, a zero row for padding.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.apply(lambda module: init_weights(module, config.initializer_range))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        n_layers: int | None = None,
+        positions: slice | None = None,
+        attention: bool = False,
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Hidden states after `n_layers` blocks; the blocks above are not computed.
+
+        Parameters
+        ----------
+        tokens
+            Token ids, int64, (B, L).
+        mask
+            True at tokens, False at padding, (B, L). None means that no row is padded, and is faster.
+        n_layers
+            How many blocks to run; None for all, 0 for the embedding.
+        positions
+            Compute the last block at these positions only (Q of them).
+        attention
+            Also return the attention weights of every block that ran.
+
+        Returns
+        -------
+        Hidden states (B, L or Q, H); with `attention` a pair of them and a list of (B, N, L, L).
+        """
+        n_layers = self.config.n_layers if n_layers is None else n_layers
+        if not 0 <= n_layers <= self.config.n_layers:
+            msg = f"n_layers={n_layers} is outside 0 to {self.config.n_layers}, the number of blocks of this encoder."
+            raise ValueError(msg)
+        if tokens.shape[1] > self.config.max_length:
+            msg = f"Rows of {tokens.shape[1]} tokens are longer than this encoder's {self.config.max_length} positions."
+            raise ValueError(msg)
+        keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+        x = self.embedding(tokens)
+        weights = []
+        for i, block in enumerate(self.blocks[:n_layers]):
+            if attention:
+                weights.append(block.attention.weights(x, keys))
+            x = block(x, keys, positions if i == n_layers - 1 else None)
+        if n_layers == 0 and positions is not None:
+            x = x[:, positions]
+        return (x, weights) if attention else x
+
+
+def init_weights(module: nn.Module, std: float) -> None:
+    """Draw the weights of one layer as BERT does; layer norms keep torch's own start (one and zero)."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        elif module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer._keys import N_TOKENS, TOKEN_ID, TOKENS, as_adata, write_params
+from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.tokens import GeneMap, Inspection
+
+_WARN_BELOW = 0.5
+_FAIL_BELOW = 0.05
+_SAMPLE_ROWS = 1024
+
+
+def tokenize(
+    adata: AnnData | MuData,
+    model: str | Path | Vocabulary | Any = "default",
+    *,
+    layer: str | None = None,
+    gene_ids: str | None = None,
+    counts: Literal["raw", "linear", "log1p"] = "raw",
+    total_counts: str | None = None,
+    keep_counts: bool = False,
+    max_length: int | None = None,
+    key_added: str = TOKENS,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Encode each cell as its genes, ranked by expression over the genes' medians in the model's corpus.
+
+    The order is the published one (Theodoris 2023): genes of a cell by count / non-zero median, highest first. Scaling to the cell's total
+    changes no order and is left out. Ties go by token, so that the result does not depend on the order of genes in `adata`, on the type
+    of the matrix or its chunks; official Geneformer leaves the order of ties to the processor. Unlike there, explicit zeros are not
+    expressed, genes with the same token are always summed, and no cell is dropped.
+
+    Parameters
+    ----------
+    adata
+        Cells with counts of all genes, not of selected ones.
+    model
+        Name of a model (`hub.available`), its folder, a loaded or trained model, or a vocabulary.
+    layer
+        Where the counts are; ``None`` for ``.X``. May be an array, CSR, CSC, dask array or, for an AnnData opened by
+        ``backed=``, a file; it is never made dense.
+    gene_ids
+        Column of ``.var`` with Ensembl ids (a version does not matter) or symbols, or ``"var_names"``. By default the one that
+        the model's vocabulary knows best.
+    counts
+        ``"raw"`` for counts, integers or not; values that look log-normalised are refused. ``"log1p"`` undoes log(x + 1), to the base that
+        ``.uns["log1p"]`` tells if it does; genes whose counts the logarithm's rounding has drawn apart are no ties then.
+        ``"linear"`` for other values that are proportional to counts in each cell: no check.
+    total_counts
+        Column of ``.obs`` with each cell's total counts, for `keep_counts` (the official ``n_counts``); by default the sums of all genes.
+    keep_counts
+        Write the counts, scaled to 10,000 per cell, in the order of the tokens, too.
+    max_length
+        Keep this many tokens at most, special tokens included, instead of the model's maximum.
+    key_added
+        Name of the slots in ``.obsm`` and ``.uns``.
+    mod
+        Modality with the counts, for MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    ``None``, or the copy, with
+
+    ``.obsm[key_added]``
+        uint16 of shape (n_obs, L): tokens, special tokens of the model included (V2), right-padded with 0. L is the longest cell rounded up
+        to 64, and no more than `max_length`. A dask array if the counts are dask or in a file: the values are read once now, for
+        checks and lengths, and once when the tokens are asked for, chunk by chunk.
+    ``.obsm[f"{key_added}_counts"]``
+        float32 of the same shape, if `keep_counts`: counts per 10,000 of each token's gene, 0 elsewhere.
+    ``.obs["n_tokens"]``
+        int32: length of each cell, special tokens included. A cell without known genes has 0 (V1) or 2 (V2).
+    ``.var["token_id"]``
+        int32: token of each gene, -1 if it is not in the vocabulary.
+    ``.uns[key_added]``
+        ``"params"``, with the vocabulary's name and hash; and ``"coverage"``: how many genes, and what share of the counts, the
+        vocabulary knows.
+
+    Raises
+    ------
+    KeyError
+        If a layer, column or modality does not exist.
+    ValueError
+        If values are negative, NaN, infinite or look log-normalised, or if the vocabulary knows the genes of less than 5 % of the counts.
+        Nothing is written then.
+
+    Warns
+    -----
+    UserWarning
+        If the vocabulary knows the genes of less than half of the counts; if there are cells without any known gene.
+    """
+    from scanpy import logging as logg
+
+    start = logg.info("tokenizing cells")
+    data = adata.copy() if copy else adata
+    adata = as_adata(data, mod)
+    vocabulary = _vocabulary(model)
+    X, slot = _matrix(adata, layer)
+    totals = None if total_counts is None else _column(adata, total_counts)
+    log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
+
+    genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids, weights=_detected(X))
+    inspection = inspect(X, genes.token_id, counts=counts, log_base=log_base, slot=slot)
+    coverage = _coverage(adata, genes, inspection, vocabulary)
+    encoded = encode(
+        X,
+        genes.token_id,
+        vocabulary,
+        counts=counts,
+        log_base=log_base,
+        max_length=max_length,
+        total_counts=totals,
+        keep_counts=keep_counts,
+        inspection=inspection,
+        slot=slot,
+    )
+
+    adata.obsm[key_added] = encoded.tokens
+    adata.obsm.pop(f"{key_added}_counts", None)  # of an earlier call, in another order
+    if keep_counts:
+        adata.obsm[f"{key_added}_counts"] = encoded.counts
+    adata.obs[N_TOKENS] = encoded.lengths
+    adata.var[TOKEN_ID] = genes.token_id
+    write_params(
+        adata,
+        key_added,
+        vocabulary=vocabulary.name,
+        vocabulary_hash=vocabulary.hash,
+        max_length=max_length or vocabulary.max_length,
+        counts=counts,
+        layer=layer,
+        gene_ids=genes.source,
+        total_counts=total_counts,
+        special_tokens=vocabulary.has_cls,
+    )
+    adata.uns[key_added]["coverage"] = coverage
+    logg.info(
+        "    finished",
+        time=start,
+        deep=f"added\n    {key_added!r}, tokens (adata.obsm)\n    {N_TOKENS!r}, lengths (adata.obs)\n"
+        f"    {TOKEN_ID!r}, tokens of genes (adata.var)\n    {key_added!r}, parameters and coverage (adata.uns)",
+    )
+    return data if copy else None
+
+
+def _vocabulary(model: str | Path | Vocabulary | Any) -> Vocabulary:
+    if isinstance(model, Vocabulary):
+        return model
+    vocabulary = getattr(model, "vocabulary", None)
+    if isinstance(vocabulary, Vocabulary):
+        return vocabulary
+    from scgeneformer import hub
+
+    return hub.vocabulary(model)
+
+
+def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    if layer is None:
+        if adata.X is None:
+            msg = "There is no .X. Name the layer with raw counts by `layer=`."
+            raise ValueError(msg)
+        return adata.X, ".X"
+    if layer not in adata.layers:
+        msg = f"No layer {layer!r} in .layers, which has {list(adata.layers)}."
+        raise KeyError(msg)
+    return adata.layers[layer], f".layers[{layer!r}]"
+
+
+def _column(adata: AnnData, name: str) -> np.ndarray:
+    if name not in adata.obs:
+        msg = f"No column {name!r} in .obs. Leave `total_counts` out to use the sums of the counts."
+        raise KeyError(msg)
+    return adata.obs[name].to_numpy(dtype=np.float64)
+
+
+def _detected(X: Any) -> np.ndarray | None:
+    """What genes count for in the choice of a column: their sums over some cells, where these cost nothing to read."""
+    if not (isinstance(X, np.ndarray) or (sparse.issparse(X) and X.format == "csr")):
+        return None
+    some = X[:: max(1, X.shape[0] // _SAMPLE_ROWS)]
+    sums = np.asarray(some.sum(axis=0), dtype=np.float64).ravel()
+    return sums if np.isfinite(sums).all() and (sums >= 0).all() else None
+
+
+def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary: Vocabulary) -> dict[str, Any]:
+    """How much of the data the vocabulary knows: refused, warned about, and returned for `.uns`."""
+    by_gene = genes.n_mapped / max(1, adata.n_vars)
+    fraction = inspection.fraction_mapped
+    fraction = by_gene if np.isnan(fraction) else fraction
+    if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
+        found = ", ".join(map(repr, adata.var_names[:3].astype(str)))
+        expected = ", ".join(map(repr, vocabulary.ids[vocabulary.n_special :][:2].tolist()))
+        names = "" if vocabulary.symbols is None else ", or symbols such as " + _example_symbols(vocabulary)
+        msg = (
+            f"Vocabulary {vocabulary.name!r} knows the genes of {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
+            f"named by {genes.source}). Found .var_names such as {found}; expected Ensembl ids such as {expected}{names}. Name the column "
+            "of .var that has them by `gene_ids=`."
+        )
+        raise ValueError(msg)
+    if fraction < _WARN_BELOW:
+        msg = (
+            f"Vocabulary {vocabulary.name!r} knows the genes of only {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} "
+            f"genes, named by {genes.source}); the rest is left out. See .uns[...]['coverage']; another column can be named by `gene_ids=`."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    n_empty = int((inspection.n_genes == 0).sum())
+    if n_empty:
+        msg = f"{n_empty:,} of {adata.n_obs:,} cells have no gene of the vocabulary. They have no tokens but special ones."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return {
+        "n_genes": adata.n_vars,
+        "n_mapped": genes.n_mapped,
+        "n_by_id": genes.n_exact,
+        "n_duplicates": genes.n_duplicates,
+        "fraction_genes": by_gene,
+        "fraction_counts": fraction,
+        "n_empty_cells": n_empty,
+    }
+
+
+def _example_symbols(vocabulary: Vocabulary) -> str:
+    named = vocabulary.symbols[vocabulary.symbols != ""]
+    return ", ".join(map(repr, named[:2].tolist()))

@@ -1,0 +1,179 @@
+"""``tl.embed``: cells and genes as vectors of a Geneformer."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgeneformer import _keys as keys
+from scgeneformer._settings import settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.hub import Pretrained
+    from scgeneformer.model import Geneformer
+    from scgeneformer.tokens import Vocabulary
+
+
+def embed(
+    adata: AnnData | MuData,
+    model: str | Path | Pretrained | Geneformer = "default",
+    *,
+    pooling: Literal["mean", "cls"] | None = None,
+    emb_layer: int = -1,
+    genes: bool = False,
+    tokens_key: str = keys.TOKENS,
+    key_added: str = keys.GENEFORMER,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    token_budget: int | None = None,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Embed cells with a Geneformer, without training.
+
+    Only the blocks up to the layer asked for are computed, and no masked-gene scores. Batches are made of similarly long
+    cells; the result is in the order of `adata` and does not depend on batches or padding.
+
+    Parameters
+    ----------
+    adata
+        Tokenized by `scgeneformer.pp.tokenize`.
+    model
+        Name of a model of the hub, path of a checkpoint, or a trained model.
+    pooling
+        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. None takes ``"cls"`` where the
+        vocabulary has that token (V2) and ``"mean"`` where not (V1), as the official tool does.
+    emb_layer
+        Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last.
+    genes
+        Also average each gene's contextual state over the cells that express it.
+    tokens_key
+        Slot of the tokens in `obsm`.
+    key_added
+        Name of the results.
+    device, precision, token_budget
+        Override `scgeneformer.settings`. bfloat16 is faster where the processor has it, and less exact.
+    mod
+        Modality to use of a MuData.
+    copy
+        Work on a copy and return it.
+
+    Returns
+    -------
+    None, or the copy. Writes
+
+    `.obsm["X_geneformer"]`
+        float32 (n_obs, width); a dask array if the tokens are one. NaN for cells without a gene of the vocabulary, if pooled by mean.
+    `.varm["geneformer"]`
+        float32 (n_vars, width), if `genes`; NaN for genes that are not in the vocabulary or in no cell's tokens.
+    `.uns["geneformer"]["params"]`
+        Model, sha256 of its weights, vocabulary hash, layer, pooling, precision, version.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    ValueError
+        If they were made for another vocabulary, or pooling, layer or device do not exist.
+    """
+    from scanpy import logging as logg
+
+    from scgeneformer import engine, hub
+
+    data = adata.copy() if copy else adata
+    cells = keys.as_adata(data, mod)
+    pretrained = hub.load(model)
+    vocabulary = pretrained.vocabulary
+    tokens = keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
+    pooling = resolve_pooling(pooling, vocabulary, pretrained.name)
+    precision = precision or settings.precision
+    options: dict[str, Any] = {
+        "pooling": pooling,
+        "n_special": vocabulary.n_special,
+        "emb_layer": emb_layer,
+        "device": device or settings.device,
+        "precision": precision,
+        "token_budget": token_budget or settings.token_budget,
+    }
+    start = logg.info(f"embedding {cells.n_obs} cells with {pretrained.name}")
+    gene_states = None
+    if isinstance(tokens, np.ndarray):
+        found = engine.embed(pretrained.encoder, tokens, genes=genes, progress=settings.progress, **options)
+        states, gene_states = found.cells, found.genes
+        n_empty = int(np.isnan(states).any(axis=1).sum())
+        if n_empty:
+            msg = (
+                f"{n_empty} cells have no gene of vocabulary {vocabulary.name!r}: their rows of "
+                f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.N_TOKENS!r}] before going on."
+            )
+            warnings.warn(msg, stacklevel=2)
+    elif genes:
+        msg = f"genes=True needs tokens in memory, but .obsm[{tokens_key!r}] is a dask array. Call .compute() on it first."
+        raise ValueError(msg)
+    else:
+        states = _lazily(tokens, pretrained, options)
+
+    cells.obsm[keys.embedding_key(key_added)] = states
+    if gene_states is not None:
+        cells.varm[key_added] = by_gene(gene_states, cells.var[keys.TOKEN_ID].to_numpy())
+    keys.write_params(
+        cells,
+        key_added,
+        model=pretrained.name,
+        weights_sha256=pretrained.sha256,
+        vocabulary=vocabulary.name,
+        vocabulary_hash=vocabulary.hash,
+        tokens_key=tokens_key,
+        pooling=pooling,
+        emb_layer=emb_layer,
+        precision=precision,
+    )
+    added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
+    if gene_states is not None:
+        added += f"\n    {key_added!r}, embedding of genes (adata.varm)"
+    logg.info("    finished", time=start, deep=f"added\n{added}")
+    return data if copy else None
+
+
+def resolve_pooling(pooling: str | None, vocabulary: Vocabulary, model: str) -> str:
+    """``"cls"`` where the vocabulary has that token, else ``"mean"``; a request that cannot be met is refused."""
+    if pooling == "cls" and not vocabulary.has_cls:
+        msg = f"pooling='cls' needs a <cls> token, which the vocabulary of model {model!r} does not have. Use 'mean'."
+        raise ValueError(msg)
+    return pooling or ("cls" if vocabulary.has_cls else "mean")
+
+
+def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:
+    """Rows of `of_token` (V, H) in the order of `var`, NaN where a gene has no token; (n_vars, H)."""
+    rows = of_token[np.maximum(token_id, 0)]
+    rows[token_id < 0] = np.nan
+    return rows
+
+
+def _lazily(tokens: Any, pretrained: Pretrained, options: dict[str, Any]) -> Any:
+    """Embedding of dask tokens as a dask array, one block of cells at a time."""
+    import dask.array as da
+    from dask.utils import SerializableLock
+
+    from scgeneformer import engine
+
+    engine.check_options(pretrained.encoder, **options)
+    one_at_a_time = SerializableLock()  # a block already fills the device
+
+    def embed_block(block: np.ndarray) -> np.ndarray:
+        with one_at_a_time:
+            return engine.embed(pretrained.encoder, block, **options).cells
+
+    width = pretrained.encoder.config.width
+    rows = tokens.rechunk({1: -1})
+    return da.map_blocks(
+        embed_block, rows, dtype=np.float32, chunks=(rows.chunks[0], (width,)), meta=np.empty((0, width), np.float32)
+    )

@@ -1,0 +1,135 @@
+"""Rank value encoding: the genes of a cell in the order of their counts over the genes' medians.
+
+Only the order within a cell matters, so that the cell's total and the factor 10,000 of the published formula drop out: a gene's value is
+its count times the reciprocal of its median, in float64. Values that agree when rounded to 41 mantissa bits are ties (what tells them
+apart, less than one part in 2^41, is rounding), and ties go by token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._inspect import inspect
+from ._matrix import as_rows, is_lazy
+from ._rank import Ranker
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+    from ._inspect import Counts, Inspection
+    from ._vocabulary import Vocabulary
+
+_WIDTH_STEP = 64
+_TARGET_SUM = 10_000.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of cells.
+
+    Attributes
+    ----------
+    tokens
+        Shape (n_obs, L), uint16, right-padded with 0; a dask array if the input was dask or in a file.
+    lengths
+        Shape (n_obs,), int32: tokens in each cell, special tokens included.
+    counts
+        Shape (n_obs, L), float32: counts per 10,000 of each token's gene, 0 at special tokens and padding; ``None`` unless asked for.
+    """
+
+    tokens: np.ndarray | da.Array
+    lengths: np.ndarray
+    counts: np.ndarray | da.Array | None
+
+
+def encode(
+    X: Any,
+    token_id: np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    counts: Counts = "raw",
+    log_base: float | None = None,
+    max_length: int | None = None,
+    total_counts: np.ndarray | None = None,
+    keep_counts: bool = False,
+    inspection: Inspection | None = None,
+    slot: str = "X",
+) -> Encoded:
+    """Encode cells as ranked genes (Theodoris 2023).
+
+    Parameters
+    ----------
+    X
+        Cells x genes: array, sparse, dask, or data set of an open file. Explicit zeros are not expressed.
+    token_id
+        Shape (n_vars,): token of each gene, -1 if it has none. Values of genes with one token are summed.
+    vocabulary
+        Gives medians, special tokens and maximal length.
+    counts
+        ``"raw"`` refuses values that look log-normalised; ``"linear"`` takes any that are proportional to counts in each cell;
+        ``"log1p"`` takes exp(x) - 1.
+    log_base
+        Of the logarithm, if not e.
+    max_length
+        Shorter than the vocabulary's, special tokens included.
+    total_counts
+        Shape (n_obs,): total counts by which `keep_counts` scales, by default the sums of `X`. They do not change the order.
+    keep_counts
+        Return the counts in rank order, too.
+    inspection
+        What `inspect` found in the same `X`, if it was called before.
+    slot
+        What to call the matrix in errors.
+
+    Returns
+    -------
+    `Encoded`, of width L = the longest cell rounded up to 64, and at most `max_length`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `inspect`; also for a `max_length` or `total_counts` that cannot be.
+    """
+    token_id = np.ascontiguousarray(token_id, dtype=np.int32)
+    if inspection is None:
+        inspection = inspect(X, token_id, counts=counts, log_base=log_base, slot=slot)
+    max_length = _check_max_length(max_length, vocabulary)
+    enclosing = 2 if vocabulary.has_cls else 0
+    lengths = np.minimum(inspection.n_genes + enclosing, max_length).astype(np.int32)
+    longest = int(lengths.max(initial=1))
+    width = min(max_length, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
+    ranker = Ranker(token_id, vocabulary, counts, log_base, max_length, width, inspection.has_duplicates)
+    totals = inspection.totals if total_counts is None else _check_totals(total_counts, inspection)
+    scale = np.divide(_TARGET_SUM, totals, out=np.zeros(len(totals)), where=totals > 0)
+
+    X = as_rows(X)
+    if is_lazy(X):
+        tokens, kept = ranker.lazily(X, scale if keep_counts else None)
+        return Encoded(tokens, lengths, kept)
+    tokens = np.zeros((X.shape[0], width), np.uint16)
+    kept = np.zeros(tokens.shape, np.float32) if keep_counts else None
+    ranker.eagerly(X, tokens, scale, kept)
+    return Encoded(tokens, lengths, kept)
+
+
+def _check_max_length(max_length: int | None, vocabulary: Vocabulary) -> int:
+    if max_length is None:
+        return vocabulary.max_length
+    if not vocabulary.n_special < max_length <= vocabulary.max_length:
+        msg = f"max_length={max_length} must be above {vocabulary.n_special} and at most {vocabulary.max_length}, the model's own."
+        raise ValueError(msg)
+    return int(max_length)
+
+
+def _check_totals(total_counts: np.ndarray, inspection: Inspection) -> np.ndarray:
+    totals = np.asarray(total_counts, dtype=np.float64)
+    if totals.shape != inspection.totals.shape or not (np.isfinite(totals) & (totals >= 0)).all():
+        msg = "total_counts must be one non-negative finite number per cell."
+        raise ValueError(msg)
+    if (totals[inspection.n_genes > 0] == 0).any():
+        msg = "total_counts is 0 for a cell that has counts."
+        raise ValueError(msg)
+    return totals

@@ -1,0 +1,168 @@
+"""One cheap pass over the values before anything is ranked: are they counts, how many genes does each cell have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ._matrix import Rows, as_rows, check_matrix, is_lazy, slabs, to_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Counts = Literal["raw", "linear", "log1p"]
+
+# log1p of the deepest cell's largest count is below 14, log2 of it below 20
+_LOG_PEAK = 20.0
+# no one takes logarithms of numbers above exp(50)
+_LINEAR_PEAK = np.expm1(50.0)
+_SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    Attributes
+    ----------
+    n_genes
+        Shape (n_obs,), int64: distinct tokens with a positive value, before truncation.
+    totals
+        Shape (n_obs,), float64: sum of all values, of genes outside the vocabulary too.
+    mapped
+        Shape (n_obs,), float64: sum of the values of genes in the vocabulary.
+    flags
+        Bits of `_kernels` for negative values, values that are not finite, fractions, genes of a cell that share a token.
+    peak
+        The largest value.
+    exp_sums
+        Sums of exp(x) - 1 of some cells, equal after a log-normalisation; empty where the values are no logarithms.
+    """
+
+    n_genes: np.ndarray
+    totals: np.ndarray
+    mapped: np.ndarray
+    flags: int
+    peak: float
+    exp_sums: np.ndarray
+
+    @property
+    def has_duplicates(self) -> bool:
+        """Whether two values of one cell belong to one token."""
+        from ._kernels import DUPLICATE
+
+        return bool(self.flags & DUPLICATE)
+
+    @property
+    def fraction_mapped(self) -> float:
+        """Share of all counts that belongs to genes in the vocabulary; nan if there are no counts."""
+        total = self.totals.sum()
+        return float(self.mapped.sum() / total) if total > 0 else float("nan")
+
+
+def inspect(
+    X: Any, token_id: np.ndarray, *, counts: Counts = "raw", log_base: float | None = None, slot: str = "X"
+) -> Inspection:
+    """Check the values of a matrix, and count the genes of each cell.
+
+    Parameters
+    ----------
+    X
+        Cells x genes: array, sparse, dask, or data set of an open file; the last two are computed or read once, block by block.
+    token_id
+        Shape (n_vars,): token of each gene, -1 if it has none.
+    counts, log_base
+        As in `encode`.
+    slot
+        What to call the matrix in errors.
+
+    Raises
+    ------
+    TypeError
+        If `X` is no matrix of numbers.
+    ValueError
+        If values are negative or not finite, or look log-normalised where `counts` does not say so, or the reverse.
+    """
+    if counts not in ("raw", "linear", "log1p"):
+        msg = f"counts={counts!r} is not one of 'raw', 'linear', 'log1p'."
+        raise ValueError(msg)
+    check_matrix(X, slot)
+    X = as_rows(X)
+    if is_lazy(X):
+        import dask
+
+        blocks = X.to_delayed().ravel()
+        parts = dask.compute(*(dask.delayed(_inspect_block)(block, token_id, counts, log_base) for block in blocks))
+    else:
+        parts = _in_threads(X, token_id, counts, log_base)
+    found = _join(parts)
+    _check(found, counts, slot)
+    return found
+
+
+def linearise(rows: Rows, counts: Counts, log_base: float | None) -> Rows:
+    """Undo the logarithm if `counts` says that there is one."""
+    if counts != "log1p":
+        return rows
+    exponent = rows.data.astype(np.float64) * (1.0 if log_base is None else np.log(log_base))
+    with np.errstate(over="ignore"):  # infinity is reported by the check
+        return rows._replace(data=np.expm1(exponent))
+
+
+def _in_threads(X: Any, token_id: np.ndarray, counts: Counts, log_base: float | None) -> list[Inspection]:
+    from ._threads import in_order
+
+    return list(in_order(lambda slab: _inspect_block(slab[1], token_id, counts, log_base), slabs(X)))
+
+
+def _inspect_block(block: Any, token_id: np.ndarray, counts: Counts, log_base: float | None) -> Inspection:
+    from ._kernels import FRACTION, inspect_rows
+
+    rows = linearise(to_rows(block) if not isinstance(block, Rows) else block, counts, log_base)
+    n = rows.shape[0]
+    n_genes, totals, mapped = np.empty(n, np.int64), np.empty(n), np.empty(n)
+    seen = np.full(token_id.max(initial=-1) + 1, -1, dtype=np.int64)
+    flags, peak = inspect_rows(rows.indptr, rows.indices, rows.data, token_id, seen, n_genes, totals, mapped)
+    sums = np.empty(0)
+    if flags & FRACTION and peak < _LOG_PEAK:
+        sums = np.asarray(rows.scipy()[:_SAMPLE_ROWS].astype(np.float64).expm1().sum(axis=1)).ravel()
+    return Inspection(n_genes, totals, mapped, int(flags), float(peak), sums[sums > 0])
+
+
+def _join(parts: Iterable[Inspection]) -> Inspection:
+    # what there is to say about no cells comes first
+    parts = [Inspection(np.empty(0, np.int64), np.empty(0), np.empty(0), 0, 0.0, np.empty(0)), *parts]
+    return Inspection(
+        np.concatenate([p.n_genes for p in parts]),
+        np.concatenate([p.totals for p in parts]),
+        np.concatenate([p.mapped for p in parts]),
+        int(np.bitwise_or.reduce([p.flags for p in parts])),
+        max(p.peak for p in parts),
+        np.concatenate([p.exp_sums for p in parts]),
+    )
+
+
+def _check(found: Inspection, counts: Counts, slot: str) -> None:
+    from ._kernels import FRACTION, NEGATIVE, NOT_FINITE
+
+    if counts == "log1p" and (found.flags & NOT_FINITE or found.peak > _LINEAR_PEAK):
+        msg = f"counts='log1p', but {slot} has values that are no logarithms of counts. Leave `counts` out if it holds raw counts."
+        raise ValueError(msg)
+    if found.flags & NOT_FINITE:
+        msg = f"{slot} has values that are NaN or infinite. Remove them, or name a layer with raw counts by `layer=`."
+        raise ValueError(msg)
+    if found.flags & NEGATIVE:
+        msg = f"{slot} has negative values, as after scaling or residuals. Name a layer with raw counts by `layer=`."
+        raise ValueError(msg)
+    if counts == "raw" and found.flags & FRACTION and found.peak < _LOG_PEAK:
+        sums = found.exp_sums
+        equal = len(sums) > 1 and sums.std() < 1e-2 * sums.mean()
+        total = ", and exp(x) - 1 adds up to the same total in every cell" if equal else ""
+        msg = (
+            f"{slot} looks log-normalised: it has fractions and no value above {found.peak:.3g}{total}. Name a layer with raw "
+            "counts by `layer=`; or say counts='log1p' to undo the logarithm, or counts='linear' if the values are "
+            "proportional to counts in each cell."
+        )
+        raise ValueError(msg)

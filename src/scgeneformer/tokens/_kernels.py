@@ -1,0 +1,200 @@
+"""The loops over stored values. They hold no Python object and release the GIL, so that threads run them side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+NEGATIVE, NOT_FINITE, FRACTION, DUPLICATE = 1, 2, 4, 8
+_LARGEST = 1e200
+
+# A key is what the genes of a cell are sorted by, ascending: 48 bits of value, reversed, above 16 bits of token.
+# Value: float64 without its sign, with 7 of 11 exponent bits (2^-64 to 2^64) and 41 of 52 mantissa bits, rounded.
+_ROUND = np.uint64(1 << 10)
+_DROPPED_BITS = np.uint64(11)
+_LOWEST = np.uint64((1023 - 64) << 41)
+_HIGHEST = np.uint64((1 << 48) - 1)
+_TOKEN_BITS = np.uint64(16)
+_TOKEN = np.uint64(0xFFFF)
+
+_DIGIT_BITS = 10
+_RADIX = 1 << _DIGIT_BITS
+_DIGIT = np.uint64(_RADIX - 1)
+_MOVES_PER_KEY = 8
+
+
+@intrinsic
+def _bits(typing, x):
+    """The 64 bits of a float64 as an unsigned integer."""
+    return types.uint64(types.float64), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(64))
+
+
+@njit(nogil=True, cache=True)
+def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
+    """Count distinct tokens and sum values per row; return what is unusual about the values, and the largest.
+
+    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token.
+    """
+    flags = 0
+    peak = 0.0
+    for i in range(len(indptr) - 1):
+        n = 0
+        total = 0.0
+        known = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            x = np.float64(data[p])
+            if not (0.0 <= x <= _LARGEST):
+                flags |= NEGATIVE if x < 0.0 else NOT_FINITE
+            if abs(x - np.rint(x)) > 1e-3:
+                flags |= FRACTION
+            if x > peak:
+                peak = x
+            total += x
+            t = token[indices[p]]
+            if t >= 0 and x > 0.0:
+                known += x
+                if seen[t] == i:
+                    flags |= DUPLICATE
+                else:
+                    seen[t] = i
+                    n += 1
+        n_genes[i] = n
+        totals[i] = total
+        mapped[i] = known
+    return flags, peak
+
+
+@njit(nogil=True, cache=True)
+def rank_rows(indptr, indices, data, token, weight, first, limit, eos, tokens, n_genes):
+    """Write the tokens of each row in the order of value times weight to `tokens`, from column `first`.
+
+    At most `limit` are written, and `eos` behind them unless it is negative. `n_genes` is set to how many there are, or to -1 for
+    rows with values that do not fit a key; these are left to the caller.
+    """
+    longest = 0
+    for i in range(len(indptr) - 1):
+        longest = max(longest, indptr[i + 1] - indptr[i])
+    keys = np.empty(longest + 1, np.uint64)  # one place more for the key of a gene that is not kept
+    other = np.empty(longest + 1, np.uint64)
+    count = np.empty((2, _RADIX), np.uint32)
+    for i in range(len(indptr) - 1):
+        n, fits = _pack(indptr[i], indptr[i + 1], indices, data, token, weight, keys)
+        if not fits:
+            n_genes[i] = -1
+            continue
+        ordered = _sort(keys, other, n, count)
+        n = min(n, limit)
+        for r in range(n):
+            tokens[i, first + r] = np.uint16(ordered[r] & _TOKEN)
+        if eos >= 0:
+            tokens[i, first + n] = eos
+        n_genes[i] = n
+
+
+@njit(nogil=True, cache=True)
+def _pack(start, stop, indices, data, token, weight, keys):
+    """Make the keys of one row; return how many, and whether all values fit.
+
+    Unknown genes and explicit zeros are passed over without a branch: their key is written, and the next one over it.
+    """
+    n = 0
+    outside = np.uint64(0)
+    for p in range(start, stop):
+        j = indices[p]
+        t = token[j]
+        x = np.float64(data[p])
+        value = ((_bits(x * weight[j]) + _ROUND) >> _DROPPED_BITS) - _LOWEST
+        keys[n] = ((_HIGHEST - value) << _TOKEN_BITS) | (np.uint64(t) & _TOKEN)
+        expressed = (t >= 0) & (x > 0.0)
+        outside |= value & (np.uint64(0) - np.uint64(expressed))
+        n += np.int64(expressed)
+    return n, outside <= _HIGHEST
+
+
+@njit(nogil=True, cache=True)
+def _sort(keys, other, n, count):
+    """Sort the first `n` of `keys` and return the array that they end up in, `keys` or `other`.
+
+    Two radix passes over the 20 highest bits in which the keys differ at all leave next to nothing for the insertion sort behind
+    them. Where they do leave much, as for cells whose values are mostly ties, passes over all bits follow.
+    """
+    if n == 0:
+        return keys
+    low = high = keys[0]
+    for r in range(n):
+        low = min(low, keys[r])
+        high = max(high, keys[r])
+    n_bits = 0
+    while n_bits < 64 and (high - low) >> np.uint64(n_bits) > np.uint64(0):
+        n_bits += 1
+    shift = max(0, n_bits - 2 * _DIGIT_BITS)
+    _count(keys, n, low, shift, count)
+    _move(keys, other, n, low, shift, count[0])
+    _move(other, keys, n, low, shift + _DIGIT_BITS, count[1])
+    if shift == 0 or _insert(keys, n):
+        return keys
+    source, target = keys, other
+    for lowest_bit in range(0, n_bits, _DIGIT_BITS):
+        _count(source, n, low, lowest_bit, count)
+        _move(source, target, n, low, lowest_bit, count[0])
+        source, target = target, source
+    return source
+
+
+@njit(nogil=True, cache=True)
+def _count(keys, n, low, shift, count):
+    """Count how often each value of a digit of key - low occurs, and of the next digit; as starts of where they go."""
+    shift = np.uint64(shift)
+    count[:] = 0
+    for r in range(n):
+        digits = (keys[r] - low) >> shift
+        count[0, digits & _DIGIT] += np.uint32(1)
+        count[1, (digits >> np.uint64(_DIGIT_BITS)) & _DIGIT] += np.uint32(1)
+    for d in range(2):
+        start = np.uint32(0)
+        for digit in range(_RADIX):
+            here = count[d, digit]
+            count[d, digit] = start
+            start += here
+
+
+@njit(nogil=True, cache=True)
+def _move(source, target, n, low, shift, start):
+    """Order by one digit of key - low, equals as they were."""
+    shift = np.uint64(shift)
+    for r in range(n):
+        digit = ((source[r] - low) >> shift) & _DIGIT
+        target[start[digit]] = source[r]
+        start[digit] += np.uint32(1)
+
+
+@njit(nogil=True, cache=True)
+def _insert(keys, n):
+    """Insertion sort; give up, and return False, when it moves more than a few keys per key."""
+    moves = 0
+    for r in range(1, n):
+        key = keys[r]
+        s = r
+        while s > 0 and keys[s - 1] > key:
+            keys[s] = keys[s - 1]
+            s -= 1
+        keys[s] = key
+        moves += r - s
+        if moves > _MOVES_PER_KEY * n:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def look_up(indptr, indices, data, token, scale, tokens, first, n_genes, counts):
+    """Write beside each token the value of its gene, times the row's scale."""
+    value_of = np.empty(2**16, np.float64)
+    for i in range(len(indptr) - 1):
+        for p in range(indptr[i], indptr[i + 1]):
+            t = token[indices[p]]
+            if t >= 0 and data[p] > 0:
+                value_of[t] = np.float64(data[p]) * scale[i]
+        for r in range(n_genes[i]):
+            counts[i, first + r] = value_of[tokens[i, first + r]]

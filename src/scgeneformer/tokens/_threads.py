@@ -1,0 +1,32 @@
+"""Run a function over pieces in a few threads. Kernels and NumPy's sort release the GIL, so this uses the cores."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def n_threads() -> int:
+    """As many as numba would use: the cores this process may run on, or ``NUMBA_NUM_THREADS``."""
+    from numba import config
+
+    return config.NUMBA_NUM_THREADS
+
+
+def in_order(function: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
+    """Yield ``function(piece)`` in the order of `pieces`, with few pieces in memory at a time."""
+    with ThreadPoolExecutor(n_threads()) as pool:
+        running: deque = deque()
+        for piece in pieces:
+            running.append(pool.submit(function, piece))
+            if len(running) > n_threads():
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

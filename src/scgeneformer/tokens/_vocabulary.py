@@ -1,0 +1,295 @@
+"""The vocabulary of a model: its tokens, the genes they stand for, and the medians that genes are divided by."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Literal
+
+PAD, MASK, CLS, EOS = SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
+# 65,535 in the low 16 bits of a sorting key marks an empty place, and tokens are stored as uint16
+MOST_TOKENS = 65_535
+# ENSG00000141510, ENSG00000141510.18, ENSG00000002586.20_PAR_Y, ENSGR0000002586, ENSMUSG00000059552, ...
+ENSEMBL_GENE = re.compile(r"^(ENS[A-Z]*G[A-Z]?\d{6,})(\.\d+)?(_PAR_Y)?$")
+
+
+def normalise(gene: str) -> str:
+    """Upper case, no blanks around it, and no version if it is an Ensembl gene id (symbols may end in ``.1``)."""
+    gene = str(gene).strip().upper()
+    match = ENSEMBL_GENE.match(gene)
+    return match[1] if match else gene
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Vocabulary:
+    """What a model's tokens mean.
+
+    Two vocabularies are equal if they give the same tokens to the same cells: same `ids`, `medians` and `max_length`.
+
+    Attributes
+    ----------
+    name
+        ``"V1"``, ``"V2"`` or a name of your own.
+    ids
+        Shape (n_tokens,): the Ensembl id, or special token, that each token stands for. Special tokens come first.
+    medians
+        Shape (n_tokens,), float64: median of a gene's non-zero values (counts per 10,000) over the corpus; nan for special tokens.
+    max_length
+        Most tokens in a cell, special tokens included.
+    aliases
+        Upper-case symbols, aliases and retired ids, each with the id in `ids` that it stands for.
+    symbols
+        Shape (n_tokens,): one symbol for display, ``""`` where none is known; ``None`` if none are known at all.
+    """
+
+    name: str
+    ids: np.ndarray
+    medians: np.ndarray
+    max_length: int
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    symbols: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        ids = np.array(self.ids, dtype=np.str_)
+        medians = np.array(self.medians, dtype=np.float64)
+        symbols = None if self.symbols is None else np.array(self.symbols, dtype=np.str_)
+        special = np.isin(ids, SPECIAL_TOKENS)
+        n_special = int(special.sum())
+        if ids.ndim != 1 or medians.shape != ids.shape or (symbols is not None and symbols.shape != ids.shape):
+            msg = "ids, medians and symbols of a vocabulary must be one-dimensional and of one length."
+            raise ValueError(msg)
+        if not 2 < len(ids) <= MOST_TOKENS or len(np.unique(ids)) != len(ids):
+            msg = f"A vocabulary needs distinct ids and at most {MOST_TOKENS:,} of them; got {len(ids):,}."
+            raise ValueError(msg)
+        if tuple(ids[:2]) != (PAD, MASK) or not special[:n_special].all() or n_special == 3:
+            msg = f"ids must start with {PAD!r}, {MASK!r} and may go on with both {CLS!r} and {EOS!r}; got {list(ids[:4])}."
+            raise ValueError(msg)
+        if not (np.isfinite(medians[n_special:]) & (medians[n_special:] > 0)).all():
+            lacking = ids[n_special:][~(medians[n_special:] > 0)]
+            msg = f"Every gene needs a positive median; {len(lacking)} have none, such as {list(lacking[:3])}."
+            raise ValueError(msg)
+        if self.max_length <= n_special:
+            msg = f"max_length={self.max_length} leaves no room for genes."
+            raise ValueError(msg)
+        medians[:n_special] = np.nan
+        for name, array in (("ids", ids), ("medians", medians), ("symbols", symbols)):
+            if array is not None:
+                array.flags.writeable = False  # the hash is computed once
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "max_length", int(self.max_length))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return (
+            f"Vocabulary {self.name!r}: {len(self) - self.n_special:,} genes, {self.n_special} special tokens, "
+            f"cells of at most {self.max_length:,} tokens, hash {self.hash[:12]}"
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills rows up to a common length."""
+        return 0
+
+    @property
+    def mask_id(self) -> int:
+        """Token in the place of a gene that the model is to guess."""
+        return 1
+
+    @property
+    def cls_id(self) -> int | None:
+        """Token at the start of every cell, if this vocabulary has one (V2)."""
+        return 2 if self.has_cls else None
+
+    @property
+    def eos_id(self) -> int | None:
+        """Token at the end of every cell, if this vocabulary has one (V2)."""
+        return 3 if self.has_cls else None
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether cells are enclosed in ``<cls>`` and ``<eos>``."""
+        return self.n_special == 4
+
+    @cached_property
+    def n_special(self) -> int:
+        """Number of special tokens; genes have the ids from here on."""
+        return int(np.isin(self.ids[:4], SPECIAL_TOKENS).sum())
+
+    @property
+    def special_ids(self) -> np.ndarray:
+        """Ids of the special tokens, int64."""
+        return np.arange(self.n_special)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256, in hexadecimal digits, of what decides on the tokens: ids, medians, maximal length."""
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        digest.update(np.nan_to_num(self.medians, nan=-1.0).astype("<f8").tobytes())
+        digest.update(str(self.max_length).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _token_of_id(self) -> dict[str, int]:
+        return {gene: token for token, gene in enumerate(self.ids.tolist()) if token >= self.n_special}
+
+    @cached_property
+    def _token_of_name(self) -> dict[str, int]:
+        """Also by alias and in any case; an id of the vocabulary is never taken for an alias."""
+        tokens = {alias: self._token_of_id[gene] for alias, gene in self.aliases.items() if gene in self._token_of_id}
+        return tokens | {normalise(gene): token for gene, token in self._token_of_id.items()}
+
+    def token_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Tokens, int32, of genes given by the very `ids` of this vocabulary; -1 if unknown."""
+        return np.array([self._token_of_id.get(gene, -1) for gene in ids], dtype=np.int32)
+
+    def tokens_of(self, genes: Sequence[str]) -> np.ndarray:
+        """Tokens, int32, of genes given by Ensembl id (version or not), symbol, alias or retired id, in any case; -1 if unknown."""
+        known = self._token_of_name
+        return np.array([known.get(normalise(gene), -1) for gene in genes], dtype=np.int32)
+
+    def n_named_by_id(self, genes: Sequence[str]) -> int:
+        """How many of `genes` are given by an id of this vocabulary, versions and case aside, and not by an alias."""
+        return sum(normalise(gene) in self._names_that_are_ids for gene in genes)
+
+    @cached_property
+    def _names_that_are_ids(self) -> frozenset[str]:
+        return frozenset(map(normalise, self._token_of_id))
+
+    @classmethod
+    def from_official(
+        cls,
+        token_file: str | Path,
+        median_file: str | Path,
+        *,
+        mapping_file: str | Path | None = None,
+        name_file: str | Path | None = None,
+        name: str,
+        max_length: int,
+    ) -> Vocabulary:
+        """Read the dictionaries of an official model, which are pickles, by an unpickler that runs nothing.
+
+        Parameters
+        ----------
+        token_file
+            ``token_dictionary_*.pkl``: token of each gene and special token.
+        median_file
+            ``gene_median_dictionary_*.pkl``: non-zero median of each gene.
+        mapping_file
+            ``ensembl_mapping_dict_*.pkl``: symbols, aliases and retired ids. V1's maps ids to themselves only.
+        name_file
+            ``gene_name_id_dict_*.pkl``: symbols. They are for display, and are aliases where `mapping_file` has no other opinion.
+        name
+            Name of the vocabulary.
+        max_length
+            2,048 for V1, 4,096 for V2.
+
+        Raises
+        ------
+        pickle.UnpicklingError
+            If a file asks for anything but strings and numbers.
+        ValueError
+            If the tokens are not 0, 1, 2, ... or a gene has no median.
+        """
+        from ._official import read_official
+
+        ids, medians, aliases, symbols = read_official(token_file, median_file, mapping_file, name_file)
+        return cls(name, ids, medians, max_length, aliases, symbols)
+
+    @classmethod
+    def from_adata(
+        cls,
+        adatas: Any,
+        *,
+        name: str,
+        max_length: int,
+        layer: str | None = None,
+        gene_ids: str | None = None,
+        total_counts: str | None = None,
+        special_tokens: bool = True,
+        min_cells: int = 1,
+        method: Literal["exact", "tdigest"] = "exact",
+    ) -> Vocabulary:
+        """Make the vocabulary of a new corpus: its genes, and the median of each over the cells that express it.
+
+        A cell's counts are scaled to 10,000; the median of a gene is taken over its non-zero scaled values in all cells of all files,
+        as for the published vocabularies (Theodoris 2023, Methods).
+
+        Parameters
+        ----------
+        adatas
+            AnnData or path of an h5ad file with raw counts, or several of them. Files are read piece by piece, cells in memory once.
+        name
+            Name of the vocabulary.
+        max_length
+            Most tokens in a cell, special tokens included.
+        layer
+            Where the counts are; ``None`` for ``.X``.
+        gene_ids
+            Column of ``.var`` with Ensembl ids, or ``"var_names"``. By default the one that looks most like Ensembl ids; where
+            nothing does, genes are called by their ``var_names``. The other names become aliases.
+        total_counts
+            Column of ``.obs`` with the cells' total counts; by default the sums of what is in `layer`.
+        special_tokens
+            Whether cells begin with ``<cls>`` and end with ``<eos>``, as in V2.
+        min_cells
+            Genes seen in fewer cells are left out.
+        method
+            ``"exact"`` keeps the values of as many genes at a time as fit in 1 GB, and reads the data once for each such group
+            of genes. ``"tdigest"`` reads them once more only and estimates the medians by t-digests (Dunning 2019), with crick
+            (``pip install "scgeneformer[tdigest]"``), as the official ones were.
+
+        Raises
+        ------
+        ValueError
+            If values are negative, not finite or look log-normalised, or no gene is left.
+        """
+        from ._corpus import corpus_medians
+
+        ids, medians, aliases, symbols = corpus_medians(
+            adatas,
+            layer=layer,
+            gene_ids=gene_ids,
+            total_counts=total_counts,
+            min_cells=min_cells,
+            method=method,
+        )
+        special = SPECIAL_TOKENS if special_tokens else SPECIAL_TOKENS[:2]
+        pad = [""] * len(special)
+        ids, symbols = np.array([*special, *ids]), np.array([*pad, *symbols])
+        return cls(name, ids, np.r_[[np.nan] * len(special), medians], max_length, aliases, symbols)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a ``.json``, ``.json.gz`` or ``.parquet`` file (the last needs pyarrow); `load` gives back an equal vocabulary."""
+        from ._store import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Vocabulary:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is something else, or was altered: its hash is checked.
+        """
+        from ._store import load
+
+        return load(Path(path))

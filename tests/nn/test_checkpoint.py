@@ -1,0 +1,139 @@
+"""Checkpoints go to and come from `transformers`, for every head."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
+
+from scgeneformer import nn
+
+CONFIG = nn.EncoderConfig(vocab_size=40, n_layers=2, width=16, n_heads=2, feed_forward=20, max_length=12)
+TOKENS = torch.tensor([[2, 5, 9, 3, 0], [2, 7, 3, 0, 0]])
+MASK = TOKENS != 0
+
+HEADS = {
+    "masked": (lambda: nn.MaskedGeneModel(CONFIG), nn.load_masked_gene_model, BertForMaskedLM, {}),
+    "cell": (
+        lambda: nn.CellClassifier(CONFIG, 3),
+        nn.load_cell_classifier,
+        BertForSequenceClassification,
+        {"num_labels": 3},
+    ),
+    "gene": (
+        lambda: nn.GeneClassifier(CONFIG, 4),
+        nn.load_gene_classifier,
+        BertForTokenClassification,
+        {"num_labels": 4},
+    ),
+}
+
+
+def shaken(model):
+    """Move every weight, so that no name can be swapped unseen; padding's row must stay what it is: anything."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model.eval()
+
+
+def agree(ours, theirs):
+    expected = theirs(TOKENS, attention_mask=MASK.long()).logits
+    found = ours(TOKENS, MASK)
+    if found.ndim == 3:
+        found, expected = found[MASK], expected[MASK]
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_transformers_loads_what_we_save(head, tmp_path):
+    make, load, cls, _ = HEADS[head]
+    ours = shaken(make())
+    nn.save_checkpoint(tmp_path, ours)
+    theirs, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    agree(ours, theirs.eval())
+    again = load(tmp_path)
+    assert again.encoder.config == CONFIG
+    for name, value in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_we_load_what_transformers_saves(head, tmp_path):
+    _, load, cls, extra = HEADS[head]
+    theirs = shaken(cls(BertConfig(**CONFIG.to_hf(), **extra)))
+    theirs.save_pretrained(tmp_path)
+    agree(load(tmp_path), theirs)
+
+
+def test_two_classes_which_hugging_face_does_not_write_down(tmp_path):
+    theirs = shaken(BertForSequenceClassification(BertConfig(**CONFIG.to_hf(), num_labels=2)))
+    theirs.save_pretrained(tmp_path)
+    agree(nn.load_cell_classifier(tmp_path), theirs)
+
+
+def test_the_bare_encoder_goes_both_ways(tmp_path):
+    ours = shaken(nn.Encoder(CONFIG))
+    nn.save_checkpoint(tmp_path, ours)
+    theirs = BertModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
+    expected = theirs(TOKENS, attention_mask=MASK.long()).last_hidden_state
+    torch.testing.assert_close(ours(TOKENS, MASK)[MASK], expected[MASK], rtol=0, atol=5e-6)
+    torch.testing.assert_close(nn.load_encoder(tmp_path)(TOKENS, MASK), ours(TOKENS, MASK))
+
+
+def test_an_old_bin_is_read_without_running_code(tmp_path):
+    theirs = shaken(BertForMaskedLM(BertConfig(**CONFIG.to_hf())))
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    agree(nn.load_masked_gene_model(tmp_path), theirs)
+
+    class Malicious:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"bert.x": Malicious()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        nn.load_encoder(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_half_precision_on_disk_is_float32_in_memory(tmp_path):
+    ours = shaken(nn.MaskedGeneModel(CONFIG))
+    nn.save_checkpoint(tmp_path, ours, dtype=torch.float16)
+    again = nn.load_masked_gene_model(tmp_path)
+    for name, value in ours.state_dict().items():
+        assert again.state_dict()[name].dtype == torch.float32
+        assert torch.equal(again.state_dict()[name], value.half().float()), name
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No config\.json"):
+        nn.load_encoder(tmp_path)
+    nn.save_checkpoint(tmp_path, nn.Encoder(CONFIG))
+    with pytest.raises(KeyError, match="a MaskedGeneModel needs"):
+        nn.load_masked_gene_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 41}))
+    with pytest.raises(ValueError, match=r"word_embeddings.* shape \(40, 16\)"):
+        nn.load_encoder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        nn.load_encoder(tmp_path)
+
+
+def test_logits_at_chosen_positions_equal_all_logits():
+    model = shaken(nn.MaskedGeneModel(CONFIG))
+    where = torch.zeros_like(MASK)
+    where[0, 1] = where[1, 2] = True
+    torch.testing.assert_close(model(TOKENS, MASK, where=where), model(TOKENS, MASK)[where])

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from matplotlib.colors import to_hex
+from scipy import sparse
+
+import scgeneformer as sg
+
+ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
+
+
+@pytest.fixture(autouse=True)
+def figures():
+    with mpl.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+def ranked(*, goal: bool = True, **options) -> AnnData:
+    """300 genes in 80 cells, of which the first 30 move cells, 15 each way."""
+    rng = np.random.default_rng(0)
+    tested = rng.random((80, 300)) < 0.5
+    rows, columns = np.nonzero(tested)
+    strength = np.zeros(300)
+    strength[:30] = np.tile([1, -1], 15) * np.linspace(2e-3, 5e-3, 30)
+
+    def layer(factor: float) -> sparse.csr_matrix:
+        values = factor * strength[columns] + rng.normal(0, 1e-3, len(rows))
+        return sparse.coo_matrix((values if goal else 1 - np.abs(values), (rows, columns)), tested.shape).tocsr()
+
+    adata = AnnData(np.zeros(tested.shape), var=pd.DataFrame(index=[f"GENE{i}" for i in range(300)]))
+    adata.layers["shift"] = layer(1)
+    params = {"kind": "delete"}
+    if goal:
+        adata.layers["shift_T"], adata.layers["shift_B"] = layer(-1), layer(0.5)
+        params |= {"target": "Mono", "source": "T", "others": ["B"]}
+    adata.uns["shift"] = {"params": params}
+    sg.tl.rank_shifts(adata, **options)
+    return adata
+
+
+def offsets_by_colour(ax) -> dict[str, np.ndarray]:
+    drawn = [c for c in ax.collections if len(c.get_facecolors())]
+    return {to_hex(c.get_facecolors()[0]).upper(): np.asarray(c.get_offsets()) for c in drawn}
+
+
+def test_volcano_draws_every_tested_gene_in_its_colour() -> None:
+    adata = ranked()
+    ax = sg.pl.shift(adata, show=False)
+    table = adata.varm["shift"]
+    significant = table["fdr"] <= 0.05
+    drawn = offsets_by_colour(ax)
+    for colour, chosen in {
+        ABOVE: significant & (table["score"] > 0),
+        BELOW: significant & (table["score"] < 0),
+        OTHER: ~significant,
+    }.items():
+        part = table[chosen]
+        expected = np.column_stack([part["effect"], -np.log10(part["pval"])])
+        assert len(expected) > 10
+        np.testing.assert_allclose(np.sort(drawn[colour], axis=0), np.sort(expected, axis=0))
+    assert "Mono" in ax.get_xlabel()
+    assert f"above other genes ({(significant & (table['score'] > 0)).sum()})" in ax.get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize("goal", [True, False])
+def test_labels_name_the_most_significant_and_do_not_overlap(goal: bool) -> None:
+    adata = ranked(goal=goal)
+    figure = sg.pl.shift(adata, n_top=16, return_fig=True)
+    (ax,) = figure.axes
+    table = adata.varm["shift"].sort_values("pval")
+    if goal:
+        expected = {*table.index[table["score"] > 0][:8], *table.index[table["score"] < 0][:8]}
+    else:
+        expected = set(table.index[table["score"] > 0][:16])
+    assert {text.get_text() for text in ax.texts} == expected
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+    for text in ax.texts:  # each label points at its gene
+        row = table.loc[text.get_text()]
+        np.testing.assert_allclose(text.xy, [row["effect"], -np.log10(row["pval"])], rtol=1e-6)
+
+
+def test_rank_lists_both_directions_in_order() -> None:
+    adata = ranked()
+    ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    table = adata.varm["shift"]
+    by_effect = table["effect"].sort_values(ascending=False)
+    assert names == [*by_effect.index[:6], *by_effect.index[-6:]]
+    drawn = offsets_by_colour(ax)
+    np.testing.assert_allclose(np.sort(drawn[ABOVE][:, 0])[::-1], by_effect[:6])
+    np.testing.assert_allclose(np.sort(drawn[BELOW][:, 0])[::-1], by_effect[-6:])
+    diamonds = [np.asarray(c.get_offsets()) for c in ax.collections if c.get_label() == "on B"]
+    np.testing.assert_allclose(diamonds[0][:, 0], table.loc[names, "effect_B"])
+
+
+def test_rank_without_goal_states_lists_the_largest() -> None:
+    adata = ranked(goal=False, test="mixture")
+    ax = sg.pl.shift(adata, kind="rank", n_top=10, show=False)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == adata.varm["shift"]["effect"].nlargest(10).index.tolist()
+    assert "1 − cosine similarity" in ax.get_xlabel()
+
+
+def test_axis_numbers_are_in_the_unit_of_the_label() -> None:
+    ax = sg.pl.shift(ranked(), show=False)
+    assert "10$^{-3}$" in ax.get_xlabel()
+    assert ax.xaxis.get_major_formatter()(0.0025, 0) == "2.5"
+    assert ax.xaxis.get_major_formatter()(-0.001, 0) == "−1"
+
+
+def test_further_state_symbols_and_own_axes() -> None:
+    adata = ranked()
+    adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
+    figure, (left, right) = plt.subplots(1, 2)
+    assert sg.pl.shift(adata, state="B", ax=left) is left
+    assert "towards B" in left.get_xlabel()
+    assert all(text.get_text().startswith("S") for text in left.texts)
+    assert sg.pl.shift(adata, kind="rank", ax=right, return_fig=True) is figure
+
+
+def test_show_shows_and_returns_nothing(monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
+    assert sg.pl.shift(ranked(), show=True) is None
+    assert shown == [True]
+
+
+def test_vanishing_p_values_are_drawn() -> None:
+    adata = ranked()
+    adata.varm["shift"].loc["GENE28", "pval"] = 0.0
+    ax = sg.pl.shift(adata, show=False)
+    assert np.isfinite(np.concatenate(list(offsets_by_colour(ax).values()))).all()
+
+
+@pytest.mark.parametrize(
+    ("adata", "options", "error", "match"),
+    [
+        (ranked(), {"kind": "bar"}, ValueError, "not one of"),
+        (ranked(), {"key": "other"}, KeyError, r"sg\.tl\.rank_shifts"),
+        (ranked(goal=False, test="mixture"), {}, ValueError, "kind='rank'"),
+        (ranked(min_cells=81), {}, ValueError, "No gene .* was tested"),
+    ],
+)
+def test_errors(adata, options, error, match) -> None:
+    with pytest.raises(error, match=match):
+        sg.pl.shift(adata, **options)
+    assert plt.get_fignums() == []

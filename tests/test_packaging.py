@@ -1,0 +1,74 @@
+"""What is declared is what is used, and what is pinned is what is declared."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# packages whose import name is not their name
+IMPORT_NAMES = {"scikit-learn": "sklearn", "scvi-tools": "scvi"}
+
+
+def requirements(*groups: str) -> dict[str, Requirement]:
+    lists = [PROJECT["project"]["dependencies"], *(PROJECT["dependency-groups"][group] for group in groups)]
+    parsed = [Requirement(text) for texts in lists for text in texts if isinstance(text, str)]
+    return {canonicalize_name(r.name): r for r in parsed}
+
+
+def pins(python_version: str) -> dict[str, str]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    parsed = [Requirement(line) for line in lines if line]
+    valid = [r for r in parsed if r.marker is None or r.marker.evaluate({"python_version": python_version})]
+    assert len({canonicalize_name(r.name) for r in valid}) == len(valid), "pinned twice"
+    return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in valid}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names - sys.stdlib_module_names - {"scgeneformer"}
+
+
+def test_every_import_is_declared_and_every_declaration_is_used():
+    used = set().union(*(imported(path) for path in (ROOT / "src").rglob("*.py")))
+    declared = {IMPORT_NAMES.get(name, name) for name in requirements()}
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    optional = {Requirement(text).name for texts in extras for text in texts}
+    assert used - declared <= optional
+    assert declared <= used
+
+
+@pytest.mark.parametrize("python_version", ["3.11", "3.12", "3.13"])
+def test_pins_satisfy_the_declared_bounds(python_version: str):
+    pinned = pins(python_version)
+    for name, requirement in requirements("lint", "test").items():
+        assert requirement.specifier.contains(pinned[name]), f"{requirement} is pinned to {pinned[name]}"
+
+
+def test_newer_pythons_get_newer_scverse_and_all_the_same_torch():
+    old, new, newest = (pins(version) for version in ("3.11", "3.12", "3.13"))
+    assert old["torch"] == new["torch"]
+    assert new == newest
+    for name in ("anndata", "mudata", "scanpy", "scvi-tools"):
+        assert Version(old[name]) < Version(new[name])
+
+
+def test_the_commands_of_the_readme_exist():
+    targets = (ROOT / "Makefile").read_text()
+    blocks = (ROOT / "README.md").read_text().split("```bash\n")[1:]
+    commands = [block.split("```")[0].split("#")[0].strip() for block in blocks]
+    assert commands == ["make demo", "make test"]
+    assert all(f"\n{command.split()[1]}: " in targets for command in commands)

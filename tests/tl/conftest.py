@@ -1,0 +1,57 @@
+"""A small world: real-looking counts, an own vocabulary, a small random model in a folder."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import scgeneformer as sg
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    """40 cells in three states, 30 genes, of which the last two are in no vocabulary."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(1.2, (40, 30)).astype(np.float32)
+    var = pd.DataFrame({"symbol": [f"SYM{i}" for i in range(30)]}, index=[f"ENSG{i:011d}" for i in range(30)])
+    obs = pd.DataFrame({"state": pd.Categorical(rng.choice(["sick", "well", "odd"], 40))})
+    obs.index = [f"cell{i}" for i in range(40)]
+    return ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
+
+
+@pytest.fixture
+def vocabulary(adata) -> sg.Vocabulary:
+    return sg.Vocabulary.from_adata(adata[:, :28].copy(), name="small", max_length=64, special_tokens=True)
+
+
+@pytest.fixture
+def folder(vocabulary, tmp_path):
+    """A model folder as the hub takes it."""
+    import torch
+
+    torch.manual_seed(0)
+    encoder = sg.nn.Encoder(
+        sg.nn.EncoderConfig(
+            vocab_size=len(vocabulary),
+            n_layers=3,
+            width=16,
+            n_heads=2,
+            feed_forward=24,
+            max_length=vocabulary.max_length,
+        )
+    )
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    sg.nn.save_checkpoint(tmp_path / "model", encoder)
+    vocabulary.save(tmp_path / "model" / "vocabulary.json")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def tokenized(adata, folder) -> ad.AnnData:
+    sg.pp.tokenize(adata, folder)
+    return adata

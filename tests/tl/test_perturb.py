@@ -1,0 +1,159 @@
+"""`tl.perturb`: which cells and genes, into which slots; the numbers are the engine's, tested there."""
+
+from __future__ import annotations
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+
+import scgeneformer as sg
+
+GOAL = {"groupby": "state", "source": "sick", "target": "well", "others": ["odd"]}
+
+
+def by_hand(adata, folder, cell, gene, states=None, pooling="cls"):
+    """Value of one deletion, by the engine on one edited row."""
+    pretrained = sg.hub.load(folder)
+    row = adata.obsm["geneformer_tokens"][adata.obs_names.get_loc(cell)]
+    token = adata.var["token_id"][gene]
+    embed = lambda rows: sg.engine.embed(
+        pretrained.encoder, np.asarray(rows), pooling=pooling, n_special=4
+    ).cells.astype(float)
+    before, after = embed([row])[0], embed([row[row != token]])[0]
+    cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    if states is None:
+        return cosine(before, after)
+    center = embed(adata.obsm["geneformer_tokens"][(adata.obs["state"] == states).to_numpy()]).mean(0)
+    return cosine(after, center) - cosine(before, center)
+
+
+def pairs_of(layer):
+    coo = layer.tocoo()
+    return set(zip(coo.row.tolist(), coo.col.tolist(), strict=True))
+
+
+def test_every_expressed_gene_of_every_cell(tokenized, folder):
+    assert sg.tl.perturb(tokenized, folder) is None
+    layer = tokenized.layers["shift"]
+    mapped = (tokenized.var["token_id"] >= 0).to_numpy()
+    expressed = tokenized.X.toarray() > 0
+    assert pairs_of(layer) == set(zip(*np.nonzero(expressed & mapped), strict=True))
+    coo = layer.tocoo()
+    for k in np.random.default_rng(0).choice(coo.nnz, 10, replace=False):
+        cell, gene = tokenized.obs_names[coo.row[k]], tokenized.var_names[coo.col[k]]
+        assert coo.data[k] == pytest.approx(by_hand(tokenized, folder, cell, gene), abs=1e-6)
+    assert set(tokenized.layers) == {"shift"}
+
+
+def test_towards_a_goal(tokenized, folder):
+    sg.tl.perturb(tokenized, folder, **GOAL)
+    assert set(tokenized.layers) == {"shift", "shift_sick", "shift_odd"}
+    sick = (tokenized.obs["state"] == "sick").to_numpy()
+    pairs = pairs_of(tokenized.layers["shift"])
+    assert {cell for cell, _ in pairs} == set(np.flatnonzero(sick))
+    assert all(pairs_of(tokenized.layers[name]) == pairs for name in tokenized.layers)
+    cell, gene = sorted(pairs)[7]
+    names = tokenized.obs_names[cell], tokenized.var_names[gene]
+    for layer, state in [("shift", "well"), ("shift_sick", "sick"), ("shift_odd", "odd")]:
+        expected = by_hand(tokenized, folder, *names, states=state)
+        assert tokenized.layers[layer][cell, gene] == pytest.approx(expected, abs=1e-6)
+    params = tokenized.uns["shift"]["params"]
+    assert (params["source"], params["target"], list(params["others"])) == ("sick", "well", ["odd"])
+    assert (params["n_cells"], params["n_pairs"]) == (sick.sum(), len(pairs))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_listed_genes_one_by_one_are_a_part_of_all(tokenized, folder, pooling):
+    genes = ["SYM3", "ENSG00000000007.4", tokenized.var_names[11]]
+    tokenized.var_names = tokenized.var["symbol"].to_list()[:11] + list(tokenized.var_names[11:])
+    genes[2] = tokenized.var_names[11]
+    sg.tl.perturb(tokenized, folder, pooling=pooling)
+    everything = tokenized.layers["shift"].toarray()
+    with_some = sg.tl.perturb(tokenized, folder, genes, pooling=pooling, copy=True)
+    some = with_some.layers["shift"]
+    assert set(some.tocoo().col.tolist()) == {3, 7, 11}
+    np.testing.assert_allclose(some.toarray()[:, [3, 7, 11]], everything[:, [3, 7, 11]], atol=1e-6)
+
+
+def test_a_single_gene_may_be_a_string(tokenized, folder):
+    gene = tokenized.var_names[5]
+    sg.tl.perturb(tokenized, folder, gene)
+    assert set(tokenized.layers["shift"].tocoo().col.tolist()) == {5}
+
+
+def test_genes_dropped_from_var_after_tokenizing_are_not_tested(tokenized, folder):
+    few = tokenized[:, [2, 9]].copy()
+    sg.tl.perturb(few, folder)
+    sg.tl.perturb(tokenized, folder)
+    np.testing.assert_allclose(few.layers["shift"].toarray(), tokenized.layers["shift"].toarray()[:, [2, 9]], atol=1e-6)
+
+
+def test_max_cells_draws_by_rng(tokenized, folder):
+    def drawn(seed):
+        result = sg.tl.perturb(tokenized, folder, groupby="state", source="sick", max_cells=4, rng=seed, copy=True)
+        return set(result.layers["shift"].tocoo().row.tolist())
+
+    assert drawn(0) == drawn(0)
+    assert len(drawn(0)) == 4
+    assert drawn(0) != drawn(1)
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr", "h5mu"])
+def test_round_trip_keeps_zeros_that_were_tested(tokenized, folder, tmp_path, ending):
+    sg.tl.perturb(tokenized, folder, **GOAL)
+    layer = tokenized.layers["shift"]
+    layer.data[:3] = 0
+    path = tmp_path / f"x.{ending}"
+    if ending == "h5mu":
+        md.MuData({"rna": tokenized}).write(path)
+        again = md.read(path)["rna"]
+    else:
+        getattr(tokenized, f"write_{ending}")(path)
+        again = getattr(ad, f"read_{ending}")(path)
+    assert pairs_of(again.layers["shift"]) == pairs_of(layer)
+    np.testing.assert_array_equal(again.layers["shift"].toarray(), layer.toarray())
+    assert list(again.uns["shift"]["params"]["others"]) == ["odd"]
+    sg.tl.rank_shifts(again)
+    assert isinstance(again.varm["shift"], pd.DataFrame)
+
+
+def test_mudata(tokenized, folder):
+    mdata = md.MuData({"gex": tokenized})
+    sg.tl.perturb(mdata, folder, [tokenized.var_names[1]], mod="gex")
+    assert mdata["gex"].layers["shift"].nnz
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"kind": "explode"}, ValueError, "kind='explode'"),
+        ({"genes": ["GATA4"]}, ValueError, "not in vocabulary 'small': GATA4"),
+        ({"genes": ["ENSG00000000029"]}, ValueError, "not in vocabulary 'small': ENSG00000000029"),
+        ({"target": "well"}, ValueError, "need `groupby`"),
+        ({"groupby": "state"}, ValueError, "`source`"),
+        ({"groupby": "disease", "source": "sick"}, KeyError, r"\.obs\[.*disease.*state"),
+        ({"groupby": "state", "source": "dead", "target": "well"}, ValueError, "'dead'.*'odd', 'sick', 'well'"),
+        ({"groupby": "state", "source": "sick", "target": "sick"}, ValueError, "twice"),
+        ({"groupby": "state", "source": "sick", "others": ["odd"]}, ValueError, "`target`"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_written(tokenized, folder, options, error, words):
+    with pytest.raises(error, match=words):
+        sg.tl.perturb(tokenized, folder, **options)
+    assert not tokenized.layers
+    assert "shift" not in tokenized.uns
+
+
+def test_a_gene_that_no_cell_expresses_is_named(adata, folder):
+    adata.X[:, 4] = 0
+    adata.X.eliminate_zeros()
+    sg.pp.tokenize(adata, folder)
+    with pytest.raises(ValueError, match=f"tokens of no cell.*{adata.var_names[4]}"):
+        sg.tl.perturb(adata, folder, [adata.var_names[4]])
+
+
+def test_without_tokens(adata, folder):
+    with pytest.raises(KeyError, match=r"sg\.pp\.tokenize"):
+        sg.tl.perturb(adata, folder)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy import sparse, stats
+
+import scgeneformer as sg
+
+
+def simulate(*, goal: bool = True, n_cells: int = 40, n_genes: int = 30, seed: int = 0) -> AnnData:
+    """Shifts of random (cell, gene) pairs, some exactly 0; gene 0 strong, gene 1 in two cells, gene 2 in none."""
+    rng = np.random.default_rng(seed)
+    tested = rng.random((n_cells, n_genes)) < rng.uniform(0.3, 0.9, n_genes)
+    tested[:, 0], tested[2:, 1], tested[:2, 1], tested[:, 2] = True, False, True, False
+    rows, columns = np.nonzero(tested)
+
+    def layer(strength: float) -> sparse.csr_matrix:
+        values = rng.normal(0, 1e-3, len(rows)) + strength * (columns == 0)
+        values[rng.random(len(rows)) < 0.1] = 0
+        values = values if goal else 1 - np.abs(values)
+        return sparse.coo_matrix((values, (rows, columns)), tested.shape).tocsr()
+
+    adata = AnnData(
+        sparse.csr_matrix(tested.astype(np.float32)),
+        obs=pd.DataFrame(
+            {"donor": rng.choice(["a", "b", "c", "d"], n_cells)}, index=[f"cell{i}" for i in range(n_cells)]
+        ),
+        var=pd.DataFrame(index=[f"gene{i}" for i in range(n_genes)]),
+    )
+    adata.layers["shift"] = layer(3e-3)
+    params = {"kind": "delete", "weights_sha256": "0", "emb_layer": -1, "pooling": "mean"}
+    if goal:
+        adata.layers["shift_T"], adata.layers["shift_B"] = layer(-2e-3), layer(0.0)
+        params |= {"target": "Mono", "source": "T", "others": np.array(["B"], dtype=object)}
+    adata.uns["shift"] = {"params": params}
+    return adata
+
+
+def stored(adata: AnnData, layer: str, gene: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and values of one gene, by a loop over stored entries."""
+    coo = adata.layers[layer].tocoo()
+    at = coo.col == gene
+    return coo.row[at], coo.data[at]
+
+
+@pytest.mark.parametrize("goal", [True, False])
+def test_columns_are_scipys_per_gene(goal: bool) -> None:
+    adata = simulate(goal=goal)
+    sg.tl.rank_shifts(adata, min_cells=3)
+    table = adata.varm["shift"]
+    for layer, suffix in [("shift", ""), ("shift_T", "_T"), ("shift_B", "_B")] if goal else [("shift", "")]:
+        everything = adata.layers[layer].tocoo()
+        for gene in range(adata.n_vars):
+            values = stored(adata, layer, gene)[1]
+            row = table.iloc[gene]
+            assert row["n_cells"] == len(values)
+            if len(values) == 0:
+                assert row.drop("n_cells").isna().all()
+                continue
+            np.testing.assert_allclose(row["effect" + suffix], values.mean() if goal else 1 - values.mean(), rtol=1e-9)
+            if len(values) < 3:
+                assert np.isnan(row["pval" + suffix])
+                continue
+            sign = 1 if goal else -1
+            others = everything.data[everything.col != gene]
+            expected = stats.mannwhitneyu(values, others, method="asymptotic", use_continuity=False)
+            np.testing.assert_allclose(row["pval" + suffix], expected.pvalue, rtol=1e-8)
+            assert np.sign(row["score" + suffix]) == sign * np.sign(stats.ranksums(values, others).statistic)
+        tested = table["pval" + suffix].dropna()
+        np.testing.assert_allclose(table["fdr" + suffix].dropna(), stats.false_discovery_control(tested), rtol=1e-12)
+    assert table["score"].idxmax() == "gene0"
+    assert table.index.equals(adata.var_names)
+
+
+def test_zeros_count_and_nan_does_not() -> None:
+    adata = simulate()
+    before = adata.copy()
+    layer = adata.layers["shift"].copy()
+    layer.data[layer.indices == 5] = 0.0
+    layer.data[np.flatnonzero(layer.indices == 6)[0]] = np.nan
+    adata.layers["shift"] = layer
+    sg.tl.rank_shifts(adata)
+    sg.tl.rank_shifts(before)
+    ours, others = adata.varm["shift"], before.varm["shift"]
+    assert ours.loc["gene5", "effect"] == 0
+    assert ours.loc["gene5", "n_cells"] == others.loc["gene5", "n_cells"]
+    assert ours.loc["gene6", "n_cells"] == others.loc["gene6", "n_cells"] - 1
+    assert np.isfinite(ours.loc["gene6", "effect"])
+
+
+@pytest.mark.parametrize("to", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_array])
+@pytest.mark.parametrize("options", [{}, {"test": "donors", "donor": "donor"}, {"pool": "all"}])
+def test_format_and_order_of_cells_do_not_matter(to: type, options: dict) -> None:
+    adata = simulate()
+    other = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    for name in list(other.layers):
+        other.layers[name] = to(other.layers[name])
+    sg.tl.rank_shifts(adata, **options)
+    sg.tl.rank_shifts(other, **options)
+    pd.testing.assert_frame_equal(adata.varm["shift"], other.varm["shift"], rtol=1e-9)
+
+
+def test_donors_are_the_replicates() -> None:
+    adata = simulate()
+    adata.obs["donor"] = adata.obs["donor"].where(np.arange(adata.n_obs) > 3)
+    sg.tl.rank_shifts(adata, test="donors", donor="donor")
+    row = adata.varm["shift"].loc["gene0"]
+    coo = adata.layers["shift"].tocoo()
+    donor = adata.obs["donor"].to_numpy()[coo.row]
+    differences = [
+        coo.data[(donor == d) & (coo.col == 0)].mean() - coo.data[(donor == d) & (coo.col != 0)].mean() for d in "abcd"
+    ]
+    np.testing.assert_allclose(row[["score", "pval"]].tolist(), stats.ttest_1samp(differences, 0), rtol=1e-9)
+    assert row["n_donors"] == 4
+    assert row["n_cells"] == adata.n_obs  # the effect is over all cells
+
+
+def test_null_is_matched_by_name_and_may_be_another_key() -> None:
+    adata, null = simulate(), simulate(seed=1)
+    del null.layers["shift_B"]
+    shuffled = null[:, np.random.default_rng(1).permutation(null.n_vars)[:20]].copy()
+    sg.tl.rank_shifts(adata, test="vs_null", null=shuffled)
+    table = adata.varm["shift"]
+    assert "pval_B" not in table
+    for gene in range(adata.n_vars):
+        a, b = stored(adata, "shift", gene)[1], stored(null, "shift", gene)[1]
+        if f"gene{gene}" not in shuffled.var_names or len(a) < 5:
+            assert np.isnan(table["pval"].iloc[gene])
+            continue
+        expected = stats.mannwhitneyu(a, b, method="asymptotic", use_continuity=False).pvalue
+        np.testing.assert_allclose(table["pval"].iloc[gene], expected, rtol=1e-8)
+        np.testing.assert_allclose(table["null_effect"].iloc[gene], b.mean())
+
+    same = adata.copy()
+    for name in ("shift", "shift_T"):
+        same.layers[name.replace("shift", "other")] = null.layers[name]
+    same.uns["other"] = {"params": null.uns["shift"]["params"]}
+    sg.tl.rank_shifts(same, test="vs_null", null="other")
+    kept = table["null_n_cells"] > 0
+    np.testing.assert_allclose(same.varm["shift"]["pval"][kept], table["pval"][kept])
+
+
+def test_mixture_marks_the_gene_with_impact() -> None:
+    adata = simulate(goal=False)
+    sg.tl.rank_shifts(adata, test="mixture")
+    table = adata.varm["shift"]
+    assert table.index[table["impact"] == 1].tolist() == ["gene0"]
+    assert table["impact"].isna().tolist() == (table["n_cells"] < 5).tolist()
+    lower, upper = adata.uns["shift"]["rank"]["components"]["mean"]
+    effects = 1 - stored(adata, "shift", 0)[1]
+    assert np.mean(effects > upper) <= table.loc["gene0", "impact_fraction"] <= np.mean(effects >= lower)
+
+
+def test_copy_and_mudata() -> None:
+    adata = simulate()
+    ranked = sg.tl.rank_shifts(adata, copy=True)
+    assert "shift" not in adata.varm
+    mdata = mudata.MuData({"rna": adata.copy(), "prot": AnnData(np.ones((adata.n_obs, 2)), obs=adata.obs[[]])})
+    assert sg.tl.rank_shifts(mdata) is None
+    pd.testing.assert_frame_equal(mdata["rna"].varm["shift"], ranked.varm["shift"])
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+@pytest.mark.parametrize("test", ["rank_sum", "mixture"])
+def test_round_trip(tmp_path, suffix: str, test: str) -> None:
+    adata = simulate(goal=test == "rank_sum")
+    sg.tl.rank_shifts(adata, test=test)
+    path = tmp_path / f"x.{suffix}"
+    getattr(adata, f"write_{suffix}")(path)
+    back = getattr(ad, f"read_{suffix}")(path)
+    pd.testing.assert_frame_equal(back.varm["shift"], adata.varm["shift"])
+    pd.testing.assert_frame_equal(sg.get.shifts(back), sg.get.shifts(adata))
+    assert back.uns["shift"]["rank"].keys() == adata.uns["shift"]["rank"].keys()
+
+
+def without_layer(adata: AnnData) -> None:
+    del adata.layers["shift"]
+
+
+def with_dense_layer(adata: AnnData) -> None:
+    adata.layers["shift"] = adata.layers["shift"].toarray()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "match"),
+    [
+        (lambda adata: adata.uns.clear(), {}, KeyError, r"sg\.tl\.perturb"),
+        (without_layer, {}, KeyError, r"\.layers\['shift'\].*sg\.tl\.perturb"),
+        (with_dense_layer, {}, ValueError, "CSR or CSC"),
+        (None, {"test": "t"}, ValueError, "not one of"),
+        (None, {"pool": "null"}, ValueError, "not one of"),
+        (None, {"test": "mixture"}, ValueError, "has goal states"),
+        (None, {"test": "donors"}, ValueError, "go together"),
+        (None, {"donor": "donor"}, ValueError, "go together"),
+        (None, {"test": "donors", "donor": "patient"}, KeyError, "patient"),
+        (None, {"test": "vs_null"}, ValueError, "go together"),
+        (None, {"test": "vs_null", "null": "missing"}, KeyError, "missing"),
+        (None, {"test": "vs_null", "null": simulate(goal=False)}, ValueError, "Perturb both alike"),
+        (None, {"test": "vs_null", "null": "shift", "pool": "all"}, ValueError, "is for test='rank_sum'"),
+        (None, {"min_cells": 0}, ValueError, "at least 1"),
+    ],
+)
+def test_errors_name_the_cure_and_change_nothing(change, options, error, match) -> None:
+    adata = simulate()
+    if change is not None:
+        change(adata)
+    with pytest.raises(error, match=match):
+        sg.tl.rank_shifts(adata, **options)
+    assert "shift" not in adata.varm
+    assert "rank" not in adata.uns.get("shift", {})
