@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from scvi.train import SaveCheckpoint
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -106,10 +107,10 @@ def test_vectors_are_not_decayed(model):
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
 
 
-@pytest.mark.parametrize("stop", [5, 8])  # in the middle of an epoch, and where one has ended
-def test_resumed_run_is_the_run_that_never_stopped(model, cells, quick, tmp_path, stop):
+@pytest.mark.parametrize(("stop", "every"), [(5, 3), (8, 1), (10, None)])  # epochs have 8 steps
+def test_resumed_run_is_the_run_that_never_stopped(model, cells, quick, tmp_path, stop, every):
     twin = copy.deepcopy(model.module.state_dict())
-    quick |= {"learning_rate": 1e-2, "batch_size": 14, "plan_kwargs": {"total_steps": 20}, "checkpoint_every": 1}
+    quick |= {"learning_rate": 1e-2, "batch_size": 14, "plan_kwargs": {"total_steps": 20}, "checkpoint_every": every}
     torch.manual_seed(1)
     model.train(max_steps=20, checkpoints=tmp_path / "whole", **quick)
     assert len(model.history["train_loss_step"]) == 20
@@ -119,12 +120,23 @@ def test_resumed_run_is_the_run_that_never_stopped(model, cells, quick, tmp_path
     torch.manual_seed(1)
     second.train(max_steps=stop, checkpoints=tmp_path / "parts", **quick)
     assert not torch.equal(weights(model), weights(second))
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["last.ckpt"]
     third = Geneformer.from_pretrained(model, cells)
     third.train(max_steps=20, checkpoints=tmp_path / "parts", ckpt_path=tmp_path / "parts" / "last.ckpt", **quick)
     assert torch.equal(weights(model), weights(third))
     np.testing.assert_array_equal(third.history["train_loss_step"], model.history["train_loss_step"])
     with pytest.raises(ValueError, match="same masking and rng"):
         third.train(max_steps=20, ckpt_path=tmp_path / "parts" / "last.ckpt", rng=5, **quick)
+
+
+def test_a_run_that_is_asked_to_stop_can_be_resumed(model, quick, tmp_path):
+    class Ask(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 3
+
+    model.train(4, checkpoints=tmp_path, callbacks=[Ask()], **quick)
+    assert len(model.history["train_loss_step"]) == 3
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_interrupt_leaves_usable_weights(model, quick):
@@ -237,3 +249,11 @@ def test_empty_cells_are_left_out(toy, quick):
     model = Geneformer(adata, vocabulary=vocabulary, n_layers=1, width=8, n_heads=1)
     model.train(2, train_size=0.5, **quick)
     assert np.isfinite(model.history["train_loss"]["train_loss"]).all()
+
+
+def test_best_model_is_kept_by_scvis_callback(model, quick, tmp_path):
+    saver = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss", load_best_on_end=True)
+    model.train(4, callbacks=[saver], learning_rate=1e-2, **quick)
+    best = Geneformer.load(saver.best_model_path)
+    assert torch.equal(weights(best), weights(model))
+    assert float(saver.best_model_score) == pytest.approx(model.history["validation_loss"].min().item())

@@ -2,44 +2,17 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata as ad
-import dask.array as da
 import mudata as md
 import numpy as np
-import pandas as pd
 import pytest
-from scipy import sparse
 
 import scgeneformer as sg
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 N_OBS, N_VARS = 40, 90
 KEY = "geneformer_tokens"
-
-
-@pytest.fixture(scope="module")
-def vocabulary() -> sg.Vocabulary:
-    rng = np.random.default_rng(0)
-    ids = np.array(["<pad>", "<mask>", "<cls>", "<eos>", *(f"ENSG{i:011d}" for i in range(100))])
-    aliases = {f"SYM{i}": f"ENSG{i:011d}" for i in range(100)}
-    symbols = np.array(["", "", "", "", *(f"Sym{i}" for i in range(100))])
-    return sg.Vocabulary("own", ids, np.r_[[np.nan] * 4, rng.lognormal(0, 1, 100)], 80, aliases, symbols)
-
-
-@pytest.fixture
-def adata() -> ad.AnnData:
-    rng = np.random.default_rng(1)
-    X = rng.poisson(rng.lognormal(2, 1.5, N_VARS), (N_OBS, N_VARS)).astype(np.float32)
-    names = [f"Sym{i}" for i in range(80)] + [f"other{i}" for i in range(10)]
-    return ad.AnnData(
-        sparse.csr_matrix(X),
-        obs=pd.DataFrame({"n_counts": X.sum(axis=1) + 1}, index=[f"cell{i}" for i in range(N_OBS)]),
-        var=pd.DataFrame({"kind": "gene"}, index=names),
-    )
 
 
 def slots(adata: ad.AnnData) -> set[tuple[str, str]]:
@@ -151,84 +124,6 @@ def test_log_normalised(adata: ad.AnnData, vocabulary: sg.Vocabulary, base: floa
     np.testing.assert_array_equal(normalised.obsm[KEY], adata.obsm[KEY])
     linear = np.expm1(normalised.X.toarray() * np.log(base or np.e))
     assert normalised.uns[KEY]["coverage"]["fraction_counts"] == pytest.approx(linear[:, :80].sum() / linear.sum())
-
-
-@pytest.mark.parametrize("form", ["h5ad csr", "h5ad dense", "h5ad csc", "dask", "dask csr"])
-@pytest.mark.parametrize("keep_counts", [False, True])
-def test_lazy(adata: ad.AnnData, vocabulary: sg.Vocabulary, form: str, keep_counts: bool, tmp_path: Path) -> None:
-    sg.pp.tokenize(adata, vocabulary, keep_counts=True)
-    lazy = adata.copy()
-    del lazy.obsm, lazy.uns[KEY]
-    match form:
-        case "dask":
-            lazy.X = da.from_array(adata.X.toarray(), chunks=(7, 20))
-        case "dask csr":
-            lazy.X = da.from_array(adata.X.toarray(), chunks=(7, -1)).map_blocks(sparse.csr_matrix)
-        case "h5ad dense":
-            lazy.X = lazy.X.toarray()
-        case "h5ad csc":
-            lazy.X = lazy.X.tocsc()
-    if form.startswith("h5ad"):
-        lazy.write_h5ad(tmp_path / "a.h5ad")
-        lazy = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    if form == "h5ad csc":
-        with pytest.warns(UserWarning, match="by genes"):
-            sg.pp.tokenize(lazy, vocabulary, keep_counts=keep_counts)
-    else:
-        sg.pp.tokenize(lazy, vocabulary, keep_counts=keep_counts)
-        assert isinstance(lazy.obsm[KEY], da.Array)
-    np.testing.assert_array_equal(np.asarray(lazy.obsm[KEY]), adata.obsm[KEY])
-    np.testing.assert_array_equal(lazy.obs["n_tokens"], adata.obs["n_tokens"])
-    if keep_counts:
-        np.testing.assert_array_equal(np.asarray(lazy.obsm[f"{KEY}_counts"]), adata.obsm[f"{KEY}_counts"])
-    lazy.write_h5ad(tmp_path / "b.h5ad")
-    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "b.h5ad").obsm[KEY], adata.obsm[KEY])
-    if form.startswith("h5ad"):
-        lazy.file.close()
-
-
-def test_zarr_opened_lazily(adata: ad.AnnData, vocabulary: sg.Vocabulary, tmp_path: Path) -> None:
-    sg.pp.tokenize(adata, vocabulary)
-    adata.write_zarr(tmp_path / "a.zarr")
-    import zarr
-
-    lazy = ad.AnnData(
-        ad.experimental.read_elem_lazy(zarr.open_group(tmp_path / "a.zarr", mode="r")["X"], chunks=(9, N_VARS)),
-        var=adata.var[[]],
-    )
-    sg.pp.tokenize(lazy, vocabulary)
-    assert lazy.obsm[KEY].chunks[0] == (9, 9, 9, 9, 4)
-    np.testing.assert_array_equal(np.asarray(lazy.obsm[KEY]), adata.obsm[KEY])
-
-
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("form", ["h5ad", "zarr", "h5mu"])
-def test_round_trips(adata: ad.AnnData, vocabulary: sg.Vocabulary, form: str, lazy: bool, tmp_path: Path) -> None:
-    if lazy:
-        adata.X = da.from_array(adata.X.toarray(), chunks=(16, N_VARS))
-    data = md.MuData({"rna": adata}) if form == "h5mu" else adata
-    sg.pp.tokenize(data, vocabulary, keep_counts=True)
-    adata = data["rna"] if form == "h5mu" else data
-    path = tmp_path / f"a.{form}"
-    match form:
-        case "h5ad":
-            adata.write_h5ad(path)
-            back = ad.read_h5ad(path)
-        case "zarr":
-            adata.write_zarr(path)
-            back = ad.read_zarr(path)
-        case "h5mu":
-            data.write_h5mu(path)
-            back = md.read_h5mu(path)["rna"]
-    for key in (KEY, f"{KEY}_counts"):
-        assert back.obsm[key].dtype == adata.obsm[key].dtype
-        np.testing.assert_array_equal(back.obsm[key], np.asarray(adata.obsm[key]))
-    for column, frame in (("n_tokens", "obs"), ("token_id", "var")):
-        assert getattr(back, frame)[column].dtype == np.int32
-        np.testing.assert_array_equal(getattr(back, frame)[column], getattr(adata, frame)[column])
-    assert back.uns[KEY].keys() == adata.uns[KEY].keys() == {"params", "coverage"}
-    for part in ("params", "coverage"):
-        assert back.uns[KEY][part] == adata.uns[KEY][part]
 
 
 def test_mudata(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:

@@ -31,9 +31,9 @@ MATRICES = {
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """To 41 mantissa bits: what decides on ties."""
+    """To 41 mantissa bits, halves up: what decides on ties."""
     mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.rint(mantissa * 2.0**42), exponent)
+    return np.ldexp(np.floor(mantissa * 2.0**42 + 0.5), exponent)
 
 
 def expected(
@@ -107,8 +107,9 @@ def test_every_kind_of_matrix(
 @pytest.mark.parametrize("dtype", ["?", "u1", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i4", "longdouble"])
 def test_every_type_of_number(X: np.ndarray, token_id: np.ndarray, small: Vocabulary, dtype: str) -> None:
     X = np.minimum(X, 100).astype(dtype)
-    for matrix in (X, sparse.csr_array(X.astype(float)) if dtype == "f2" else X):
-        check(encode(matrix, token_id, small), expected(X, token_id, small))
+    check(encode(X, token_id, small), expected(X, token_id, small))
+    if dtype not in ("f2", ">f4", ">i4"):  # which SciPy's matrices cannot hold
+        check(encode(sparse.csr_array(X), token_id, small), expected(X, token_id, small))
 
 
 def test_long_indices(X: np.ndarray, token_id: np.ndarray, small: Vocabulary) -> None:

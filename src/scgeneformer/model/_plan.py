@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from scvi.train import TrainingPlan
 
 from ._batches import masked_batch
 from ._masking import FIXED_EPOCH
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Trainer
     from torch import Tensor, nn
 
     from ._masking import Masking
@@ -40,6 +39,29 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+class LastCheckpoint(Callback):
+    """Keeps ``last.ckpt`` in `folder`: after every `every` steps (None: every epoch), and after the last step of the run.
+
+    Lightning's own callback takes an epoch that `max_steps` cut short for a finished one, and a resumed run would skip its rest.
+    """
+
+    def __init__(self, folder: str | Path, every: int | None) -> None:
+        self.folder, self.every = Path(folder), every
+        self._saved = -1
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Save if it is time; the file is replaced only once the new one is complete."""
+        step = trainer.global_step
+        due = trainer.is_last_batch if self.every is None else step % self.every == 0
+        if step == self._saved or not (due or step == trainer.max_steps or trainer.should_stop):
+            return
+        self._saved = step
+        part = self.folder / "last.ckpt.part"
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(self.folder / "last.ckpt")
 
 
 class GeneformerPlan(TrainingPlan):
@@ -106,18 +128,7 @@ class GeneformerPlan(TrainingPlan):
 
     def configure_callbacks(self) -> list[Callback]:
         """Checkpoints to resume from, if a folder was given."""
-        if self.checkpoints is None:
-            return []
-        every = {"every_n_train_steps": self.checkpoint_every} if self.checkpoint_every else {"every_n_epochs": 1}
-        return [
-            ModelCheckpoint(
-                dirpath=self.checkpoints,
-                save_last=True,
-                save_top_k=1,
-                save_on_train_epoch_end=not self.checkpoint_every,
-                **every,
-            )
-        ]
+        return [] if self.checkpoints is None else [LastCheckpoint(self.checkpoints, self.checkpoint_every)]
 
     def _masked(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Mask a batch that comes with ``tokens`` only (and ``cells``, if its masks shall not depend on the order of batches)."""

@@ -100,7 +100,8 @@ class TrainingMixin:
         early_stopping
             Stop when ``validation_loss`` no longer falls (`early_stopping_patience` etc. go to the trainer).
         checkpoints, checkpoint_every
-            Folder for ``last.ckpt``, from which a run is resumed, and steps between two of them; None writes one per epoch.
+            Folder for ``last.ckpt``, from which a run is resumed, and steps between two of them; None writes one per epoch. The best model
+            by `validation_loss` is kept by scvi-tools' :class:`~scvi.train.SaveCheckpoint` among the `callbacks`.
         ckpt_path
             Checkpoint to resume from: the run goes on as if it had never stopped, on the same data with the same arguments.
             (Only the mean `train_loss` of the epoch in which it stopped is over what was left of it.)

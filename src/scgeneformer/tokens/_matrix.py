@@ -110,18 +110,17 @@ def slabs(X: Any) -> Iterator[tuple[int, Rows]]:
             continue
         first, last = X.indptr[start], X.indptr[stop]
         indptr = X.indptr[start : stop + 1] - first
-        yield start, _known(Rows(indptr, X.indices[first:last], X.data[first:last], (stop - start, X.shape[1])))
+        yield start, Rows(indptr, X.indices[first:last], _known(X.data[first:last]), (stop - start, X.shape[1]))
 
 
 def to_rows(block: Any) -> Rows:
     """One block of rows, dense or sparse."""
-    csr = block.tocsr() if sparse.issparse(block) else sparse.csr_array(np.asarray(block))
-    return _known(Rows(csr.indptr, csr.indices, csr.data, csr.shape))
+    csr = block.tocsr() if sparse.issparse(block) else sparse.csr_array(_known(np.asarray(block)))
+    return Rows(csr.indptr, csr.indices, _known(csr.data), csr.shape)
 
 
-def _known(rows: Rows) -> Rows:
-    """With values of a type that the kernels know."""
-    dtype = rows.data.dtype
-    if dtype.kind == "b" or dtype == np.float16 or dtype == np.longdouble:
-        return rows._replace(data=rows.data.astype(np.float64))
-    return rows if dtype.isnative else rows._replace(data=rows.data.astype(dtype.newbyteorder("=")))
+def _known(data: np.ndarray) -> np.ndarray:
+    """Values as numbers that SciPy and the kernels know."""
+    if data.dtype.kind == "b" or data.dtype in (np.float16, np.longdouble):
+        return data.astype(np.float64)
+    return data if data.dtype.isnative else data.astype(data.dtype.newbyteorder("="))
