@@ -29,7 +29,9 @@ from scgeneformer import engine, nn
 SHARED = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared")
 SHAPES = {
     "V1-10M": nn.EncoderConfig(vocab_size=25_426, n_layers=6, width=256, n_heads=4, feed_forward=512, max_length=2048),
-    "V2-104M": nn.EncoderConfig(vocab_size=20_275, n_layers=12, width=768, n_heads=12, feed_forward=3072, max_length=4096),
+    "V2-104M": nn.EncoderConfig(
+        vocab_size=20_275, n_layers=12, width=768, n_heads=12, feed_forward=3072, max_length=4096
+    ),
 }
 POOLING = {"V1-10M": ("mean", 2), "V2-104M": ("cls", 4)}
 OFFICIAL = {"V1-10M": 2.38, "V2-104M": 0.396}  # cells/s, recorded on 2 cores with float32 products at 190 GFLOP/s
@@ -90,9 +92,7 @@ def as_official(model, tokens: np.ndarray, emb_layer: int = -1) -> np.ndarray:
 
 def peak_memory(model: str, n: int) -> float:
     """Peak resident memory in GB of a process that embeds `n` cells."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_embed as b; b.embed_only({model!r}, {n})"
-    )
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import bench_embed as b; b.embed_only({model!r}, {n})"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -119,8 +119,12 @@ def main() -> None:
     masked_gene_model = nn.MaskedGeneModel(config).eval()
     tokens = cells(args.model, args.cells)
     lengths = engine.row_lengths(tokens)
-    print(f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
-    print(f"{args.model} shape, {args.cells} cells, mean length {lengths.mean():.0f}, second-to-last layer, pooling {pooling}")
+    print(
+        f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    print(
+        f"{args.model} shape, {args.cells} cells, mean length {lengths.mean():.0f}, second-to-last layer, pooling {pooling}"
+    )
 
     with tempfile.TemporaryDirectory() as folder:  # both get the same weights
         nn.save_checkpoint(folder, masked_gene_model)
@@ -152,11 +156,16 @@ def main() -> None:
     print(f"recorded official run: {OFFICIAL[args.model]} cells/s with products at 190 GFLOP/s")
     exact, rough = answers["float32"], answers["bfloat16"]
     cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-    print(f"bfloat16 against float32: largest difference {np.abs(exact - rough).max():.1e}, least cosine {cosine.min():.6f}")
+    print(
+        f"bfloat16 against float32: largest difference {np.abs(exact - rough).max():.1e}, least cosine {cosine.min():.6f}"
+    )
     if pooling == "mean":
         print(f"float32 against as official: largest difference {np.abs(exact - answers['as official']).max():.1e}")
     if args.memory:
-        print("peak memory:", ", ".join(f"{n} cells {peak_memory(args.model, n):.2f} GB" for n in (args.cells, 4 * args.cells)))
+        print(
+            "peak memory:",
+            ", ".join(f"{n} cells {peak_memory(args.model, n):.2f} GB" for n in (args.cells, 4 * args.cells)),
+        )
 
 
 if __name__ == "__main__":

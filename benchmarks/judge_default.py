@@ -14,8 +14,8 @@ import argparse
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
@@ -24,6 +24,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scgeneformer as sg
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 
@@ -93,7 +96,9 @@ def main() -> None:
         print(f"{name}: {adata.n_obs} cells, labels .obs[{label!r}]", flush=True)
         sg.pp.tokenize(adata, pretrained, counts=counts)
         labels = adata.obs[label]
-        rows.append({"data": name, "representation": "PCA of HVGs", **judge(principal_components(adata, counts), labels)})
+        rows.append(
+            {"data": name, "representation": "PCA of HVGs", **judge(principal_components(adata, counts), labels)}
+        )
         for model, weights in models.items():
             for readout in readouts:
                 sg.tl.embed(adata, weights, **readout)

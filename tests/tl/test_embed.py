@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import mudata as md
 import numpy as np
@@ -126,3 +128,12 @@ def test_a_vocabulary_without_cls_pools_by_mean(adata, tmp_path):
     assert adata.uns["geneformer"]["params"]["pooling"] == "mean"
     with pytest.raises(ValueError, match="<cls>"):
         sg.tl.embed(adata, tmp_path / "bare", pooling="cls")
+
+
+def test_the_models_own_pooling_is_the_default(tokenized, folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pooling": "mean"}))
+    sg.tl.embed(tokenized, folder)
+    assert tokenized.uns["geneformer"]["params"]["pooling"] == "mean"
+    expected = sg.tl.embed(tokenized, folder, pooling="mean", copy=True)
+    np.testing.assert_array_equal(tokenized.obsm["X_geneformer"], expected.obsm["X_geneformer"])

@@ -14,7 +14,7 @@ from ._device import at_work, default_token_budget, resolve_device, resolve_prec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Encoder, EncoderConfig
 
 POOLINGS = ("mean", "cls")
 
@@ -51,6 +51,22 @@ def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
         msg = f"emb_layer={emb_layer} is outside {-encoder.config.n_layers} (the embedding) to 0 (the last layer)."
         raise ValueError(msg)
     return n_layers
+
+
+def resolve_pooling(pooling: str | None, config: EncoderConfig, *, has_cls: bool) -> str:
+    """What was asked for, else what the model's config says, else ``"cls"`` where there is such a token and ``"mean"`` where not.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or asks for a token that the vocabulary does not have.
+    """
+    found = pooling or config.pooling or ("cls" if has_cls else "mean")
+    check_pooling(found)
+    if found == "cls" and not has_cls:
+        msg = "pooling='cls' needs a <cls> token, which the vocabulary of this model does not have. Use 'mean'."
+        raise ValueError(msg)
+    return found
 
 
 def check_pooling(pooling: str) -> None:

@@ -40,7 +40,7 @@ class RepresentationMixin:
         indices
             Cells, as numbers or as a mask; None for all.
         pooling
-            ``"mean"`` over the genes or the state of ``"cls"``; None takes cls where the vocabulary has it.
+            ``"mean"`` over the genes or the state of ``"cls"``; None as the model was told, else cls where the vocabulary has it.
         emb_layer
             0 is the last layer, -1 the second to last.
         **embed_kwargs
@@ -50,10 +50,7 @@ class RepresentationMixin:
         -------
         float32 (n_cells, width), cells in the order of `indices`.
         """
-        if pooling == "cls" and not self.vocabulary.has_cls:
-            msg = f"pooling='cls' needs a <cls> token, which vocabulary {self.vocabulary.name!r} does not have. Use 'mean'."
-            raise ValueError(msg)
-        pooling = pooling or ("cls" if self.vocabulary.has_cls else "mean")
+        pooling = engine.resolve_pooling(pooling, self.encoder.config, has_cls=self.vocabulary.has_cls)
         return self._embed(adata, indices, pooling=pooling, emb_layer=emb_layer, **embed_kwargs).cells
 
     def get_gene_embedding(

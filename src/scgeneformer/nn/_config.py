@@ -20,6 +20,7 @@ _HF_NAMES = {
     "initializer_range": "initializer_range",
     "pad_id": "pad_token_id",
     "n_segments": "type_vocab_size",
+    "pooling": "pooling",  # not BERT's: a key of ours, which others pass over
 }
 _ACTIVATIONS = ("relu", "gelu")
 
@@ -42,6 +43,8 @@ class EncoderConfig:
         ``"relu"`` (all published Geneformers) or ``"gelu"``.
     layer_norm_eps, initializer_range, pad_id, n_segments
         As in BERT; row 0 of the segment embedding is added to every token.
+    pooling
+        What stands for a cell unless asked otherwise, ``"mean"`` or ``"cls"``; None leaves it to the vocabulary.
     """
 
     vocab_size: int
@@ -57,6 +60,7 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_id: int = 0
     n_segments: int = 2
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.n_heads:
@@ -87,7 +91,8 @@ class EncoderConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a Hugging Face ``config.json``, without the name of a head's class."""
-        return {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()} | {
+        known = {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items() if getattr(self, ours) is not None}
+        return known | {
             "model_type": "bert",
             "position_embedding_type": "absolute",
             "tie_word_embeddings": True,

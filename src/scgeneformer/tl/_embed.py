@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from scgeneformer.hub import Pretrained
     from scgeneformer.model import Geneformer
-    from scgeneformer.tokens import Vocabulary
 
 
 def embed(
@@ -49,8 +48,9 @@ def embed(
     model
         Name of a model of the hub, path of a checkpoint, or a trained model.
     pooling
-        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. None takes ``"cls"`` where the
-        vocabulary has that token (V2) and ``"mean"`` where not (V1), as the official tool does.
+        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. None takes what the model's config
+        names (the embedded model: ``"mean"``), else, as the official tool does, ``"cls"`` where the vocabulary has that token
+        (V2) and ``"mean"`` where not (V1).
     emb_layer
         Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last.
     genes
@@ -93,7 +93,7 @@ def embed(
     pretrained = hub.load(model)
     vocabulary = pretrained.vocabulary
     tokens = keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
-    pooling = resolve_pooling(pooling, vocabulary, pretrained.name)
+    pooling = engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls)
     precision = precision or settings.precision
     options: dict[str, Any] = {
         "pooling": pooling,
@@ -141,14 +141,6 @@ def embed(
         added += f"\n    {key_added!r}, embedding of genes (adata.varm)"
     logg.info("    finished", time=start, deep=f"added\n{added}")
     return data if copy else None
-
-
-def resolve_pooling(pooling: str | None, vocabulary: Vocabulary, model: str) -> str:
-    """``"cls"`` where the vocabulary has that token, else ``"mean"``; a request that cannot be met is refused."""
-    if pooling == "cls" and not vocabulary.has_cls:
-        msg = f"pooling='cls' needs a <cls> token, which the vocabulary of model {model!r} does not have. Use 'mean'."
-        raise ValueError(msg)
-    return pooling or ("cls" if vocabulary.has_cls else "mean")
 
 
 def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:

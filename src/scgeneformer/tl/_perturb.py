@@ -10,8 +10,6 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
 
-from ._embed import resolve_pooling
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -128,7 +126,7 @@ def perturb(
     pretrained = hub.load(model)
     vocabulary = pretrained.vocabulary
     tokens = np.asarray(keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name))
-    pooling = resolve_pooling(pooling, vocabulary, pretrained.name)
+    pooling = engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls)
     column_of = _columns_by_token(cells.var[keys.TOKEN_ID].to_numpy(), len(vocabulary))
     members = _states(cells, groupby, source, target, others)
     chosen = _chosen_cells(cells.n_obs, members.get(source), max_cells, rng)
