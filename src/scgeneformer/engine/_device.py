@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TOKEN_BUDGET = {"cuda": 131_072, "mps": 16_384, "cpu": 8_192}
+_TOKEN_BUDGET = {"cuda": 131_072, "mps": 16_384, "cpu": 4_096}
 
 
 def resolve_device(device: str = "auto") -> torch.device:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._attention import attend
+
 if TYPE_CHECKING:
     from ._config import EncoderConfig
 
@@ -51,7 +53,7 @@ class Attention(nn.Module):
     def forward(self, read: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.heads(self.query(read)), self.heads(self.key(x)), self.heads(self.value(x))
         p = self.dropout if self.training else 0.0
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)  # (B, N, Q, D)
+        o = attend(q, k, v, mask, p)  # (B, N, Q, D)
         return self.out(o.transpose(1, 2).flatten(2))  # (B, Q, H)
 
     def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
