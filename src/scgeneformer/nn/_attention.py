@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_TILE = 2**20  # attention weights of a tile: what a core's cache holds
+_TILE = 2**21  # attention weights of a tile: what a core's cache holds
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
