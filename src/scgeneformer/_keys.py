@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from .tokens import Vocabulary
 
 TOKENS = "geneformer_tokens"  # obsm, uint16 (n_obs, L); uns[TOKENS]["params"]
-N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens included
-TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary
+N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens included; see `lengths_key`
+TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary; see `token_id_key`
 GENEFORMER = "geneformer"  # obsm["X_geneformer"], varm["geneformer"], uns["geneformer"]["params"]
 SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
+
+
+def lengths_key(key: str) -> str:
+    """Name of the `obs` column with the lengths of the tokens in ``.obsm[key]``."""
+    return N_TOKENS if key == TOKENS else f"{key}_{N_TOKENS}"
+
+
+def token_id_key(key: str) -> str:
+    """Name of the `var` column with the token of each gene; tokens of another vocabulary, under another key, have their own."""
+    return TOKEN_ID if key == TOKENS else f"{key}_{TOKEN_ID}"
 
 
 def embedding_key(key: str) -> str:

@@ -89,7 +89,7 @@ def test_options(adata: ad.AnnData, vocabulary: sg.Vocabulary, keep_counts: bool
         total_counts="n_counts",
     )
     assert adata.obsm["t"].shape == (N_OBS, 20)
-    assert (adata.obs["n_tokens"] == 20).all()
+    assert (adata.obs["t_n_tokens"] == 20).all()
     params = adata.uns["t"]["params"]
     assert (params["layer"], params["gene_ids"], params["max_length"], params["total_counts"]) == (
         "counts",

@@ -157,3 +157,18 @@ def test_a_gene_that_no_cell_expresses_is_named(adata, folder):
 def test_without_tokens(adata, folder):
     with pytest.raises(KeyError, match=r"sg\.pp\.tokenize"):
         sg.tl.perturb(adata, folder)
+
+
+def test_tokens_of_two_vocabularies_side_by_side(tokenized, folder):
+    expected = sg.tl.perturb(tokenized, folder, copy=True).layers["shift"].toarray()
+    kept = tokenized.var["token_id"].to_numpy().copy()
+    other = sg.Vocabulary.from_adata(tokenized[:, 5:].copy(), name="other", max_length=64)
+    sg.pp.tokenize(tokenized, other, key_added="second")
+    np.testing.assert_array_equal(tokenized.var["token_id"], kept)
+    assert (tokenized.var["second_token_id"] >= 0).sum() == 25
+    assert "second_n_tokens" in tokenized.obs
+    sg.tl.perturb(tokenized, folder)
+    np.testing.assert_allclose(tokenized.layers["shift"].toarray(), expected, atol=1e-6)
+    sg.pp.tokenize(tokenized, folder, key_added="third")
+    sg.tl.perturb(tokenized, folder, tokens_key="third", key_added="again")
+    np.testing.assert_allclose(tokenized.layers["again"].toarray(), expected, atol=1e-6)

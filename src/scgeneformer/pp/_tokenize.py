@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scgeneformer._keys import N_TOKENS, TOKEN_ID, TOKENS, as_adata, write_params
+from scgeneformer._keys import TOKENS, as_adata, lengths_key, token_id_key, write_params
 from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def tokenize(
     max_length
         Keep this many tokens at most, special tokens included, instead of the model's maximum.
     key_added
-        Name of the slots in ``.obsm`` and ``.uns``.
+        Name of the slots in ``.obsm`` and ``.uns``; any other than the default also begins the names of the columns below, so that
+        tokens of several vocabularies can be kept side by side.
     mod
         Modality with the counts, for MuData.
     copy
@@ -134,8 +135,8 @@ def tokenize(
     adata.obsm.pop(f"{key_added}_counts", None)  # of an earlier call, in another order
     if keep_counts:
         adata.obsm[f"{key_added}_counts"] = encoded.counts
-    adata.obs[N_TOKENS] = encoded.lengths
-    adata.var[TOKEN_ID] = genes.token_id
+    adata.obs[lengths_key(key_added)] = encoded.lengths
+    adata.var[token_id_key(key_added)] = genes.token_id
     write_params(
         adata,
         key_added,
@@ -152,8 +153,8 @@ def tokenize(
     logg.info(
         "    finished",
         time=start,
-        deep=f"added\n    {key_added!r}, tokens (adata.obsm)\n    {N_TOKENS!r}, lengths (adata.obs)\n"
-        f"    {TOKEN_ID!r}, tokens of genes (adata.var)\n    {key_added!r}, parameters and coverage (adata.uns)",
+        deep=f"added\n    {key_added!r}, tokens (adata.obsm)\n    {lengths_key(key_added)!r}, lengths (adata.obs)\n"
+        f"    {token_id_key(key_added)!r}, tokens of genes (adata.var)\n    {key_added!r}, parameters and coverage (adata.uns)",
     )
     return data if copy else None
 

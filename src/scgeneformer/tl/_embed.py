@@ -112,7 +112,7 @@ def embed(
         if n_empty:
             msg = (
                 f"{n_empty} cells have no gene of vocabulary {vocabulary.name!r}: their rows of "
-                f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.N_TOKENS!r}] before going on."
+                f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.lengths_key(tokens_key)!r}] before going on."
             )
             warnings.warn(msg, stacklevel=2)
     elif genes:
@@ -123,7 +123,7 @@ def embed(
 
     cells.obsm[keys.embedding_key(key_added)] = states
     if gene_states is not None:
-        cells.varm[key_added] = by_gene(gene_states, cells.var[keys.TOKEN_ID].to_numpy())
+        cells.varm[key_added] = by_gene(gene_states, cells.var[keys.token_id_key(tokens_key)].to_numpy())
     keys.write_params(
         cells,
         key_added,

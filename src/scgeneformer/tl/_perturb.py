@@ -127,13 +127,14 @@ def perturb(
     vocabulary = pretrained.vocabulary
     tokens = np.asarray(keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name))
     pooling = engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls)
-    column_of = _columns_by_token(cells.var[keys.TOKEN_ID].to_numpy(), len(vocabulary))
+    token_id = cells.var[keys.token_id_key(tokens_key)].to_numpy()
+    column_of = _columns_by_token(token_id, len(vocabulary))
     members = _states(cells, groupby, source, target, others)
     chosen = _chosen_cells(cells.n_obs, members.get(source), max_cells, rng)
     only = (
         np.flatnonzero(column_of >= 0)  # a gene that was dropped from var after tokenizing has no place for a result
         if genes is None
-        else _tokens_of_genes(cells, genes, vocabulary, tokens[chosen])
+        else _tokens_of_genes(cells, genes, token_id, vocabulary, tokens[chosen])
     )
 
     # Shifts of a cosine need float32: bfloat16 resolves 4e-3.
@@ -242,14 +243,15 @@ def _chosen_cells(
     return np.sort(np.random.default_rng(rng).choice(chosen, max_cells, replace=False))
 
 
-def _tokens_of_genes(cells: AnnData, genes: Sequence[str], vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
+def _tokens_of_genes(
+    cells: AnnData, genes: Sequence[str], token_id: np.ndarray, vocabulary: Vocabulary, tokens: np.ndarray
+) -> np.ndarray:
     """Token of each gene in `genes`, looked up in `var_names` first; every gene must be in some cell's tokens."""
     if isinstance(genes, str):
         genes = [genes]
     genes = list(genes)
     column = cells.var_names.get_indexer(genes) if cells.var_names.is_unique else np.full(len(genes), -1)
-    own = cells.var[keys.TOKEN_ID].to_numpy()
-    found = np.where(column >= 0, own[column], -1)
+    found = np.where(column >= 0, token_id[column], -1)
     unknown = found < 0
     if unknown.any():
         found[unknown] = vocabulary.tokens_of([g for g, u in zip(genes, unknown, strict=True) if u])

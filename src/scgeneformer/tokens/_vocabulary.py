@@ -139,7 +139,7 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256, in hexadecimal digits, of what decides on the tokens: ids, medians, maximal length."""
+        """SHA-256, in hexadecimal digits, of what decides on the tokens (ids, medians and maximal length)."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(np.nan_to_num(self.medians, nan=-1.0).astype("<f8").tobytes())
         digest.update(str(self.max_length).encode())
