@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -33,35 +32,21 @@ CASES = [(case, version) for case in CHANGES for version in ("V1", "V2")]
 CASES += [(case, version) for case, versions in COLLAPSED.items() for version in versions.split()]
 
 
-@cache
-def vocabulary(shared: Path, version: str) -> sg.Vocabulary:
-    suffix, max_length = {"V1": ("gc30M", 2048), "V2": ("gc104M", 4096)}[version]
-    folder = shared / "geneformer" / version
-    return sg.Vocabulary.from_official(
-        folder / f"token_dictionary_{suffix}.pkl",
-        folder / f"gene_median_dictionary_{suffix}.pkl",
-        mapping_file=folder / f"ensembl_mapping_dict_{suffix}.pkl",
-        name_file=folder / f"gene_name_id_dict_{suffix}.pkl",
-        name=version,
-        max_length=max_length,
-    )
-
-
-def tokenized(shared: Path, case: str, version: str, **options: object) -> tuple[ad.AnnData, pd.DataFrame]:
-    recorded = pd.read_parquet(shared / "conformance" / "tokens" / f"{case}_{version}.parquet")
+def tokenized(shared: Path, vocabulary: sg.Vocabulary, case: str, **options: object) -> tuple[ad.AnnData, pd.DataFrame]:
+    recorded = pd.read_parquet(shared / "conformance" / "tokens" / f"{case}_{vocabulary.name}.parquet")
     file = "csr_f32" if case.startswith(("csr", "csc", "dense")) else case.removesuffix("_loom")
     adata = ad.read_h5ad(shared / "conformance" / "inputs" / f"{file}.h5ad")
     adata.X = CHANGES.get(case, lambda X: X)(adata.X)
-    sg.pp.tokenize(adata, vocabulary(shared, version), gene_ids="ensembl_id", **options)
+    sg.pp.tokenize(adata, vocabulary, gene_ids="ensembl_id", **options)
     return adata[recorded["cell"].to_numpy()], recorded
 
 
 @pytest.mark.parametrize(("case", "version"), CASES)
-def test_tokens(shared: Path, case: str, version: str, record_property: Callable) -> None:
-    adata, recorded = tokenized(shared, case, version)
+def test_tokens(shared: Path, official: Callable, case: str, version: str, record_property: Callable) -> None:
+    known = official(version)
+    adata, recorded = tokenized(shared, known, case)
     ours, lengths = adata.obsm["geneformer_tokens"], adata.obs["n_tokens"].to_numpy()
     np.testing.assert_array_equal(lengths, recorded["length"])
-    known = vocabulary(shared, version)
     X = adata.layers["X"] if "X" in adata.layers else adata.X
     X = X.toarray() if hasattr(X, "toarray") else X
     n_tied = n_swapped = 0
@@ -90,8 +75,10 @@ def test_tokens(shared: Path, case: str, version: str, record_property: Callable
 
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
-def test_counts(shared: Path, version: str) -> None:
-    adata, recorded = tokenized(shared, "csr_f32_keepcounts", version, keep_counts=True, total_counts="n_counts")
+def test_counts(shared: Path, official: Callable, version: str) -> None:
+    adata, recorded = tokenized(
+        shared, official(version), "csr_f32_keepcounts", keep_counts=True, total_counts="n_counts"
+    )
     counts, lengths = adata.obsm["geneformer_tokens_counts"], adata.obs["n_tokens"]
     for row, length, theirs in zip(counts, lengths, recorded["counts"], strict=True):
         np.testing.assert_allclose(row[:length], theirs, rtol=1e-6)
@@ -99,9 +86,9 @@ def test_counts(shared: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["V1", "V2"])
-def test_genes_given_twice_are_summed(shared: Path, version: str) -> None:
+def test_genes_given_twice_are_summed(shared: Path, official: Callable, version: str) -> None:
     """Official Geneformer tokenizes a gene twice where its id is in two columns; here each is one token, of the sum."""
-    adata, recorded = tokenized(shared, "exact_dups", version)
+    adata, recorded = tokenized(shared, official(version), "exact_dups")
     assert any(len(set(theirs)) < len(theirs) for theirs in recorded["input_ids"])
     summed = adata.copy()
     keep = ~pd.Series(adata.var["ensembl_id"].to_numpy()).duplicated().to_numpy()
@@ -110,7 +97,7 @@ def test_genes_given_twice_are_summed(shared: Path, version: str) -> None:
     X = np.zeros(adata.shape)
     np.add.at(X.T, target, adata.X.toarray().T)
     summed.X = X
-    sg.pp.tokenize(summed, vocabulary(shared, version), gene_ids="ensembl_id")
+    sg.pp.tokenize(summed, official(version), gene_ids="ensembl_id")
     np.testing.assert_array_equal(adata.obsm["geneformer_tokens"], summed.obsm["geneformer_tokens"])
     assert adata.uns["geneformer_tokens"]["coverage"]["n_duplicates"] > 0
     assert all(
@@ -118,17 +105,17 @@ def test_genes_given_twice_are_summed(shared: Path, version: str) -> None:
     )
 
 
-def test_names_are_found(shared: Path) -> None:
+def test_names_are_found(shared: Path, official: Callable) -> None:
     """Without being told, the same column is taken, and symbols where there are no ids."""
-    adata, _ = tokenized(shared, "csr_f32", "V2")
+    adata, _ = tokenized(shared, official("V2"), "csr_f32")
     told = adata.obsm["geneformer_tokens"]
     for version in ("V1", "V2"):
         adata = ad.read_h5ad(shared / "conformance" / "inputs" / "csr_f32.h5ad")
-        sg.pp.tokenize(adata, vocabulary(shared, version))
+        sg.pp.tokenize(adata, official(version))
         assert adata.uns["geneformer_tokens"]["coverage"]["fraction_counts"] > 0.9
         if adata.uns["geneformer_tokens"]["params"]["gene_ids"] == "ensembl_id" and version == "V2":
             np.testing.assert_array_equal(adata.obsm["geneformer_tokens"], told)
         adata.var = adata.var[[]]
-        sg.pp.tokenize(adata, vocabulary(shared, version))
+        sg.pp.tokenize(adata, official(version))
         assert adata.uns["geneformer_tokens"]["params"]["gene_ids"] == "var_names"
         assert adata.uns["geneformer_tokens"]["coverage"]["fraction_counts"] > 0.9

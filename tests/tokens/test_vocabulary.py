@@ -13,6 +13,7 @@ import pytest
 from scgeneformer.tokens import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SUFFIXES = [".json", ".json.gz", ".parquet"]
@@ -26,22 +27,9 @@ def named(small: Vocabulary) -> Vocabulary:
     return replace(small, aliases={"GENE5": gene[1], "MARCH1": gene[2], "AC0001.1": gene[3]}, symbols=symbols)
 
 
-def official(shared: Path, version: str) -> Vocabulary:
-    suffix, max_length = {"V1": ("gc30M", 2048), "V2": ("gc104M", 4096)}[version]
-    folder = shared / "geneformer" / version
-    return Vocabulary.from_official(
-        folder / f"token_dictionary_{suffix}.pkl",
-        folder / f"gene_median_dictionary_{suffix}.pkl",
-        mapping_file=folder / f"ensembl_mapping_dict_{suffix}.pkl",
-        name_file=folder / f"gene_name_id_dict_{suffix}.pkl",
-        name=version,
-        max_length=max_length,
-    )
-
-
-def test_official_v1(shared: Path) -> None:
+def test_official_v1(official: Callable) -> None:
     """Against what the published dictionaries are known to hold."""
-    v1 = official(shared, "V1")
+    v1 = official("V1")
     assert len(v1) == 25_426
     assert (v1.n_special, v1.cls_id, v1.eos_id, v1.max_length) == (2, None, None, 2048)
     assert list(v1.ids[2:]) == sorted(v1.ids[2:])
@@ -51,8 +39,8 @@ def test_official_v1(shared: Path) -> None:
     np.testing.assert_array_equal(v1.tokens_of(["tp53", "MT-ND1"]), v1.token_of(["ENSG00000141510", "ENSG00000198888"]))
 
 
-def test_official_v2(shared: Path) -> None:
-    v2 = official(shared, "V2")
+def test_official_v2(official: Callable) -> None:
+    v2 = official("V2")
     assert len(v2) == 20_275
     assert (v2.n_special, v2.cls_id, v2.eos_id, v2.max_length) == (4, 2, 3, 4096)
     assert (v2.medians == 1.105969024047805).sum() == 72

@@ -177,7 +177,7 @@ def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
             raise ValueError(msg)
         return adata.X, ".X"
     if layer not in adata.layers:
-        msg = f"No layer {layer!r} in .layers, which has {list(adata.layers)}."
+        msg = f"No layer {layer!r} in .layers, which has {[name for name in adata.layers if name is not None]}."
         raise KeyError(msg)
     return adata.layers[layer], f".layers[{layer!r}]"
 

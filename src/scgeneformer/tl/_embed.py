@@ -10,6 +10,8 @@ import numpy as np
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
 
+from ._task import Task, prepare
+
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
@@ -86,56 +88,43 @@ def embed(
     """
     from scanpy import logging as logg
 
-    from scgeneformer import engine, hub
+    from scgeneformer import engine
 
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
-    pretrained = hub.load(model)
-    vocabulary = pretrained.vocabulary
-    tokens = keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
-    pooling = engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls)
-    precision = precision or settings.precision
-    options: dict[str, Any] = {
-        "pooling": pooling,
-        "n_special": vocabulary.n_special,
-        "emb_layer": emb_layer,
-        "device": device or settings.device,
-        "precision": precision,
-        "token_budget": token_budget or settings.token_budget,
-    }
-    start = logg.info(f"embedding {cells.n_obs} cells with {pretrained.name}")
-    gene_states = None
-    if isinstance(tokens, np.ndarray):
-        found = engine.embed(pretrained.encoder, tokens, genes=genes, progress=settings.progress, **options)
+    task = prepare(
+        cells,
+        model,
+        tokens_key=tokens_key,
+        pooling=pooling,
+        emb_layer=emb_layer,
+        device=device,
+        precision=precision,
+        token_budget=token_budget,
+    )
+    lazy = not isinstance(task.tokens, np.ndarray)
+    if genes and lazy:
+        msg = f"genes=True needs tokens in memory, but .obsm[{tokens_key!r}] is a dask array. Call .compute() on it first."
+        raise ValueError(msg)
+    start = logg.info(f"embedding {cells.n_obs} cells with {task.pretrained.name}")
+    if lazy:
+        states, gene_states = _lazily(task), None
+    else:
+        encoder = task.pretrained.encoder
+        found = engine.embed(encoder, task.tokens, genes=genes, progress=settings.progress, **task.options)
         states, gene_states = found.cells, found.genes
         n_empty = int(np.isnan(states).any(axis=1).sum())
         if n_empty:
             msg = (
-                f"{n_empty} cells have no gene of vocabulary {vocabulary.name!r}: their rows of "
+                f"{n_empty} cells have no gene of vocabulary {task.vocabulary.name!r}: their rows of "
                 f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.lengths_key(tokens_key)!r}] before going on."
             )
             warnings.warn(msg, stacklevel=2)
-    elif genes:
-        msg = f"genes=True needs tokens in memory, but .obsm[{tokens_key!r}] is a dask array. Call .compute() on it first."
-        raise ValueError(msg)
-    else:
-        states = _lazily(tokens, pretrained, options)
 
     cells.obsm[keys.embedding_key(key_added)] = states
     if gene_states is not None:
-        cells.varm[key_added] = by_gene(gene_states, cells.var[keys.token_id_key(tokens_key)].to_numpy())
-    keys.write_params(
-        cells,
-        key_added,
-        model=pretrained.name,
-        weights_sha256=pretrained.sha256,
-        vocabulary=vocabulary.name,
-        vocabulary_hash=vocabulary.hash,
-        tokens_key=tokens_key,
-        pooling=pooling,
-        emb_layer=emb_layer,
-        precision=precision,
-    )
+        cells.varm[key_added] = by_gene(gene_states, task.token_id)
+    keys.write_params(cells, key_added, **task.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
     if gene_states is not None:
         added += f"\n    {key_added!r}, embedding of genes (adata.varm)"
@@ -150,22 +139,21 @@ def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _lazily(tokens: Any, pretrained: Pretrained, options: dict[str, Any]) -> Any:
+def _lazily(task: Task) -> Any:
     """Embedding of dask tokens as a dask array, one block of cells at a time."""
     import dask.array as da
     from dask.utils import SerializableLock
 
     from scgeneformer import engine
 
-    engine.check_options(pretrained.encoder, **options)
+    encoder, options = task.pretrained.encoder, task.options
     one_at_a_time = SerializableLock()  # a block already fills the device
 
     def embed_block(block: np.ndarray) -> np.ndarray:
         with one_at_a_time:
-            return engine.embed(pretrained.encoder, block, **options).cells
+            return engine.embed(encoder, block, **options).cells
 
-    width = pretrained.encoder.config.width
-    rows = tokens.rechunk({1: -1})
+    rows, width = task.tokens.rechunk({1: -1}), encoder.config.width
     return da.map_blocks(
         embed_block, rows, dtype=np.float32, chunks=(rows.chunks[0], (width,)), meta=np.empty((0, width), np.float32)
     )

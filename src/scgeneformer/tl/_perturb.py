@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
+
+from ._task import Task, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from scgeneformer.hub import Pretrained
     from scgeneformer.model import Geneformer
-    from scgeneformer.tokens import Vocabulary
 
 KINDS = ("delete",)
 
@@ -116,60 +117,56 @@ def perturb(
     """
     from scanpy import logging as logg
 
-    from scgeneformer import engine, hub
+    from scgeneformer import engine
 
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     if kind not in KINDS:
         msg = f"kind={kind!r} is not one of {KINDS}."
         raise ValueError(msg)
-    pretrained = hub.load(model)
-    vocabulary = pretrained.vocabulary
-    tokens = np.asarray(keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name))
-    pooling = engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls)
-    token_id = cells.var[keys.token_id_key(tokens_key)].to_numpy()
-    column_of = _columns_by_token(token_id, len(vocabulary))
+    wanted = precision or settings.precision
+    task = prepare(
+        cells,
+        model,
+        tokens_key=tokens_key,
+        pooling=pooling,
+        emb_layer=emb_layer,
+        device=device,
+        precision="float32" if wanted == "auto" else wanted,  # changes of a cosine are below what bfloat16 resolves
+        token_budget=token_budget,
+    )
+    column_of = _columns_by_token(task.token_id, len(task.vocabulary))
     members = _states(cells, groupby, source, target, others)
     chosen = _chosen_cells(cells.n_obs, members.get(source), max_cells, rng)
+    tokens = np.asarray(task.tokens[chosen])
     only = (
         np.flatnonzero(column_of >= 0)  # a gene that was dropped from var after tokenizing has no place for a result
         if genes is None
-        else _tokens_of_genes(cells, genes, token_id, vocabulary, tokens[chosen])
+        else _tokens_of_genes(task, genes, tokens)
     )
-
-    # Shifts of a cosine need float32: bfloat16 resolves 4e-3.
-    wanted = precision or settings.precision
-    options: dict[str, Any] = {
-        "pooling": pooling,
-        "n_special": vocabulary.n_special,
-        "emb_layer": emb_layer,
-        "device": device or settings.device,
-        "precision": "float32" if wanted == "auto" else wanted,
-        "token_budget": token_budget or settings.token_budget,
-        "progress": settings.progress,
-    }
-    pairs, positions = engine.deletions(tokens[chosen], vocabulary.n_special, only)
-    start = logg.info(f"deleting genes in {len(chosen)} cells with {pretrained.name}: {len(pairs)} deletions")
+    pairs, positions = engine.deletions(tokens, task.vocabulary.n_special, only)
+    start = logg.info(f"deleting genes in {len(chosen)} cells with {task.pretrained.name}: {len(pairs)} deletions")
     centers = None
     if target is not None:
-        centers = np.stack(
-            [
-                np.nanmean(engine.embed(pretrained.encoder, tokens[rows], **options).cells, axis=0)
-                for rows in members.values()
-            ]
-        )
+        centers = np.stack([_center(task, of_state) for of_state in members.values()])
     values = engine.delete_one_by_one(
-        pretrained.encoder, tokens[chosen], pairs, positions, states=centers, **options
+        task.pretrained.encoder,
+        tokens,
+        pairs,
+        positions,
+        states=centers,
+        progress=settings.progress,
+        **task.options,
     )  # (pairs, states)
 
-    deleted = tokens[chosen][pairs, positions]
+    _forget(cells, key_added)
     layer_names = (
         [key_added]
         if target is None
         else [key_added if state == target else keys.state_layer(key_added, state) for state in members]
     )
     for name, column in zip(layer_names, values.T, strict=True):
-        cells.layers[name] = _layer(column, chosen[pairs], column_of[deleted], cells.shape)
+        cells.layers[name] = _layer(column, chosen[pairs], column_of[tokens[pairs, positions]], cells.shape)
     keys.write_params(
         cells,
         key_added,
@@ -179,14 +176,7 @@ def perturb(
         target=target,
         others=list(others),
         method="exact",
-        model=pretrained.name,
-        weights_sha256=pretrained.sha256,
-        vocabulary=vocabulary.name,
-        vocabulary_hash=vocabulary.hash,
-        tokens_key=tokens_key,
-        pooling=pooling,
-        emb_layer=emb_layer,
-        precision=options["precision"],
+        **task.provenance,
         n_cells=len(chosen),
         n_pairs=len(pairs),
     )
@@ -243,15 +233,33 @@ def _chosen_cells(
     return np.sort(np.random.default_rng(rng).choice(chosen, max_cells, replace=False))
 
 
-def _tokens_of_genes(
-    cells: AnnData, genes: Sequence[str], token_id: np.ndarray, vocabulary: Vocabulary, tokens: np.ndarray
-) -> np.ndarray:
+def _center(task: Task, rows: np.ndarray) -> np.ndarray:
+    """Mean embedding of the cells in a state, (H,); cells without a gene have none and do not count."""
+    from scgeneformer import engine
+
+    tokens = np.asarray(task.tokens[rows])
+    return np.nanmean(engine.embed(task.pretrained.encoder, tokens, **task.options).cells, axis=0)
+
+
+def _forget(cells: AnnData, key: str) -> None:
+    """Remove what an earlier run left under `key`: layers of states that are no longer asked for, and its ranking."""
+    if key not in cells.uns:
+        return
+    before = keys.params(cells, key, cure="sg.tl.perturb(adata)")
+    for state in [before.get("source"), *before.get("others", ())]:
+        if state is not None:
+            cells.layers.pop(keys.state_layer(key, state), None)
+    cells.varm.pop(key, None)
+
+
+def _tokens_of_genes(task: Task, genes: Sequence[str], tokens: np.ndarray) -> np.ndarray:
     """Token of each gene in `genes`, looked up in `var_names` first; every gene must be in some cell's tokens."""
     if isinstance(genes, str):
         genes = [genes]
     genes = list(genes)
-    column = cells.var_names.get_indexer(genes) if cells.var_names.is_unique else np.full(len(genes), -1)
-    found = np.where(column >= 0, token_id[column], -1)
+    names, vocabulary = task.cells.var_names, task.vocabulary
+    column = names.get_indexer(genes) if names.is_unique else np.full(len(genes), -1)
+    found = np.where(column >= 0, task.token_id[column], -1)
     unknown = found < 0
     if unknown.any():
         found[unknown] = vocabulary.tokens_of([g for g, u in zip(genes, unknown, strict=True) if u])
