@@ -249,7 +249,9 @@ def main() -> None:
     cells = tokenized(sets, vocabulary)
     sg.model.Geneformer.setup_anndata(cells)
     sizes = {name: getattr(args, name) for name in SIZES}
-    model = sg.model.Geneformer(cells, vocabulary=vocabulary, pooling="mean", dropout=args.dropout, **sizes)
+    model = sg.model.Geneformer(
+        cells, vocabulary=vocabulary, pooling="mean", emb_layer=0, dropout=args.dropout, **sizes
+    )
     start_at_frequencies(model, cells)
     if args.start == "coexpression":
         start_at_coexpression(model, cells, args.seed)

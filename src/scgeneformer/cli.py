@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="embed cells; tokenizes raw counts first where that was not done")
     _add_files(embed)
     embed.add_argument("--pooling", choices=("mean", "cls"), help="what stands for a cell (as the model's generation)")
-    embed.add_argument("--emb-layer", type=int, default=-1, help="0 is the last layer, -1 the second to last")
+    embed.add_argument("--emb-layer", type=int, help="0 is the last layer, -1 the second to last (as the model says)")
     embed.add_argument("--genes", action="store_true", help="embed genes too")
     _add_compute(embed)
     embed.set_defaults(command=_embed)

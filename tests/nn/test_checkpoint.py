@@ -17,7 +17,7 @@ from transformers import (
 from scgeneformer import nn
 
 CONFIG = nn.EncoderConfig(
-    vocab_size=40, n_layers=2, width=16, n_heads=2, feed_forward=20, max_length=12, pooling="mean"
+    vocab_size=40, n_layers=2, width=16, n_heads=2, feed_forward=20, max_length=12, pooling="mean", emb_layer=0
 )
 TOKENS = torch.tensor([[2, 5, 9, 3, 0], [2, 7, 3, 0, 0]])
 MASK = TOKENS != 0

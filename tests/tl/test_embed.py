@@ -130,10 +130,11 @@ def test_a_vocabulary_without_cls_pools_by_mean(adata, tmp_path):
         sg.tl.embed(adata, tmp_path / "bare", pooling="cls")
 
 
-def test_the_models_own_pooling_is_the_default(tokenized, folder):
+def test_the_models_own_readout_is_the_default(tokenized, folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"pooling": "mean"}))
+    (folder / "config.json").write_text(json.dumps(config | {"pooling": "mean", "emb_layer": 0}))
     sg.tl.embed(tokenized, folder)
-    assert tokenized.uns["geneformer"]["params"]["pooling"] == "mean"
-    expected = sg.tl.embed(tokenized, folder, pooling="mean", copy=True)
+    params = tokenized.uns["geneformer"]["params"]
+    assert (params["pooling"], params["emb_layer"]) == ("mean", 0)
+    expected = sg.tl.embed(tokenized, folder, pooling="mean", emb_layer=0, copy=True)
     np.testing.assert_array_equal(tokenized.obsm["X_geneformer"], expected.obsm["X_geneformer"])

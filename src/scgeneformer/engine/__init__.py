@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import resolve_device, resolve_precision
-from ._embed import Embeddings, check_options, embed, resolve_pooling
+from ._embed import Embeddings, check_options, embed, resolve_layer, resolve_pooling
 from ._perturb import delete_one_by_one, deletions
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "embed",
     "for_each_batch",
     "resolve_device",
+    "resolve_layer",
     "resolve_pooling",
     "resolve_precision",
     "row_lengths",

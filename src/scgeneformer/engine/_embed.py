@@ -69,6 +69,12 @@ def resolve_pooling(pooling: str | None, config: EncoderConfig, *, has_cls: bool
     return found
 
 
+def resolve_layer(emb_layer: int | None, config: EncoderConfig) -> int:
+    """What was asked for, else what the model's config says, else -1, the second to last."""
+    asked = (emb_layer, config.emb_layer, -1)
+    return next(layer for layer in asked if layer is not None)
+
+
 def check_pooling(pooling: str) -> None:
     """Refuse an unknown pooling by name."""
     if pooling not in POOLINGS:

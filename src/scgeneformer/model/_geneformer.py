@@ -48,9 +48,9 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         Of hidden states and attention weights in training. CPUs have a fast attention kernel only without `attention_dropout`.
     activation, layer_norm_eps, initializer_range
         As in :class:`scgeneformer.nn.EncoderConfig`.
-    pooling
-        What stands for a cell unless asked otherwise: ``"mean"`` of its genes or ``"cls"``; None takes cls where the vocabulary has it.
-        Exported with the model.
+    pooling, emb_layer
+        What stands for a cell unless asked otherwise: ``"mean"`` of its genes or ``"cls"`` (None: cls where the vocabulary has it), and in
+        which layer (None: -1, the second to last). Exported with the model.
     registry
         For scvi-tools' ``load``.
 
@@ -81,6 +81,7 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         layer_norm_eps: float = 1e-12,
         initializer_range: float = 0.02,
         pooling: Literal["mean", "cls"] | None = None,
+        emb_layer: int | None = None,
         registry: dict[str, Any] | None = None,
     ) -> None:
         own = None if vocabulary is None else _unpacked(vocabulary)
@@ -112,6 +113,7 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
             initializer_range=initializer_range,
             pad_id=self._vocabulary.pad_id,
             pooling=pooling,
+            emb_layer=emb_layer,
         )
         self.module = self._module_cls(config)
         self._model_summary_string = (

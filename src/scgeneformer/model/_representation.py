@@ -28,7 +28,7 @@ class RepresentationMixin:
         indices: Sequence[int] | np.ndarray | None = None,
         *,
         pooling: Literal["mean", "cls"] | None = None,
-        emb_layer: int = -1,
+        emb_layer: int | None = None,
         **embed_kwargs: Any,
     ) -> np.ndarray:
         """Embed cells, with the function that :func:`scgeneformer.tl.embed` uses.
@@ -42,7 +42,7 @@ class RepresentationMixin:
         pooling
             ``"mean"`` over the genes or the state of ``"cls"``; None as the model was told, else cls where the vocabulary has it.
         emb_layer
-            0 is the last layer, -1 the second to last.
+            0 is the last layer, -1 the second to last; None as the model was told, else -1.
         **embed_kwargs
             `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.embed`.
 
@@ -59,7 +59,7 @@ class RepresentationMixin:
         indices: Sequence[int] | np.ndarray | None = None,
         *,
         contextual: bool = True,
-        emb_layer: int = -1,
+        emb_layer: int | None = None,
         **embed_kwargs: Any,
     ) -> pd.DataFrame:
         """Embed genes.
@@ -92,5 +92,6 @@ class RepresentationMixin:
         tokens, lengths = registered_tokens(self.get_anndata_manager(adata, required=True), self.vocabulary.pad_id)
         self._check_lengths(int(lengths.max(initial=0)))
         tokens = np.asarray(tokens if indices is None else tokens[np.asarray(indices)])
+        kwargs["emb_layer"] = engine.resolve_layer(kwargs["emb_layer"], self.encoder.config)
         defaults = {"device": settings.device, "precision": settings.precision, "token_budget": settings.token_budget}
         return engine.embed(self.encoder, tokens, n_special=self.vocabulary.n_special, **defaults | kwargs)

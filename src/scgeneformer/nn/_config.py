@@ -20,7 +20,8 @@ _HF_NAMES = {
     "initializer_range": "initializer_range",
     "pad_id": "pad_token_id",
     "n_segments": "type_vocab_size",
-    "pooling": "pooling",  # not BERT's: a key of ours, which others pass over
+    "pooling": "pooling",  # not BERT's: keys of ours, which others pass over
+    "emb_layer": "emb_layer",
 }
 _ACTIVATIONS = ("relu", "gelu")
 
@@ -45,6 +46,8 @@ class EncoderConfig:
         As in BERT; row 0 of the segment embedding is added to every token.
     pooling
         What stands for a cell unless asked otherwise, ``"mean"`` or ``"cls"``; None leaves it to the vocabulary.
+    emb_layer
+        Layer to read unless asked otherwise, 0 for the last; None is -1, the second to last, as in the official tool.
     """
 
     vocab_size: int
@@ -61,6 +64,7 @@ class EncoderConfig:
     pad_id: int = 0
     n_segments: int = 2
     pooling: str | None = None
+    emb_layer: int | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.n_heads:

@@ -28,7 +28,7 @@ def embed(
     model: str | Path | Pretrained | Geneformer = "default",
     *,
     pooling: Literal["mean", "cls"] | None = None,
-    emb_layer: int = -1,
+    emb_layer: int | None = None,
     genes: bool = False,
     tokens_key: str = keys.TOKENS,
     key_added: str = keys.GENEFORMER,
@@ -54,7 +54,8 @@ def embed(
         names (the embedded model: ``"mean"``), else, as the official tool does, ``"cls"`` where the vocabulary has that token
         (V2) and ``"mean"`` where not (V1).
     emb_layer
-        Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last.
+        Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last. None takes what the model's
+        config names (the embedded model: 0), else -1.
     genes
         Also average each gene's contextual state over the cells that express it.
     tokens_key

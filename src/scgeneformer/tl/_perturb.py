@@ -38,7 +38,7 @@ def perturb(
     others: Sequence[str] = (),
     max_cells: int | None = None,
     pooling: Literal["mean", "cls"] | None = None,
-    emb_layer: int = -1,
+    emb_layer: int | None = None,
     tokens_key: str = keys.TOKENS,
     key_added: str = keys.SHIFT,
     device: str | None = None,
@@ -74,7 +74,7 @@ def perturb(
     pooling
         What stands for a cell: ``"mean"`` of its genes or ``"cls"``; None as in `scgeneformer.tl.embed`.
     emb_layer
-        Which hidden layer: 0 is the last, -1 the second to last.
+        Which hidden layer: 0 is the last, -1 the second to last; None as in `scgeneformer.tl.embed`.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added

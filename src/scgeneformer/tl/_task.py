@@ -70,7 +70,7 @@ def prepare(
     *,
     tokens_key: str,
     pooling: str | None,
-    emb_layer: int,
+    emb_layer: int | None,
     device: str | None,
     precision: str | None,
     token_budget: int | None,
@@ -92,7 +92,7 @@ def prepare(
     options = {
         "pooling": engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls),
         "n_special": vocabulary.n_special,
-        "emb_layer": emb_layer,
+        "emb_layer": engine.resolve_layer(emb_layer, pretrained.encoder.config),
         "device": device or settings.device,
         "precision": precision or settings.precision,
         "token_budget": token_budget or settings.token_budget,
