@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -100,7 +99,10 @@ def embed_only(model: str, n: int) -> None:
     """Embed and print peak memory."""
     pooling, n_special = POOLING[model]
     engine.embed(nn.Encoder(SHAPES[model]), cells(model, n), pooling=pooling, n_special=n_special)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    status = Path(
+        "/proc/self/status"
+    ).read_text()  # Linux; getrusage would count what the parent process had at the fork
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
 
 
 def main() -> None:
