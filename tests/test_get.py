@@ -32,10 +32,10 @@ def adata() -> AnnData:
     return adata
 
 
-def test_significant_first_then_by_effect(adata) -> None:
+def test_significant_first_then_tested_then_by_effect(adata) -> None:
     frame = sg.get.shifts(adata)
     assert frame.columns.tolist() == ["gene", "state", "n_cells", "effect", "score", "pval", "fdr"]
-    assert frame["gene"].tolist() == ["d", "b", "e", "a"]
+    assert frame["gene"].tolist() == ["d", "b", "a", "e"]
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert set(frame["state"]) == {"Mono"}
     pd.testing.assert_frame_equal(frame, sg.get.shifts(mudata.MuData({"rna": adata})))
@@ -60,7 +60,7 @@ def test_sort_by(adata, sort_by: str, expected: str) -> None:
 def test_another_state_has_the_same_columns(adata) -> None:
     target, other = sg.get.shifts(adata, state="Mono"), sg.get.shifts(adata, state="B")
     assert other.columns.tolist() == target.columns.tolist()
-    assert other["gene"].tolist() == list("edba")
+    assert other["gene"].tolist() == list("dbae")
     table = adata.varm["shift"].loc[other["gene"]]
     np.testing.assert_array_equal(other[["effect", "pval"]], table[["effect_B", "pval_B"]])
     np.testing.assert_array_equal(other["n_cells"], table["n_cells"])
@@ -70,8 +70,8 @@ def test_symbols_are_joined(adata) -> None:
     assert "symbol" not in sg.get.shifts(adata)
     adata.var["feature_name"] = pd.Categorical(list("ABCDE"))
     adata.var["mine"] = list("vwxyz")
-    assert sg.get.shifts(adata)["symbol"].tolist() == list("DBEA")
-    assert sg.get.shifts(adata, gene_symbols="mine")["symbol"].tolist() == list("ywzv")
+    assert sg.get.shifts(adata)["symbol"].tolist() == list("DBAE")
+    assert sg.get.shifts(adata, gene_symbols="mine")["symbol"].tolist() == list("ywvz")
 
 
 def test_mixture_without_states(adata) -> None:
@@ -79,7 +79,7 @@ def test_mixture_without_states(adata) -> None:
     adata.uns["shift"]["rank"].pop("states")
     frame = sg.get.shifts(adata)
     assert frame.columns.tolist() == ["gene", "n_cells", "effect", "impact"]
-    assert frame["gene"].tolist() == ["d", "b", "e", "a"]
+    assert frame["gene"].tolist() == ["d", "b", "a", "e"]
 
 
 @pytest.mark.parametrize(

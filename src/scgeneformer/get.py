@@ -41,7 +41,7 @@ def shifts(
     sort_by
         Column to sort by: p-values and rates ascending, everything else descending; ``"abs_effect"`` sorts by the size of the
         effect. By default as official tables are: genes with a false discovery rate under 0.05 (with impact, for a
-        mixture) first, larger effects first. Ties keep the order of ``var_names``.
+        mixture) first, larger effects first; genes in too few cells to be tested come last. Ties keep the order of ``var_names``.
     n_top
         Return only so many rows.
     gene_symbols
@@ -113,8 +113,9 @@ def _column(name: str, state: str | None, states: list[str]) -> str:
 def _order(frame: pd.DataFrame, sort_by: str | None) -> np.ndarray:
     effect = frame["effect"].to_numpy()
     if sort_by is None:
-        first = frame["fdr"] < 0.05 if "fdr" in frame else frame["impact"] == 1
-        return np.lexsort((-effect, ~first.to_numpy()))
+        call = "fdr" if "fdr" in frame else "impact"
+        first = frame["fdr"] < 0.05 if call == "fdr" else frame["impact"] == 1
+        return np.lexsort((-effect, frame[call].isna().to_numpy(), ~first.to_numpy()))
     if sort_by == "abs_effect":
         return np.argsort(-np.abs(effect), kind="stable")
     if sort_by not in frame:
