@@ -109,6 +109,9 @@ def test_round_trip_keeps_zeros_that_were_tested(tokenized, folder, tmp_path, en
     sg.tl.perturb(tokenized, folder, **GOAL)
     layer = tokenized.layers["shift"]
     layer.data[:3] = 0
+    sg.tl.rank_shifts(tokenized, min_cells=1)
+    sg.tl.embed(tokenized, folder)
+    sg.tl.transfer(tokenized, tokenized.copy(), "state", key_added="guess")
     path = tmp_path / f"x.{ending}"
     if ending == "h5mu":
         md.MuData({"rna": tokenized}).write(path)
@@ -119,8 +122,10 @@ def test_round_trip_keeps_zeros_that_were_tested(tokenized, folder, tmp_path, en
     assert pairs_of(again.layers["shift"]) == pairs_of(layer)
     np.testing.assert_array_equal(again.layers["shift"].toarray(), layer.toarray())
     assert list(again.uns["shift"]["params"]["others"]) == ["odd"]
-    sg.tl.rank_shifts(again)
-    assert isinstance(again.varm["shift"], pd.DataFrame)
+    pd.testing.assert_frame_equal(again.varm["shift"], tokenized.varm["shift"], check_index_type=False)
+    pd.testing.assert_frame_equal(again.obsm["guess_proba"], tokenized.obsm["guess_proba"], check_index_type=False)
+    assert again.obs["guess"].tolist() == tokenized.obs["guess"].tolist()
+    assert len(sg.get.shifts(again)) == len(sg.get.shifts(tokenized))  # parameters that were read back are understood
 
 
 def test_mudata(tokenized, folder):
