@@ -243,9 +243,9 @@ def _center(task: Task, rows: np.ndarray) -> np.ndarray:
 
 def _forget(cells: AnnData, key: str) -> None:
     """Remove what an earlier run left under `key`: layers of states that are no longer asked for, and its ranking."""
-    if key not in cells.uns:
-        return
-    before = keys.params(cells, key, cure="sg.tl.perturb(adata)")
+    if key not in cells.uns or "params" not in cells.uns[key]:
+        return  # nothing, or nothing of ours
+    before = cells.uns[key]["params"]
     for state in [before.get("source"), *before.get("others", ())]:
         if state is not None:
             cells.layers.pop(keys.state_layer(key, state), None)
