@@ -161,12 +161,13 @@ class Vocabulary:
 
     def tokens_of(self, genes: Sequence[str]) -> np.ndarray:
         """Tokens, int32, of genes given by Ensembl id (version or not), symbol, alias or retired id, in any case; -1 if unknown."""
-        known = self._token_of_name
-        return np.array([known.get(normalise(gene), -1) for gene in genes], dtype=np.int32)
+        known = self._token_of_name  # its keys are normalised, so that most genes need not be
+        return np.array([known.get(gene if gene in known else normalise(gene), -1) for gene in genes], dtype=np.int32)
 
     def n_named_by_id(self, genes: Sequence[str]) -> int:
         """How many of `genes` are given by an id of this vocabulary, versions and case aside, and not by an alias."""
-        return sum(normalise(gene) in self._names_that_are_ids for gene in genes)
+        ids = self._names_that_are_ids
+        return sum(gene in ids or normalise(gene) in ids for gene in genes)
 
     @cached_property
     def _names_that_are_ids(self) -> frozenset[str]:
