@@ -1,8 +1,9 @@
-"""Every recorded official embedding and single deletion beside ours: largest difference, and correlation of shifts.
+"""Every recorded official embedding, perturbation and effect on genes beside ours: largest difference, and correlation.
 
     python benchmarks/check_recordings.py [--shared ../shared] [NAME ...]
 
-The test suite draws a part of the long runs; this goes through all of them (about half an hour on two cores), or those named.
+The test suite draws a part of every run; this goes through all of them (about half an hour on two cores), or those named. Left out are what the
+official tool computes wrongly, see ``tests/engine/test_official_defects.py``.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from scgeneformer import Vocabulary, engine, nn
+from scgeneformer.engine import GeneEffects, Perturbations, Plan
 
 SHARED = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared")
 N_SPECIAL = {"V1": 2, "V2": 4}
+MAX_LENGTH = {"V1": 2048, "V2": 4096}
+WRONG = {"edge_v1-tiny_GATA4_overexpress_mix": "e:e1", "edge_v2-tiny_GATA4_overexpress_cls_and_gene_mix": "e:e1"}
 POOLING = {"cell": "mean", "cls": "cls", "cls_and_gene": "cls", "cell_and_gene": "mean", "gene": "mean"}
 
 
@@ -35,13 +41,13 @@ def model_folder(recordings: Path, name: str, made: Path) -> Path:
     return module.make(name, made)
 
 
-def read_cells(recordings: Path, subset: str) -> tuple[pd.Index, np.ndarray]:
-    """Names and tokens of a subset."""
+def read_cells(recordings: Path, subset: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Cells of a subset by name, and their tokens."""
     frame = pd.read_parquet(recordings / "subsets" / f"{subset}.parquet")
     tokens = np.zeros((len(frame), frame["length"].max()), dtype=np.uint16)
     for row, ids in zip(tokens, frame["input_ids"], strict=True):
         row[: len(ids)] = ids
-    return pd.Index(frame["cell"]), tokens
+    return frame.set_index("cell"), tokens
 
 
 def compare_embedding(
@@ -64,28 +70,120 @@ def compare_embedding(
     return f"{len(ours)} vectors, largest difference {np.abs(ours - theirs).max():.1e}"
 
 
-def compare_deletions(
-    run: dict, recorded: pd.DataFrame, cells: pd.Index, tokens: np.ndarray, encoder: nn.Encoder, states: dict
+def plan_of(run: dict, ids: np.ndarray) -> Plan:
+    """The plan that a run of the official tool carries out."""
+    tokens = pd.Index(ids)
+    if run["genes_to_perturb"] == "all":
+        anchor = tokens.get_loc(run["anchor_gene"]) if "anchor_gene" in run else None
+        return Plan(run["perturb_type"], genes=np.arange(N_SPECIAL[run["model_version"]], len(ids)), anchor=anchor)
+    perturbed = tokens.get_indexer(run["genes_to_perturb"])
+    return Plan(run["perturb_type"], sets=(perturbed,), every=True, official=True)
+
+
+def taken_cells(run: dict, cells: pd.DataFrame) -> np.ndarray:
+    """The cells that the official tool takes: of the start state, longest first, a slice of them."""
+    taken = np.argsort(-cells["length"].to_numpy(), kind="stable")
+    if "cell_states_to_model" in run:
+        taken = taken[cells["cell_type"].iloc[taken] == run["cell_states_to_model"]["start_state"]]
+    part = run.get("cell_inds_to_perturb", {"start": None, "end": None})
+    return taken[part["start"] : part["end"]]
+
+
+def enumerate_run(
+    name: str, run: dict, recorded: pd.DataFrame, cells: pd.Index, tokens: np.ndarray, plan: Plan
+) -> tuple[Perturbations, pd.DataFrame]:
+    """What is perturbed, checked against the recorded, and its names."""
+    generation = run["model_version"]
+    found = engine.enumerate_perturbations(
+        tokens, plan, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
+    )
+    what = found.what.astype(str) if plan.sets is None else "|".join(map(str, plan.sets[0]))
+    labels = pd.DataFrame({"cell": cells[found.cells], "perturbed": what})
+    theirs = recorded[["cell", "perturbed"]].drop_duplicates()
+    if set(labels.itertuples(index=False, name=None)) != set(theirs.itertuples(index=False, name=None)):
+        msg = f"{name} perturbs {len(theirs)} pairs, ours {len(labels)}, and they are not the same."
+        raise AssertionError(msg)
+    right = np.flatnonzero(labels["cell"] != WRONG.get(name, ""))
+    parts = {f: getattr(found, f)[right] for f in ("cells", "targets", "rows", "of")}
+    # each is numbered, so that effects on genes are not added up over cells
+    return replace(found, **parts, what=np.arange(len(right))), labels.iloc[right].reset_index(drop=True)
+
+
+def compare_perturbations(
+    run: dict,
+    recorded: pd.DataFrame,
+    genes: pd.DataFrame | None,
+    found: tuple[Perturbations, pd.DataFrame],
+    tokens: np.ndarray,
+    plan: Plan,
+    encoder: nn.Encoder,
+    states: dict,
 ) -> str:
-    """Largest difference and correlation of a run of single deletions."""
-    pairs = recorded[["cell", "perturbed"]].drop_duplicates()
-    rows = cells.get_indexer(pairs["cell"])
-    positions = np.argmax(tokens[rows] == pairs["perturbed"].astype(int).to_numpy()[:, None], axis=1)
-    options = {
-        "pooling": POOLING[run["emb_mode"]],
-        "n_special": N_SPECIAL[run["model_version"]],
-        "emb_layer": run["emb_layer"],
-    }
-    centers = np.stack(list(states.values())) if states else None
-    values = engine.delete_one_by_one(encoder, tokens, rows, positions, states=centers, progress=True, **options)
-    ours = pd.DataFrame(values, index=pd.MultiIndex.from_frame(pairs), columns=list(states) or [""]).stack()
-    theirs = recorded.set_index(["cell", "perturbed", "state"])["value"]
-    both = ours.loc[theirs.index]
-    text = f"{len(theirs)} values, largest difference {np.abs(both - theirs).max():.1e}"
-    if states:
-        each = [np.corrcoef(both.xs(s, level=2), theirs.xs(s, level=2))[0, 1] for s in states]
-        text += f", Pearson {min(each):.5f} or more, standard deviation of the recorded {theirs.std():.1e}"
-    return text
+    """Largest differences and correlations of a run of perturbations."""
+    perturbations, labels = found
+    effects = None if genes is None else GeneEffects(len(labels), encoder.config.vocab_size)
+    with tqdm(total=len(labels)) as bar:
+        values = engine.perturb(
+            encoder,
+            perturbations,
+            plan,
+            pooling=POOLING[run["emb_mode"]],
+            n_special=N_SPECIAL[run["model_version"]],
+            emb_layer=run["emb_layer"],
+            states=np.stack(list(states.values())) if states else None,
+            effects=effects,
+            precision="float32",
+            bar=bar,
+        )
+    names = list(states or [""])
+    both = pd.concat([labels.assign(state=name, ours=values[:, i]) for i, name in enumerate(names)])
+    both = both.merge(recorded, on=["cell", "perturbed", "state"])
+    text = f"{len(both)} values, largest difference {np.abs(both['ours'] - both['value']).max():.1e}"
+    if states and len(labels) > 2:
+        each = [np.corrcoef(part["ours"], part["value"])[0, 1] for _, part in both.groupby("state")]
+        text += f", Pearson {min(each):.5f} or more, standard deviation of the recorded {both['value'].std():.1e}"
+    if genes is None:
+        return text
+    ours = effects_table(effects, perturbations, labels, tokens, plan, N_SPECIAL[run["model_version"]])
+    if plan.sets is None:
+        both = ours.merge(genes, on=["cell", "perturbed", "affected"])
+        complete = len(both) == len(ours) == len(genes)
+    else:
+        both = ours.groupby("affected")["ours"].agg(["size", "mean"]).rename(columns={"mean": "ours"})
+        both = both.join(genes.set_index("affected"))
+        complete = len(both) == len(genes) and (both["size"] == both["n"]).all()
+        both = both[both["size"] == both["n"]]  # not the genes of a cell that was left out
+    apart = np.abs(both["ours"] - both["mean"]).max()
+    pearson = np.corrcoef(both["ours"], both["mean"])[0, 1]
+    part = "all" if complete else "a part of the"
+    return f"{text}; {len(both)} ({part}) effects on genes, largest difference {apart:.1e}, Pearson {pearson:.6f}"
+
+
+def effects_table(
+    effects: GeneEffects,
+    perturbations: Perturbations,
+    labels: pd.DataFrame,
+    tokens: np.ndarray,
+    plan: Plan,
+    n_special: int,
+) -> pd.DataFrame:
+    """Our effects on genes: cell, perturbed, affected, ours; under the labels of the official tool."""
+    stored = effects.stored()
+    if plan.sets is None and plan.kind == "overexpress":
+        # The official tool files the effect on each gene under the next lower one that is not perturbed, and loses that on the lowest.
+        what, affected, cosines = [], [], []
+        ends = np.searchsorted(stored["effect_what"], np.arange(len(labels) + 1))
+        for i, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+            row = tokens[perturbations.cells[i]]
+            background = row[(row >= n_special) & (row != perturbations.targets[i, 0])]
+            at = start + np.searchsorted(stored["effect_on"][start:stop], background[:-1])
+            what.append(np.full(len(at), i))
+            affected.append(background[1:])
+            cosines.append(stored["effect_sum"][at])
+        what, affected, cosines = map(np.concatenate, (what, affected, cosines))
+    else:
+        what, affected, cosines = stored["effect_what"], stored["effect_on"], stored["effect_sum"]
+    return labels.iloc[what].reset_index(drop=True).assign(affected=affected.astype(np.int64), ours=cosines)
 
 
 def main() -> None:
@@ -108,11 +206,8 @@ def main() -> None:
         for name, run in runs.items():
             embedding = recordings / "embeddings" / f"{name}.npz"
             table = recordings / "perturb" / f"{name}.parquet"
-            single = (
-                run.get("perturb_type") == "delete" and run.get("genes_to_perturb") == "all" and not run.get("combos")
-            )
             if (args.names and name not in args.names) or not (
-                (embedding.is_file() and "emb_mode" in run) or (table.is_file() and single)
+                (embedding.is_file() and "emb_mode" in run) or table.is_file()
             ):
                 continue
             if name.startswith("states_") or run.get("summary_stat"):
@@ -124,11 +219,15 @@ def main() -> None:
             start = time.perf_counter()
             if embedding.is_file():
                 recorded = dict(np.load(embedding, allow_pickle=True))  # gene names are Python strings
-                text = compare_embedding(run, recorded, cells, tokens, encoders[model], ids[run["model_version"]])
+                text = compare_embedding(run, recorded, cells.index, tokens, encoders[model], ids[run["model_version"]])
             else:
                 goal = f"states_{model}_L{run['emb_layer']}.npz"
-                states = dict(np.load(recordings / "embeddings" / goal)) if run.get("cell_states_to_model") else {}
-                text = compare_deletions(run, pd.read_parquet(table), cells, tokens, encoders[model], states)
+                states = dict(np.load(recordings / "embeddings" / goal)) if "cell_states_to_model" in run else {}
+                recorded, genes = pd.read_parquet(table), table.with_suffix(".genes.parquet")
+                plan, taken = plan_of(run, ids[run["model_version"]]), taken_cells(run, cells)
+                found = enumerate_run(name, run, recorded, cells.index[taken], tokens[taken], plan)
+                genes = pd.read_parquet(genes) if genes.is_file() else None
+                text = compare_perturbations(run, recorded, genes, found, tokens[taken], plan, encoders[model], states)
             print(f"{name}: {text} ({time.perf_counter() - start:.0f} s)", flush=True)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scipy import sparse
 
 import scgeneformer as sg
 
@@ -94,3 +95,74 @@ def test_mixture_without_states(adata) -> None:
 def test_errors(adata, options, error, match) -> None:
     with pytest.raises(error, match=match):
         sg.get.shifts(adata, **options)
+
+
+@pytest.fixture
+def affected() -> AnnData:
+    """Effects on genes written by hand: of a (on b, exactly 0 too, and d) and c (on a), and of the set x|y (on b, c)."""
+    adata = AnnData(np.zeros((2, 5)), var=pd.DataFrame({"symbol": list("ABCAE")}, index=list("abcde")))
+    at = np.array([0, 0, 2]), np.array([3, 1, 0])
+    for key, values in {"shift": [0.9, 0.0, 0.7], "shift_n": [4, 2, 3], "shift_sd": [0.1, 0.0, 0.2]}.items():
+        adata.varp[key] = sparse.coo_matrix((values, at), (5, 5)).tocsr()
+    nan = np.nan
+    for key, values in {
+        "shift_sets": [nan, 0.8, 0.6, nan, nan],
+        "shift_sets_n": [0, 5, 6, 0, 0],
+        "shift_sets_sd": [nan, 0.01, 0.02, nan, nan],
+    }.items():
+        adata.varm[key] = pd.DataFrame({"x|y": values}, index=adata.var_names)
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("perturbed", "genes", "n_cells", "cosine", "sd"),
+    [
+        ("a", "bd", [2, 4], [0.0, 0.9], [0.0, 0.1]),
+        ("C", "a", [3], [0.7], [0.2]),  # a symbol
+        ("A", "bd", [2, 4], [0.0, 0.9], [0.0, 0.1]),  # the symbol of a and d, of which only a was perturbed
+        ("x|y", "cb", [6, 5], [0.6, 0.8], [0.02, 0.01]),
+        ("x/y", "cb", [6, 5], [0.6, 0.8], [0.02, 0.01]),
+    ],
+)
+def test_effects_most_affected_first(affected, perturbed, genes, n_cells, cosine, sd) -> None:
+    frame = sg.get.effects(affected, perturbed)
+    expected = pd.DataFrame({"gene": list(genes), "n_cells": n_cells, "cosine": cosine, "sd": sd})
+    expected.insert(1, "symbol", affected.var["symbol"].loc[list(genes)].to_numpy())
+    pd.testing.assert_frame_equal(frame, expected, check_dtype=False)
+    pd.testing.assert_frame_equal(sg.get.effects(affected, perturbed, n_top=1), frame[:1])
+    pd.testing.assert_frame_equal(sg.get.effects(mudata.MuData({"rna": affected}), perturbed), frame)
+
+
+def test_effects_where_only_sets_were_perturbed(affected) -> None:
+    del affected.varp["shift"]
+    assert len(sg.get.effects(affected, "x|y")) == 2
+    with pytest.raises(KeyError, match=r"'a' on genes.*sg\.tl\.perturb"):
+        sg.get.effects(affected, "a")
+
+
+def with_two_genes_of_one_symbol(adata: AnnData) -> None:
+    adata.var["symbol"] = list("ABADE")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "match"),
+    [
+        (None, {"perturbed": "b"}, KeyError, r"'b' on genes.*\.varp\['shift'\].*\.varm\['shift_sets'\]"),
+        (None, {"perturbed": "a", "key": "other"}, KeyError, r"\.varp\['other'\]"),
+        (None, {"perturbed": "a", "gene_symbols": "name"}, KeyError, "No column 'name'"),
+        (lambda adata: adata.varp.pop("shift_sd"), {"perturbed": "a"}, KeyError, r"\.varp\['shift_sd'\]"),
+        (lambda adata: adata.varm.pop("shift_sets_n"), {"perturbed": "x|y"}, KeyError, r"\.varm\['shift_sets_n'\]"),
+        (with_two_genes_of_one_symbol, {"perturbed": "A"}, ValueError, "names 2 perturbed genes"),
+    ],
+)
+def test_errors_of_effects(affected, change, options, error, match) -> None:
+    if change is not None:
+        change(affected)
+    with pytest.raises(error, match=match):
+        sg.get.effects(affected, **options)
+
+
+def test_aggregated_effects_are_sorted_by_effect(adata) -> None:
+    adata.varm["shift"] = adata.varm["shift"][["n_cells", "effect", "effect_B"]]
+    assert sg.get.shifts(adata)["gene"].tolist() == list("eadb")
+    assert sg.get.shifts(adata, state="B").columns.tolist() == ["gene", "state", "n_cells", "effect"]

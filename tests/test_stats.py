@@ -106,12 +106,17 @@ def test_two_groups_mirror_each_other(pairs) -> None:
     np.testing.assert_allclose(result.score[0], -result.score[1], atol=1e-12)
 
 
-def test_donor_test_is_scipys_over_donors() -> None:
+def donor_test(values, groups, donors, n_groups, n_donors) -> tuple[stats.GroupTest, np.ndarray]:
+    over = stats.summarise(*stats.donor_differences(values, groups, donors, n_groups, n_donors), n_groups)
+    return stats.t_test(over), over.n
+
+
+def test_donor_differences_are_tested_as_by_scipy() -> None:
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"gene": rng.integers(0, 6, 500), "donor": rng.integers(0, 4, 500), "x": rng.normal(size=500)})
     frame = frame[~((frame.gene == 5) & (frame.donor != 2))]  # gene 5 in one donor only
     frame = frame[~((frame.gene == 4) & (frame.donor == 1))]
-    result, n_donors = stats.donor_test(frame.x.to_numpy(), frame.gene.to_numpy(), frame.donor.to_numpy(), 7, 4)
+    result, n_donors = donor_test(frame.x.to_numpy(), frame.gene.to_numpy(), frame.donor.to_numpy(), 7, 4)
     for gene in range(5):
         differences = [
             d.x[d.gene == gene].mean() - d.x[d.gene != gene].mean()
@@ -124,6 +129,15 @@ def test_donor_test_is_scipys_over_donors() -> None:
     assert np.isnan(result.pvalue[5:]).all()
 
 
+def test_donor_means_are_pandas() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"gene": rng.integers(0, 6, 40), "donor": rng.integers(0, 9, 40), "x": rng.normal(size=40)})
+    values, groups = stats.donor_means(frame.x.to_numpy(), frame.gene.to_numpy(), frame.donor.to_numpy(), 7, 10)
+    expected = frame.groupby(["donor", "gene"])["x"].mean()
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    np.testing.assert_array_equal(groups, expected.index.get_level_values("gene"))
+
+
 def test_cells_of_one_donor_do_not_count_as_replicates() -> None:
     """Donors that shift at random look significant over cells and are not over donors."""
     rng = np.random.default_rng(1)
@@ -132,9 +146,104 @@ def test_cells_of_one_donor_do_not_count_as_replicates() -> None:
     x = donor_effect[donors] + 0.1 * rng.normal(size=(n_cells, n_genes))
     genes, cells = np.tile(np.arange(n_genes), n_cells), np.repeat(np.arange(n_cells), n_genes)
     by_cell = stats.rank_sum(x.ravel(), genes, n_genes)
-    by_donor, _ = stats.donor_test(x.ravel(), genes, donors[cells], n_genes, 4)
+    by_donor, _ = donor_test(x.ravel(), genes, donors[cells], n_genes, 4)
     assert np.mean(by_cell.pvalue < 0.05) > 0.6
     assert np.mean(by_donor.pvalue < 0.05) < 0.15
+
+
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_intervals_and_t_test_are_scipys(sample, level: float) -> None:
+    values, groups = sample
+    summary = stats.summarise(values, groups, N_GROUPS, level=level)
+    result = stats.t_test(summary)
+    for g in range(N_GROUPS - 1):
+        own = values[groups == g]
+        assert summary.n[g] == len(own)
+        np.testing.assert_allclose(summary.mean[g], own.mean(), rtol=1e-12)
+        if len(own) == 1:
+            assert np.isnan([summary.sd[g], summary.low[g], summary.high[g], result.score[g], result.pvalue[g]]).all()
+            continue
+        expected = scipy_stats.ttest_1samp(own, 0)
+        np.testing.assert_allclose(summary.sd[g], own.std(ddof=1), rtol=1e-12)
+        np.testing.assert_allclose([summary.low[g], summary.high[g]], expected.confidence_interval(level), rtol=1e-10)
+        np.testing.assert_allclose([result.score[g], result.pvalue[g]], expected, rtol=1e-9)
+    assert summary.n[-1] == 0
+    assert np.isnan([summary.mean[-1], summary.sd[-1], summary.low[-1], result.pvalue[-1]]).all()
+
+
+def test_t_test_of_equal_values() -> None:
+    """All 0 is no evidence; all equal to something else is scipy's limit, a score without bound."""
+    result = stats.t_test(stats.summarise(np.array([0.0, 0.0, 0.5, 0.5]), np.array([0, 0, 1, 1]), 2))
+    np.testing.assert_array_equal(result.score, [0, np.inf])
+    np.testing.assert_array_equal(result.pvalue, [1, 0])
+
+
+def test_small_spread_around_a_large_mean_is_kept() -> None:
+    values = 1 + np.array([1.0, 2.0, 3.0]) * 2**-40
+    np.testing.assert_allclose(stats.summarise(values, np.zeros(3, int), 1).sd, [2**-40], rtol=1e-6)
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
+    x = np.random.default_rng(0).normal(3, 2, (4000, 6))
+    summary = stats.summarise(x.ravel(), np.repeat(np.arange(4000), 6), 4000)
+    assert abs(np.mean((summary.low <= 3) & (summary.high >= 3)) - 0.95) < 0.015
+
+
+def test_matched_groups_are_the_nearest_in_ranks() -> None:
+    rng = np.random.default_rng(0)
+    detection, position = rng.lognormal(size=80), rng.random(80)
+    near = stats.matched_groups(detection, position, 9)
+    ranks = np.column_stack([scipy_stats.rankdata(detection), scipy_stats.rankdata(position)])
+    distance = np.linalg.norm(ranks[:, None] - ranks[None], axis=2)
+    np.testing.assert_allclose(np.sort(np.take_along_axis(distance, near, 1)), np.sort(distance)[:, :10])
+    same = stats.matched_groups(np.log(detection), 7 - 3 * position, 9)  # unit and direction do not matter
+    np.testing.assert_array_equal(np.sort(same), np.sort(near))
+
+
+def test_many_groups_at_one_point_hold_themselves() -> None:
+    near = stats.matched_groups(np.ones(50), np.ones(50), 4)
+    assert (near == np.arange(50)[:, None]).any(axis=1).all()
+    assert all(len(set(row)) == 5 for row in near)
+
+
+def test_matched_test_is_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    effects, near = rng.normal(size=60), stats.matched_groups(rng.random(60), rng.random(60), 20)
+    result = stats.matched_test(effects, near)
+    for g in range(60):
+        nearby = effects[near[g]]
+        distance = abs(nearby - np.median(nearby))
+        own = abs(effects[g] - np.median(nearby))
+        others = np.delete(distance, np.flatnonzero(near[g] == g))
+        np.testing.assert_allclose(result.pvalue[g], (1 + np.sum(others >= own)) / 21)
+        mad = scipy_stats.median_abs_deviation(nearby, scale="normal")
+        np.testing.assert_allclose(result.score[g], (effects[g] - np.median(nearby)) / mad, rtol=1e-12)
+    assert result.pvalue.min() >= 1 / 21
+
+
+def test_matched_test_takes_away_what_detection_explains() -> None:
+    """Effects that grow with detection: the gene that leaves its neighbours behind stands out, though others have larger effects.
+
+    Within a neighbourhood effects still grow, so that p is conservative; where they do not it is uniform.
+    """
+    rng = np.random.default_rng(0)
+    detection = rng.random(3000)
+    effects = 10 * detection + rng.normal(0, 0.1, 3000)
+    odd = np.argmin(detection)
+    effects[odd] += 3
+    near = stats.matched_groups(detection, rng.random(3000), 100)
+    result = stats.matched_test(effects, near)
+    assert effects[odd] < np.median(effects)
+    assert result.pvalue[odd] == pytest.approx(1 / 101)
+    assert result.score[odd] > 3
+    assert np.mean(result.pvalue <= 0.1) < 0.1
+    assert abs(np.mean(stats.matched_test(rng.normal(size=3000), near).pvalue <= 0.1) - 0.1) < 0.02
+
+
+@pytest.mark.parametrize("n_matched", [0, 5])
+def test_matched_groups_need_enough_groups(n_matched: int) -> None:
+    with pytest.raises(ValueError, match="n_matched"):
+        stats.matched_groups(np.arange(5.0), np.arange(5.0), n_matched)
 
 
 @settings(max_examples=80, deadline=None)
@@ -184,6 +293,29 @@ def test_mixture_is_monotone() -> None:
     assert not answers[0]
     assert answers[-1]
     assert (np.diff(answers.astype(int)) >= 0).all()
+
+
+def test_official_mixture_is_sklearns_and_its_rule_a_loop() -> None:
+    """Scikit-learn's order of components is arbitrary; where it is swapped, impact ends at the lower mean."""
+    rng = np.random.default_rng(2)
+    orders = set()
+    for _ in range(10):
+        x = np.concatenate([rng.normal(0.9, 0.02, 300), rng.normal(0.7, 0.05, 60)])
+        rng.shuffle(x)
+        mixture = stats.two_components(x, compat="official")
+        reference = GaussianMixture(2, random_state=0).fit(x[:, None])
+        np.testing.assert_array_equal(mixture.means, reference.means_[:, 0])
+        first, second = reference.means_[:, 0]
+        predicted = reference.predict(x[:, None])
+        expected = [v <= second and (v < first or p == 0) for v, p in zip(x, predicted, strict=True)]
+        np.testing.assert_array_equal(mixture.official_impact(x), expected)
+        orders.add(bool(first < second))
+        ours = stats.two_components(-x)  # effects, whose upper component has impact
+        if first < second:
+            assert np.mean(ours.upper(-x) == expected) > 0.99
+        else:
+            assert np.sum(ours.upper(-x)) > 1.5 * np.sum(expected)
+    assert orders == {True, False}
 
 
 @pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0, 2.0]])

@@ -18,6 +18,14 @@ TOKENS = "geneformer_tokens"  # obsm, uint16 (n_obs, L); uns[TOKENS]["params"]
 N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens included; see `lengths_key`
 TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary; see `token_id_key`
 GENEFORMER = "geneformer"  # obsm["X_geneformer"], varm["geneformer"], uns["geneformer"]["params"]
+SYMBOLS = (
+    "gene_symbols",
+    "gene_symbol",
+    "symbol",
+    "gene_names",
+    "gene_name",
+    "feature_name",
+)  # var, where there are any
 SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
 
 
@@ -42,6 +50,52 @@ def state_layer(key: str, state: str) -> str:
     A slash would make a group within a file, so it becomes a bar: ``CD4+/CD25 T`` is ``shift_CD4+|CD25 T``.
     """
     return f"{key}_{state.replace('/', '|')}"
+
+
+def state_column(name: str, state: str) -> str:
+    """Name of the column of a ranking with `name` with respect to `state`, where it is not the target.
+
+    ``effect_low`` and ``effect_high`` are the ends of an interval, so states of these names are told from them.
+    """
+    return state_layer(name, f"state_{state}" if state in ("low", "high") else state)
+
+
+def sets_key(key: str) -> str:
+    """Name of the `obsm` slot with the shifts of sets of genes, and of the `varm` slot with their effects on genes."""
+    return f"{key}_sets"
+
+
+def method_layer(key: str) -> str:
+    """Name of the layer that tells which shifts are exact (1) and which are estimates (0). No state has such a name."""
+    return f"{key}__method"
+
+
+def effects_keys(key: str) -> tuple[str, str, str]:
+    """Names of the slots with means, numbers and standard deviations of effects on genes."""
+    return key, f"{key}_n", f"{key}_sd"
+
+
+def end_states(run: dict[str, Any]) -> list[str]:
+    """The target, the source and further states of a perturbation with these params; none without a target."""
+    if "target" not in run:
+        return []
+    source = [str(run["source"])] if "source" in run else []
+    return [str(run["target"]), *source, *map(str, run.get("others", ()))]
+
+
+def symbols(adata: AnnData, column: str | None = None) -> np.ndarray | None:
+    """Symbols of genes in `column` of ``.var``, or in the first usual one, (n_vars,) of str; None if there is none.
+
+    Raises
+    ------
+    KeyError
+        If there is no column `column`.
+    """
+    if column is not None and column not in adata.var:
+        msg = f"No column {column!r} in .var, which has {list(adata.var)}."
+        raise KeyError(msg)
+    found = [column] if column is not None else [name for name in SYMBOLS if name in adata.var]
+    return adata.var[found[0]].astype(str).to_numpy() if found else None
 
 
 def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:

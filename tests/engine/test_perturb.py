@@ -1,87 +1,226 @@
-"""Deletions against rows edited by hand."""
+"""Perturbations against rows edited by hand and a forward pass of each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from tqdm.auto import tqdm
 
 from scgeneformer import engine
-from scgeneformer.engine._edits import delete
+from scgeneformer.engine import GeneEffects, Plan
+from scgeneformer.engine._edits import KINDS
 
-OPTIONS = {"n_special": 4, "device": "cpu", "precision": "float32"}
+from .conftest import as_matrix
+from .test_edits import edited_by_hand
+
+N_SPECIAL, MAX_LENGTH, VOCABULARY = 4, 40, 60  # of the small encoder
+OPTIONS = {"n_special": N_SPECIAL, "device": "cpu", "precision": "float32"}
+STATES = np.random.default_rng(2).normal(size=(3, 16))
+GENES = np.arange(N_SPECIAL, VOCABULARY)
+PLANS = {kind: Plan(kind, rank_shift=2, genes=GENES) for kind in KINDS} | {
+    "absent": Plan("overexpress", genes=GENES[::7], absent=True),  # two cells are full
+    "pairs": Plan("delete", genes=GENES[::3], anchor=11),
+    "pairs in": Plan("overexpress", genes=GENES[::7], anchor=11, absent=True),
+    "sets out": Plan("delete", sets=(np.array([5, 40, 17]), np.array([30]), np.arange(8, 20))),
+    "sets in": Plan("overexpress", sets=(np.array([50, 5, 40]), np.array([30, 31]))),
+    "sets down": Plan("inhibit", rank_shift=3, sets=(np.array([5, 40, 17]), np.arange(8, 20))),
+}
 
 
-def state(encoder, tokens, n_layers):
+def state(encoder, tokens, n_layers=2):
+    """States after the second of three blocks, emb_layer = -1."""
     with torch.inference_mode():
-        return encoder(torch.from_numpy(tokens.astype(np.int64))[None], n_layers=n_layers)[0].double().numpy()
+        return encoder(torch.from_numpy(np.asarray(tokens, np.int64))[None], n_layers=n_layers)[0].double().numpy()
 
 
 def cosine(a, b):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-def by_hand(encoder, row, position, pooling, states, n_layers=2):
-    before_tokens = row[row != 0]
-    after_tokens = np.delete(before_tokens, position)
-    before, after = state(encoder, before_tokens, n_layers), state(encoder, after_tokens, n_layers)
-    summary = {"cls": lambda h: h[0], "mean": lambda h: h[1:-1].mean(0)}[pooling]
+def room_by_hand(row, targets):
+    """The cell without the lowest background genes that have to go for what comes in."""
+    n_in = len(set(targets) - {0} - set(row.tolist()))
+    too_many = len(row) + n_in - MAX_LENGTH
+    lowest = [t for t in row if t >= N_SPECIAL and t not in targets][::-1][: max(too_many, 0)]
+    return row[~np.isin(row, lowest)]
+
+
+def by_hand(encoder, row, targets, plan, pooling, states, n_layers=2):
+    """What comes back for one cell, and the cosine of each gene of the background."""
+    row = row[row > 0]
+    if plan.kind == "overexpress":
+        row = room_by_hand(row, targets)
+    edited = edited_by_hand(row, targets, plan.kind, plan.rank_shift)
+    before, after = state(encoder, row, n_layers), state(encoder, edited, n_layers)
+    background = [t for t in row.tolist() if t >= N_SPECIAL and t not in targets]
+    of_gene = {t: float(cosine(before[row.tolist().index(t)], after[edited.tolist().index(t)])) for t in background}
+    summary = {"cls": lambda h, _: h[0], "mean": lambda h, tokens: h[tokens >= N_SPECIAL].mean(0)}[pooling]
     if states is not None:
-        return cosine(summary(after), states) - cosine(summary(before), states)
-    if pooling == "cls":
-        return [cosine(before[0], after[0])]
-    background = np.delete(before, position, axis=0)
-    return [cosine(background, after)[1:-1].mean()]
+        value = cosine(summary(after, edited), states) - cosine(summary(before, row), states)
+    elif pooling == "cls":
+        value = [cosine(before[0], after[0])]
+    else:
+        value = [np.mean(list(of_gene.values())) if of_gene else np.nan]
+    return value, of_gene
+
+
+def enumerate_of(tokens, plan):
+    return engine.enumerate_perturbations(tokens, plan, n_special=N_SPECIAL, max_length=MAX_LENGTH)
+
+
+def some_of(perturbations, n=60):
+    """A part drawn at random, in order."""
+    drawn = np.sort(np.random.default_rng(0).permutation(len(perturbations))[:n])
+    return replace(
+        perturbations,
+        **{name: getattr(perturbations, name)[drawn] for name in ("cells", "what", "targets", "rows", "of")},
+    )
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("goal", [True, False])
-@pytest.mark.parametrize("token_budget", [1, 150, 10_000])
-def test_equals_editing_by_hand(small, random_cells, pooling, goal, token_budget):
-    rows, positions = engine.deletions(random_cells, 4)
-    states = np.random.default_rng(2).normal(size=(3, 16)) if goal else None
-    found = engine.delete_one_by_one(
-        small, random_cells, rows, positions, pooling=pooling, states=states, token_budget=token_budget, **OPTIONS
-    )
-    expected = [by_hand(small, random_cells[r], p, pooling, states) for r, p in zip(rows, positions, strict=True)]
+@pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
+@pytest.mark.parametrize("name", PLANS)
+def test_equals_editing_by_hand(small, random_cells, name, goal, pooling):
+    plan, states = PLANS[name], STATES if goal else None
+    perturbations = some_of(enumerate_of(random_cells, plan))
+    effects = GeneEffects(VOCABULARY, VOCABULARY)
+    options = {"pooling": pooling, "states": states, **OPTIONS}
+    found = engine.perturb(small, perturbations, plan, effects=effects, **options)
+    expected, of_pairs = [], {}
+    for cell, what, targets in zip(
+        perturbations.cells, perturbations.what.tolist(), perturbations.targets.tolist(), strict=True
+    ):
+        value, of_gene = by_hand(small, random_cells[cell], targets, plan, pooling, states)
+        expected.append(value)
+        for gene, effect in of_gene.items():
+            of_pairs.setdefault((what, gene), []).append(effect)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    # asking for effects on genes changes no value: only then all positions of the last layer are computed for <cls>
+    alone = engine.perturb(small, perturbations, plan, **options)
+    np.testing.assert_allclose(alone, found, rtol=0, atol=1e-6)
+
+    stored = effects.stored()
+    pairs = sorted(of_pairs)
+    assert list(zip(stored["effect_what"].tolist(), stored["effect_on"].tolist(), strict=True)) == pairs
+    np.testing.assert_array_equal(stored["effect_n"], [len(of_pairs[pair]) for pair in pairs])
+    np.testing.assert_allclose(stored["effect_sum"], [sum(of_pairs[pair]) for pair in pairs], rtol=0, atol=1e-5)
+    squares = [sum(np.square(of_pairs[pair])) for pair in pairs]
+    np.testing.assert_allclose(stored["effect_squares"], squares, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, -1, -3])
+def test_layers(small, random_cells, layer):
+    plan = PLANS["overexpress"]
+    perturbations = some_of(enumerate_of(random_cells, plan), 10)
+    for pooling in ("mean", "cls"):
+        found = engine.perturb(small, perturbations, plan, pooling=pooling, states=STATES, emb_layer=layer, **OPTIONS)
+        expected = [
+            by_hand(small, random_cells[cell], targets, plan, pooling, STATES, 3 + layer)[0]
+            for cell, targets in zip(perturbations.cells, perturbations.targets.tolist(), strict=True)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells_without_special_tokens(small, kind):
+    rng = np.random.default_rng(1)
+    tokens = as_matrix([rng.permutation(GENES)[:n] for n in (40, 7, 0, 22, 1)])
+    plan = Plan(kind, genes=GENES[::5], absent=kind == "overexpress")
+    perturbations = some_of(enumerate_of(tokens, plan), 30)
+    found = engine.perturb(small, perturbations, plan, pooling="mean", **OPTIONS)
+    expected = [
+        by_hand(small, tokens[cell], targets, plan, "mean", None)[0]
+        for cell, targets in zip(perturbations.cells, perturbations.targets.tolist(), strict=True)
+    ]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
-def test_pairs_are_all_genes_of_cells_with_more_than_one():
-    tokens = np.array([[2, 7, 9, 3], [2, 7, 3, 0], [2, 3, 0, 0], [2, 9, 8, 3]], dtype=np.uint16)
-    rows, positions = engine.deletions(tokens, 4)
-    assert list(zip(rows, positions, strict=True)) == [(0, 1), (0, 2), (3, 1), (3, 2)]
-    rows, positions = engine.deletions(tokens, 4, only=np.array([9]))
-    assert list(zip(rows, positions, strict=True)) == [(0, 2), (3, 1)]
+def test_no_gene_left_to_compare(small):
+    """A cell all of whose genes move up together has no background; its states have an answer all the same."""
+    tokens = np.array([[2, 7, 9, 3]], dtype=np.uint16)
+    plan = Plan("overexpress", sets=(np.array([9, 7]),))
+    perturbations = enumerate_of(tokens, plan)
+    effects = GeneEffects(1, VOCABULARY)
+    assert np.isnan(engine.perturb(small, perturbations, plan, pooling="mean", effects=effects, **OPTIONS)).all()
+    assert len(effects.stored()["effect_n"]) == 0
+    assert np.isfinite(engine.perturb(small, perturbations, plan, pooling="mean", states=STATES, **OPTIONS)).all()
 
 
-@given(st.data())
-def test_delete_is_numpy_delete(data):
-    length = data.draw(st.integers(1, 30))
-    positions = data.draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=8))
-    rows = np.random.default_rng(0).integers(0, 100, (len(positions), length))
-    source = delete(length, torch.tensor(positions)).numpy()
-    expected = np.stack([np.delete(row, p) for row, p in zip(rows, positions, strict=True)])
-    np.testing.assert_array_equal(np.take_along_axis(rows, source, 1), expected)
+def test_nothing_to_do(small):
+    plan = Plan("delete", genes=GENES)
+    perturbations = enumerate_of(np.zeros((2, 3), np.uint16), plan)
+    assert engine.perturb(small, perturbations, plan, pooling="cls", states=STATES, **OPTIONS).shape == (0, 3)
+    assert engine.perturb(small, perturbations, plan, pooling="mean", **OPTIONS).shape == (0, 1)
 
 
-def test_survives_lack_of_memory(small, random_cells):
-    rows, positions = engine.deletions(random_cells, 4)
-    expected = engine.delete_one_by_one(small, random_cells, rows, positions, pooling="mean", **OPTIONS)
-    real = small.forward
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
+@pytest.mark.parametrize("name", ["delete", "absent", "sets in", "sets down"])
+def test_batches_do_not_matter(small, random_cells, name, goal, pooling):
+    plan = PLANS[name]
+    perturbations = enumerate_of(random_cells, plan)
+    found = []
+    for token_budget in (1, 150, 10_000):
+        effects = GeneEffects(VOCABULARY, VOCABULARY)
+        options = {"pooling": pooling, "states": STATES if goal else None, "token_budget": token_budget, **OPTIONS}
+        values = engine.perturb(small, perturbations, plan, effects=effects, **options)
+        found.append({"values": values, **effects.stored()})
+    for other in found[1:]:
+        for slot, values in found[0].items():
+            np.testing.assert_allclose(other[slot], values, rtol=0, atol=3e-6, err_msg=slot)
+
+
+def test_bar_counts_perturbations(small, random_cells):
+    plan = PLANS["pairs"]
+    perturbations = enumerate_of(random_cells, plan)
+    with tqdm(total=len(perturbations), file=StringIO()) as bar:
+        engine.perturb(small, perturbations, plan, pooling="cls", bar=bar, **OPTIONS)
+        assert bar.n == len(perturbations)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_official_originals(small, random_cells, pooling):
+    """On request the original that a full cell is compared with is the one of the official tool, which lost a gene too many."""
+    tokens = random_cells[:1, :-1].copy()  # 39 of at most 40 tokens
+    tokens[0, -1] = 3
+    gene = int(np.setdiff1d(GENES, tokens)[0])
+    plan = Plan("overexpress", genes=np.array([gene]), absent=True, official=True)
+    found = engine.perturb(small, enumerate_of(tokens, plan), plan, pooling=pooling, states=STATES, **OPTIONS)
+    row = tokens[0]
+    edited, original = np.r_[2, gene, row[1:]], np.delete(row, -2)
+    summary = {"cls": lambda h: h[0], "mean": lambda h: h[1:-1].mean(0)}[pooling]
+    expected = cosine(summary(state(small, edited)), STATES) - cosine(summary(state(small, original)), STATES)
+    np.testing.assert_allclose(found, [expected], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_survives_lack_of_memory(small, random_cells, pooling):
+    plan = PLANS["delete"]
+    perturbations = enumerate_of(random_cells, plan)
+
+    def run(**options):
+        effects = GeneEffects(VOCABULARY, VOCABULARY)
+        values = engine.perturb(small, perturbations, plan, pooling=pooling, effects=effects, **options, **OPTIONS)
+        return {"values": values, **effects.stored()}
+
+    expected = run()
+    real, refused = small.forward, []
 
     def stingy(tokens, *args, **kwargs):
         if tokens.numel() > 90:
+            refused.append(tokens.numel())
             raise MemoryError
         return real(tokens, *args, **kwargs)
 
     small.forward = stingy
     try:
-        found = engine.delete_one_by_one(
-            small, random_cells, rows, positions, pooling="mean", token_budget=1000, **OPTIONS
-        )
+        found = run(token_budget=1000)
     finally:
         small.forward = real
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert refused
+    for slot, values in expected.items():
+        np.testing.assert_allclose(found[slot], values, rtol=0, atol=3e-6, err_msg=slot)

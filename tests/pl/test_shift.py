@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,13 +11,6 @@ from scipy import sparse
 import scgeneformer as sg
 
 ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
-
-
-@pytest.fixture(autouse=True)
-def figures():
-    with mpl.rc_context({"backend": "agg"}):
-        yield
-    plt.close("all")
 
 
 def ranked(*, goal: bool = True, **options) -> AnnData:
@@ -93,13 +85,92 @@ def test_rank_lists_both_directions_in_order() -> None:
     ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
     names = [label.get_text() for label in ax.get_yticklabels()]
     table = adata.varm["shift"]
-    by_effect = table["effect"].sort_values(ascending=False)
-    assert names == [*by_effect.index[:6], *by_effect.index[-6:]]
+    by_score = table["score"].sort_values(ascending=False)
+    by_effect = table["effect"][[*by_score.index[:6], *by_score.index[-6:]]].sort_values(ascending=False)
+    assert names == by_effect.index.tolist()
     drawn = offsets_by_colour(ax)
     np.testing.assert_allclose(np.sort(drawn[ABOVE][:, 0])[::-1], by_effect[:6])
     np.testing.assert_allclose(np.sort(drawn[BELOW][:, 0])[::-1], by_effect[-6:])
     diamonds = [np.asarray(c.get_offsets()) for c in ax.collections if c.get_label() == "on B"]
     np.testing.assert_allclose(diamonds[0][:, 0], table.loc[names, "effect_B"])
+
+
+def test_rank_draws_intervals(perturbed) -> None:
+    adata = perturbed()
+    ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
+    (lines,) = [c for c in ax.collections if c.get_label() == "95 % interval"]
+    shown = adata.varm["shift"].set_index(adata.var["gene_symbols"]).loc[[t.get_text() for t in ax.get_yticklabels()]]
+    drawn = np.array([segment[:, 0] for segment in lines.get_segments()])
+    np.testing.assert_allclose(drawn, shown[["effect_low", "effect_high"]])
+    np.testing.assert_array_equal([segment[0, 1] for segment in lines.get_segments()], np.arange(12))
+
+
+def test_a_ranking_without_intervals_is_drawn_without(perturbed) -> None:
+    adata = perturbed()
+    adata.varm["shift"] = adata.varm["shift"][[c for c in adata.varm["shift"] if "low" not in c]]
+    ax = sg.pl.shift(adata, kind="rank", show=False)
+    assert "95 % interval" not in ax.get_legend_handles_labels()[1]
+
+
+def test_a_ranking_without_test_is_coloured_by_intervals(perturbed) -> None:
+    adata = perturbed(rank=False)
+    sg.tl.rank_shifts(adata, test="aggregate")
+    ax = sg.pl.shift(adata, kind="rank", n_top=100, show=False)
+    table = adata.varm["shift"]
+    drawn = offsets_by_colour(ax)
+    assert len(drawn[ABOVE]) == (table["effect_low"] > 0).sum() > 5
+    assert len(drawn[BELOW]) == (table["effect_high"] < 0).sum() > 5
+    assert "above 0" in ax.get_legend_handles_labels()[1]
+
+
+def test_a_test_over_donors_is_drawn_as_tested(perturbed) -> None:
+    adata = perturbed(rank=False)
+    adata.obs["donor"] = [f"d{i % 6}" for i in range(adata.n_obs)]
+    sg.tl.rank_shifts(adata, test="donors", donor="donor")
+    ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
+    assert "beyond other genes, over donors" in ax.get_xlabel().replace("\n", " ")
+    (lines,) = [c for c in ax.collections if c.get_label() == "95 % interval"]
+    middle = np.sort([segment[:, 0].mean() for segment in lines.get_segments()])
+    dots = np.sort(np.concatenate([x[:, 0] for colour, x in offsets_by_colour(ax).items()]))
+    np.testing.assert_allclose(dots, middle)
+
+
+@pytest.mark.parametrize("kind", ["volcano", "rank", "plane"])
+def test_sets(perturbed, kind) -> None:
+    adata = perturbed()
+    ax = sg.pl.shift(adata, kind=kind, sets=True, show=False)
+    texts = ax.get_yticklabels() if kind == "rank" else ax.texts
+    assert {text.get_text() for text in texts} == {"up|down", "sarcomere"}
+    table = adata.uns["shift"]["sets"]
+    drawn = np.concatenate([x[:, 0] for x in offsets_by_colour(ax).values()])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(table["effect"]))
+    assert any("above 0" in text for text in ax.get_legend_handles_labels()[1])
+
+
+def test_sets_alone_and_without_goal_states(perturbed) -> None:
+    adata = perturbed(goal=False, rank=False)
+    del adata.layers["shift"]
+    sg.tl.rank_shifts(adata, test="aggregate")
+    ax = sg.pl.shift(adata, kind="rank", show=False)
+    assert {text.get_text() for text in ax.get_yticklabels()} == {"up|down", "sarcomere"}
+    with pytest.raises(ValueError, match="sets have none without goal states"):
+        sg.pl.shift(adata)
+
+
+@pytest.mark.parametrize(
+    ("test", "reference", "what"),
+    [
+        ("vs_null", "above the null", "mean effect  ("),
+        ("random_genes", "above matched genes", "mean effect  ("),
+        ("interaction", "above the sum", "mean effect beyond the sum of singles"),
+    ],
+)
+def test_words_say_what_was_tested(perturbed, test, reference, what) -> None:
+    adata = perturbed(goal=False)
+    adata.uns["shift"]["rank"]["test"] = test
+    ax = sg.pl.shift(adata, show=False)
+    assert any(text.startswith(reference) for text in ax.get_legend_handles_labels()[1])
+    assert ax.get_xlabel().startswith(what)
 
 
 def test_rank_without_goal_states_lists_the_largest() -> None:
@@ -148,6 +219,8 @@ def test_vanishing_p_values_are_drawn() -> None:
         (ranked(), {"key": "other"}, KeyError, r"sg\.tl\.rank_shifts"),
         (ranked(goal=False, test="mixture"), {}, ValueError, "kind='rank'"),
         (ranked(min_cells=81), {}, ValueError, "No gene .* was tested"),
+        (ranked(), {"kind": "plane", "state": "Mono"}, ValueError, r"Take one of \['T', 'B'\]"),
+        (ranked(goal=False, test="mixture"), {"kind": "plane"}, ValueError, "no goal states"),
     ],
 )
 def test_errors(adata, options, error, match) -> None:

@@ -9,6 +9,7 @@ from anndata import AnnData
 from scipy import sparse, stats
 
 import scgeneformer as sg
+from scgeneformer import _keys
 
 
 def simulate(*, goal: bool = True, n_cells: int = 40, n_genes: int = 30, seed: int = 0) -> AnnData:
@@ -61,7 +62,11 @@ def test_columns_are_scipys_per_gene(goal: bool) -> None:
             if len(values) == 0:
                 assert row.drop("n_cells").isna().all()
                 continue
-            np.testing.assert_allclose(row["effect" + suffix], values.mean() if goal else 1 - values.mean(), rtol=1e-9)
+            effects = values if goal else 1 - values
+            np.testing.assert_allclose(row["effect" + suffix], effects.mean(), rtol=1e-9)
+            interval = stats.t.interval(0.95, len(effects) - 1, effects.mean(), stats.sem(effects))
+            ours = row[[name + suffix for name in ("sd", "effect_low", "effect_high")]].to_numpy(dtype=float)
+            np.testing.assert_allclose(ours, [effects.std(ddof=1), *interval], rtol=1e-9)
             if len(values) < 3:
                 assert np.isnan(row["pval" + suffix])
                 continue
@@ -93,7 +98,7 @@ def test_zeros_count_and_nan_does_not() -> None:
 
 
 @pytest.mark.parametrize("to", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.csc_array])
-@pytest.mark.parametrize("options", [{}, {"test": "donors", "donor": "donor"}, {"pool": "all"}])
+@pytest.mark.parametrize("options", [{}, {"test": "donors", "donor": "donor"}, {"compat": "official"}])
 def test_format_and_order_of_cells_do_not_matter(to: type, options: dict) -> None:
     adata = simulate()
     other = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
@@ -115,6 +120,9 @@ def test_donors_are_the_replicates() -> None:
         coo.data[(donor == d) & (coo.col == 0)].mean() - coo.data[(donor == d) & (coo.col != 0)].mean() for d in "abcd"
     ]
     np.testing.assert_allclose(row[["score", "pval"]].tolist(), stats.ttest_1samp(differences, 0), rtol=1e-9)
+    interval = stats.t.interval(0.95, 3, np.mean(differences), stats.sem(differences))
+    ours = row[["donor_effect", "effect_low", "effect_high"]].tolist()
+    np.testing.assert_allclose(ours, [np.mean(differences), *interval], rtol=1e-9)
     assert row["n_donors"] == 4
     assert row["n_cells"] == adata.n_obs  # the effect is over all cells
 
@@ -142,6 +150,52 @@ def test_null_is_matched_by_name_and_may_be_another_key() -> None:
     sg.tl.rank_shifts(same, test="vs_null", null="other")
     kept = table["null_n_cells"] > 0
     np.testing.assert_allclose(same.varm["shift"]["pval"][kept], table["pval"][kept])
+
+
+def test_official_rank_sum_needs_goal_states() -> None:
+    with pytest.raises(ValueError, match="with goal states only"):
+        sg.tl.rank_shifts(simulate(goal=False), compat="official")
+
+
+@pytest.mark.parametrize("goal", [True, False])
+def test_aggregate_has_intervals_and_no_test(goal: bool) -> None:
+    adata = simulate(goal=goal)
+    tested = sg.tl.rank_shifts(adata, copy=True).varm["shift"]
+    sg.tl.rank_shifts(adata, test="aggregate")
+    table = adata.varm["shift"]
+    assert not any(name.startswith(("score", "pval", "fdr", "impact")) for name in table)
+    pd.testing.assert_frame_equal(table, tested[list(table)])
+    frame = sg.get.shifts(adata)
+    assert frame["effect"].is_monotonic_decreasing
+    assert len(frame) == (table["n_cells"] > 0).sum()
+
+
+def test_states_named_low_and_high_are_not_taken_for_ends_of_intervals() -> None:
+    adata, expected = simulate(), simulate()
+    for old, new in (("T", "low"), ("B", "high")):
+        adata.layers[f"shift_{new}"] = adata.layers.pop(f"shift_{old}")
+    adata.uns["shift"]["params"] |= {"source": "low", "others": ["high"]}
+    sg.tl.rank_shifts(adata)
+    sg.tl.rank_shifts(expected)
+    for old, new in (("Mono", "Mono"), ("T", "low"), ("B", "high")):
+        ours, theirs = (sg.get.shifts(x, state=s) for x, s in ((adata, new), (expected, old)))
+        pd.testing.assert_frame_equal(ours.drop(columns="state"), theirs.drop(columns="state"))
+
+
+def test_fraction_of_exact_shifts() -> None:
+    adata = simulate()
+    plain = sg.tl.rank_shifts(adata, copy=True).varm["shift"]
+    method = adata.layers["shift"].copy()
+    method.data = (np.random.default_rng(0).random(method.nnz) < 0.3).astype(np.int8)
+    adata.layers[_keys.method_layer("shift")] = method
+    sg.tl.rank_shifts(adata)
+    table = adata.varm["shift"]
+    pd.testing.assert_frame_equal(table.drop(columns="fraction_exact"), plain)  # all values are used
+    for gene in range(adata.n_vars):
+        of_gene = method.data[method.indices == gene]
+        expected = of_gene.mean() if len(of_gene) else np.nan
+        np.testing.assert_allclose(table["fraction_exact"].iloc[gene], expected)
+    assert sg.get.shifts(adata, state="B")["fraction_exact"].between(0, 1).all()
 
 
 def test_mixture_marks_the_gene_with_impact() -> None:
@@ -192,7 +246,14 @@ def with_dense_layer(adata: AnnData) -> None:
         (without_layer, {}, KeyError, r"\.layers\['shift'\].*sg\.tl\.perturb"),
         (with_dense_layer, {}, ValueError, "CSR or CSC"),
         (None, {"test": "t"}, ValueError, "not one of"),
-        (None, {"pool": "null"}, ValueError, "not one of"),
+        (None, {"compat": "geneformer"}, ValueError, "not one of"),
+        (None, {"test": "donors", "donor": "donor", "compat": "official"}, ValueError, "no official form"),
+        (None, {"test": "vs_null", "null": "shift", "compat": "official"}, ValueError, "without goal states only"),
+        (None, {"test": "interaction"}, ValueError, "go together"),
+        (None, {"singles": "shift"}, ValueError, "go together"),
+        (None, {"test": "interaction", "singles": "shift"}, ValueError, "has none"),
+        (None, {"test": "random_genes"}, KeyError, "token_id"),
+        (None, {"test": "random_genes", "n_matched": 0}, ValueError, "at least 1"),
         (None, {"test": "mixture"}, ValueError, "has goal states"),
         (None, {"test": "donors"}, ValueError, "go together"),
         (None, {"donor": "donor"}, ValueError, "go together"),
@@ -200,7 +261,6 @@ def with_dense_layer(adata: AnnData) -> None:
         (None, {"test": "vs_null"}, ValueError, "go together"),
         (None, {"test": "vs_null", "null": "missing"}, KeyError, "missing"),
         (None, {"test": "vs_null", "null": simulate(goal=False)}, ValueError, "Perturb both alike"),
-        (None, {"test": "vs_null", "null": "shift", "pool": "all"}, ValueError, "is for test='rank_sum'"),
         (None, {"min_cells": 0}, ValueError, "at least 1"),
     ],
 )

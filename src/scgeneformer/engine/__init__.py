@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import resolve_device, resolve_precision
+from ._edits import KINDS
+from ._effects import GeneEffects
 from ._embed import Embeddings, check_options, embed, resolve_layer, resolve_pooling
-from ._perturb import delete_one_by_one, deletions
+from ._perturb import perturb
+from ._perturbations import Perturbations, Plan, enumerate_perturbations
+from ._run import Outcome, run
+from ._screen import screen, screen_absent
+from ._store import Store
 
 __all__ = [
+    "KINDS",
     "Embeddings",
+    "GeneEffects",
+    "Outcome",
+    "Perturbations",
+    "Plan",
+    "Store",
     "check_options",
-    "delete_one_by_one",
-    "deletions",
     "embed",
+    "enumerate_perturbations",
     "for_each_batch",
+    "perturb",
     "resolve_device",
     "resolve_layer",
     "resolve_pooling",
     "resolve_precision",
     "row_lengths",
+    "run",
+    "screen",
+    "screen_absent",
     "to_device",
 ]

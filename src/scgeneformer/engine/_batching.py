@@ -24,6 +24,7 @@ def for_each_batch(
     token_budget: int,
     step: Callable[[np.ndarray], None],
     *,
+    bar: tqdm | None = None,
     progress: bool = False,
     desc: str = "",
     unit: str = "cells",
@@ -42,13 +43,17 @@ def for_each_batch(
         Most tokens in one batch.
     step
         Gets an int64 array of row indices.
+    bar
+        A progress bar to move on.
     progress, desc, unit
-        Show a progress bar, and what it says.
+        If there is none: show one, and what it says.
     """
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     start, budget = 0, token_budget
-    with tqdm(total=len(order), desc=desc, unit=f" {unit}", disable=not progress) as bar:
+    own_bar = bar is None
+    bar = tqdm(total=len(order), desc=desc, unit=f" {unit}", disable=not progress) if own_bar else bar
+    try:
         while start < len(order):
             longest = int(lengths[order[start]])
             rows = order[start : start + max(1, budget // longest)]
@@ -62,6 +67,9 @@ def for_each_batch(
                 continue
             start += len(rows)
             bar.update(len(rows))
+    finally:
+        if own_bar:
+            bar.close()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -52,15 +52,20 @@ def default_token_budget(device: torch.device) -> int:
 
 
 @contextmanager
-def at_work(encoder: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[nn.Module]:
-    """The encoder on `device` in `dtype` and evaluation mode, without gradients; the one passed in stays as it was."""
+def at_work(
+    encoder: nn.Module, device: torch.device, dtype: torch.dtype, *, gradients: bool = False
+) -> Iterator[nn.Module]:
+    """The encoder on `device` in `dtype` and evaluation mode; the one passed in stays as it was.
+
+    Without `gradients` nothing that is computed can be differentiated, which is faster; with them it can be where that is asked for.
+    """
     here = next(encoder.parameters())
     if here.device != device or here.dtype != dtype:
         encoder = copy.deepcopy(encoder).to(device, dtype)
     was_training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if gradients else torch.inference_mode():
             yield encoder
     finally:
         encoder.train(was_training)

@@ -1,21 +1,93 @@
 """Edits of ranked cells, as index arithmetic on batches of token rows.
 
-An edit answers with `source` (B, L'): for each position of the edited row, which position of the original row its token came
-from. Edited tokens, masks and the matching of background genes all follow from it.
+Every edit takes the perturbed genes out of the ranking and, unless it deletes them, puts them back at other places. What remains keeps its
+order. Special tokens are never perturbed: <cls> stays first and <eos> last.
 """
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
 
+Kind = Literal["delete", "overexpress", "inhibit", "activate"]
+KINDS: tuple[Kind, ...] = ("delete", "overexpress", "inhibit", "activate")
+_NOWHERE = 2**31 - 1
 
-def delete(length: int, position: Tensor) -> Tensor:
-    """Take the token at `position` (B,) out of rows of `length` L; everything behind it moves up one rank.
 
-    Returns
-    -------
-    `source`, int64 (B, L - 1).
+class Edited(NamedTuple):
+    """Edited rows.
+
+    Attributes
+    ----------
+    tokens
+        int64 (B, L'), right-padded with 0.
+    source
+        int64 (B, L'): from which position of the original row each token came; L or more for tokens that were put in and for padding.
+    lengths
+        int64 (B,).
     """
-    kept = torch.arange(length - 1, device=position.device)  # (L - 1,)
-    return kept + (kept >= position[:, None])
+
+    tokens: Tensor
+    source: Tensor
+    lengths: Tensor
+
+
+def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, rank_shift: int = 1) -> Edited:
+    """Perturb the genes `targets` of each row together.
+
+    Parameters
+    ----------
+    tokens
+        int64 (B, L), right-padded with 0. Every row holds a gene, and either all begin with <cls> or none does.
+    targets
+        int64 (B, K), 0 for none, else distinct. Genes that are not in a row come in by ``"overexpress"`` only.
+    kind
+        ``"delete"`` takes genes out. ``"overexpress"`` puts them before all others, in the order of `targets`. ``"inhibit"`` and ``"activate"``
+        move them down or up by quartiles, see `new_rank`.
+    n_special
+        Token ids below this one are special.
+    rank_shift
+        Quartiles to move by.
+
+    Notes
+    -----
+    Genes that are moved together each get as many of the other genes before them as the rule says, or all of them; those that come to stand
+    at one place are in the order of `targets`.
+    """
+    length = tokens.shape[1]
+    same = (tokens[:, :, None] == targets[:, None, :]) & (targets > 0)[:, None, :]  # (B, L, K)
+    kept = (tokens > 0) & ~same.any(2)
+    first = int(tokens[0, 0] < n_special)  # <cls> comes before all genes
+    if kind == "delete":
+        places = torch.full_like(targets, _NOWHERE)
+    elif kind == "overexpress":
+        places = torch.where(targets > 0, first, _NOWHERE)
+    else:
+        rank = same.int().argmax(1) - first  # (B, K)
+        n_genes = (tokens >= n_special).sum(1, keepdim=True)
+        n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays behind all genes
+        goal = new_rank(rank, n_genes, kind, rank_shift).minimum(n_others)
+        places = torch.where(same.any(1), first + goal, _NOWHERE)
+    # What is kept has odd keys 1, 3, 5, ...; a gene that shall have p kept tokens before it has the key 2 p.
+    keys = torch.cat([torch.where(kept, 2 * kept.cumsum(1) - 1, _NOWHERE), places.clamp(max=_NOWHERE // 2) * 2], 1)
+    there = keys < _NOWHERE - 1
+    lengths = there.sum(1)
+    source = keys.argsort(dim=1, stable=True)[:, : int(lengths.max())]
+    edited = torch.cat([tokens, targets], 1).gather(1, source)
+    inside = torch.arange(source.shape[1], device=tokens.device) < lengths[:, None]
+    return Edited(torch.where(inside, edited, 0), torch.where(inside, source, length), lengths)
+
+
+def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, rank_shift: int) -> Tensor:
+    """Where a gene of rank `rank` (0 is the highest) among `n_genes` comes to stand.
+
+    ``"overexpress"`` is the top. ``"activate"`` goes to the middle of the quartile `rank_shift` higher, or to the top where there is none;
+    ``"inhibit"`` to the middle of the quartile `rank_shift` lower, or to the bottom. (Described, but refused, by the official tool.)
+    """
+    if kind == "overexpress":
+        return torch.zeros_like(rank)
+    quartile = 4 * rank // n_genes + (rank_shift if kind == "inhibit" else -rank_shift)
+    middle = (2 * quartile + 1) * n_genes // 8
+    return torch.where(quartile < 0, 0, torch.where(quartile > 3, n_genes - 1, middle))

@@ -90,11 +90,12 @@ def check_options(encoder: Encoder, *, pooling: str, emb_layer: int, device: str
 
 
 def pool(hidden: Tensor, tokens: Tensor, pooling: str, n_special: int) -> Tensor:
-    """Summary of each cell in float32, (B, H): its first state (``"cls"``) or the mean over its genes (``"mean"``)."""
+    """Summary of each cell in float32 or better, (B, H): its first state (``"cls"``) or the mean over its genes (``"mean"``)."""
+    at_least = torch.promote_types(hidden.dtype, torch.float32)
     if pooling == "cls":
-        return hidden[:, 0].float()
+        return hidden[:, 0].to(at_least)
     genes = (tokens >= n_special).unsqueeze(-1)  # (B, L, 1); padding is special too
-    return (hidden.float() * genes).sum(1) / genes.sum(1)  # (B, H)
+    return (hidden.to(at_least) * genes).sum(1) / genes.sum(1)  # (B, H)
 
 
 def embed(

@@ -1,4 +1,4 @@
-"""What a cell's representation does when its genes are deleted one by one."""
+"""What a cell's representation does when its genes are perturbed: exactly, one forward pass for each perturbation."""
 
 from __future__ import annotations
 
@@ -10,101 +10,101 @@ from torch.nn import functional as F
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
-from ._edits import delete
+from ._edits import edit
 from ._embed import check_pooling, embed, layers_to_run, pool
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from tqdm.auto import tqdm
 
     from scgeneformer.nn import Encoder
 
-
-def deletions(tokens: np.ndarray, n_special: int, only: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of a cell and the position of one of its genes.
-
-    Parameters
-    ----------
-    tokens
-        uint16 (n, L).
-    n_special
-        Token ids below this one are no genes.
-    only
-        Token ids to restrict to.
-
-    Returns
-    -------
-    Row and position of each of the P pairs, int64 (P,), cell by cell in rank order. A cell of a single gene has none,
-    because nothing would be left of it.
-    """
-    genes = tokens >= n_special
-    wanted = genes & (genes.sum(axis=1, keepdims=True) > 1)
-    if only is not None:
-        wanted &= np.isin(tokens, only)
-    return np.nonzero(wanted)
+    from ._edits import Edited
+    from ._effects import GeneEffects
+    from ._perturbations import Perturbations, Plan
 
 
-def delete_one_by_one(
+def perturb(
     encoder: Encoder,
-    tokens: np.ndarray,
-    rows: np.ndarray,
-    positions: np.ndarray,
+    perturbations: Perturbations,
+    plan: Plan,
     *,
     pooling: str,
     n_special: int,
     states: np.ndarray | None = None,
+    effects: GeneEffects | None = None,
     emb_layer: int = -1,
     device: str = "auto",
     precision: str = "auto",
     token_budget: int | None = None,
-    progress: bool = False,
+    bar: tqdm | None = None,
 ) -> np.ndarray:
-    """Delete single genes and compare each cell with itself before.
+    """Perturb cells and compare each with itself before.
 
-    Pairs of many cells run in one stream of batches; rows are edited on the device.
+    Perturbations of many cells run in one stream of batches; rows are edited on the device.
 
     Parameters
     ----------
-    encoder, tokens, pooling, n_special, emb_layer, device, precision, token_budget, progress
+    encoder, pooling, n_special, emb_layer, device, precision, token_budget
         As for `embed`.
-    rows, positions
-        The P pairs of a row of `tokens` and the position in it whose gene is deleted.
+    perturbations, plan
+        The P perturbations and what they are.
     states
         float (S, H): positions of states in the same embedding (same encoder, layer and pooling). None compares each
         cell with its own original only.
+    effects
+        Gets the cosine of every gene that is not perturbed, before and after.
+    bar
+        A progress bar to move on.
 
     Returns
     -------
-    float64 (P, S) with states: how much the cosine to each state grows by the deletion (positive is towards it).
+    float64 (P, S) with states: how much the cosine to each state grows (positive is towards it).
     float64 (P, 1) without: the cosine similarity of perturbed and original (1 is no effect), of the first states for
-    ``"cls"``, and the mean over the remaining genes of each gene's own cosine for ``"mean"``, as the official tool does.
+    ``"cls"``, and the mean over the genes that are not perturbed of each gene's own cosine for ``"mean"``, as the official
+    tool does; NaN where there are none.
     """
     check_pooling(pooling)
     place = resolve_device(device)
     budget = token_budget or default_token_budget(place)
     n_layers = layers_to_run(encoder, emb_layer)
+    tokens, rows = perturbations.tokens, perturbations.rows
     lengths = row_lengths(tokens)
     by_gene = states is None and pooling == "mean"
-    values = np.empty((len(rows), 1 if states is None else len(states)))
+    first_only = slice(0, 1) if pooling == "cls" and effects is None else None
+    values = np.empty((len(perturbations), 1 if states is None else len(states)))
     with at_work(encoder, place, resolve_precision(precision, place)) as network:
-        if by_gene:
-            compare = _GeneComparison(network, tokens, lengths, n_layers, n_special)
-        else:
-            used, of_used = np.unique(rows, return_inverse=True)
+        genes = None
+        if by_gene or effects is not None:
+            genes = _GeneComparison(network, tokens, lengths, n_layers, n_special)
+        if not by_gene:
             same = {"device": str(place), "precision": _name(network), "token_budget": budget}
-            before = embed(network, tokens[used], pooling=pooling, n_special=n_special, emb_layer=emb_layer, **same)
-            goal = None if states is None else torch.from_numpy(np.asarray(states, dtype=np.float64)).cpu()
-            compare = _PooledComparison(torch.from_numpy(before.cells), of_used, goal, pooling, n_special)
-        first_only = slice(0, 1) if pooling == "cls" else None
+            same |= {"pooling": pooling, "n_special": n_special, "emb_layer": emb_layer}
+            used, of = np.unique(perturbations.of, return_inverse=True)
+            before = embed(network, perturbations.originals[used], **same).cells.astype(np.float64)
 
-        def step(pairs: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows[pairs]], lengths[rows[pairs]], place)  # (B, L)
-            source = delete(batch.shape[1], torch.from_numpy(positions[pairs]).to(place))  # (B, L - 1)
-            edited = batch.gather(1, source)
-            there = None if mask is None else mask[:, 1:]  # one token fewer in every row
-            hidden = network(edited, there, n_layers=n_layers, positions=first_only)
-            values[pairs] = compare(hidden, edited, source, pairs, rows[pairs]).cpu().double().numpy()
+        def step(batch: np.ndarray) -> None:
+            row = rows[batch]
+            original, _ = to_device(tokens[row], lengths[row], place)  # (B, L)
+            targets = torch.from_numpy(perturbations.targets[batch]).to(place)
+            edited = edit(original, targets, plan.kind, n_special=n_special, rank_shift=plan.rank_shift)
+            width = edited.tokens.shape[1]
+            there = None if int(edited.lengths.min()) == width else edited.tokens > 0
+            hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only)
+            cosines = None if genes is None else genes(hidden, edited, original.shape[1], row)  # (B, L'), NaN elsewhere
+            if by_gene:
+                values[batch, 0] = torch.nanmean(cosines.cpu().double(), 1)
+            else:
+                after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
+                values[batch] = _compare(before[of[batch]], after, states)
+            if effects is not None:
+                measured, at = torch.nonzero(~cosines.isnan(), as_tuple=True)
+                affected = edited.tokens[measured, at].cpu().numpy()
+                found = cosines[measured, at].cpu().double().numpy()
+                effects.add(perturbations.what[batch][measured.cpu().numpy()], affected, found)
 
-        for_each_batch(lengths[rows], budget, step, progress=progress, desc="delete", unit="deletions")
+        most = lengths[rows] + (perturbations.targets.shape[1] if plan.kind == "overexpress" else 0)
+        for_each_batch(most, budget, step, bar=bar)
     return values
 
 
@@ -112,26 +112,20 @@ def _name(network: torch.nn.Module) -> str:
     return str(next(network.parameters()).dtype).removeprefix("torch.")
 
 
-class _PooledComparison:
-    """Cosines of whole cells, in float64, since changes of a cosine can be as small as float32's rounding."""
+def _compare(before: np.ndarray, after: np.ndarray, states: np.ndarray | None) -> np.ndarray:
+    """Cosines of whole cells, in float64, since changes of a cosine can be as small as float32's rounding; (B, S or 1)."""
+    if states is None:
+        return _cosine(before, after)[:, None]
+    goal = np.asarray(states, dtype=np.float64)
+    return _cosine(after[:, None], goal) - _cosine(before[:, None], goal)
 
-    def __init__(
-        self, before: Tensor, of_pair: np.ndarray, states: Tensor | None, pooling: str, n_special: int
-    ) -> None:
-        self.before, self.of_pair, self.states = before.double(), of_pair, states
-        self.pooling, self.n_special = pooling, n_special
 
-    def __call__(self, hidden: Tensor, edited: Tensor, source: Tensor, pairs: np.ndarray, rows: np.ndarray) -> Tensor:
-        after = pool(hidden, edited, self.pooling, self.n_special).cpu().double()  # (B, H)
-        before = self.before[self.of_pair[pairs]]  # (B, H)
-        if self.states is None:
-            return F.cosine_similarity(before, after, dim=-1)[:, None]  # (B, 1)
-        goal = self.states[None]  # (1, S, H)
-        return F.cosine_similarity(after[:, None], goal, dim=-1) - F.cosine_similarity(before[:, None], goal, dim=-1)
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 
 class _GeneComparison:
-    """Mean over the remaining genes of the cosine between a gene's state before and after.
+    """Cosine between the state of each gene that is not perturbed before and after.
 
     Original states are whole (L, H) matrices, so they are computed when a batch first needs them and kept only while it may
     need them again: batches come cell by cell, so these are few.
@@ -145,19 +139,21 @@ class _GeneComparison:
         self.kept: dict[int, Tensor] = {}
 
     def originals(self, rows: np.ndarray, place: torch.device) -> Tensor:
-        """States of each pair's original cell, (B, L, H), and zero behind its end."""
-        cells, of_pair = np.unique(rows, return_inverse=True)
-        self.kept = {cell: self.kept[cell] for cell in cells if cell in self.kept}
-        for cell in cells:
-            if cell not in self.kept:
-                batch, _ = to_device(self.tokens[[cell]], self.lengths[[cell]], place)
-                self.kept[cell] = self.network(batch, n_layers=self.n_layers)[0]  # (L, H)
-        stacked = torch.nn.utils.rnn.pad_sequence([self.kept[cell] for cell in cells], batch_first=True)
-        return stacked[torch.from_numpy(of_pair).to(place)]
+        """States of each perturbation's original row, (B, L, H), and zero behind its end."""
+        needed, of = np.unique(rows, return_inverse=True)
+        self.kept = {row: self.kept[row] for row in needed if row in self.kept}
+        for row in needed:
+            if row not in self.kept:
+                batch, _ = to_device(self.tokens[[row]], self.lengths[[row]], place)
+                self.kept[row] = self.network(batch, n_layers=self.n_layers)[0]  # (L, H)
+        stacked = torch.nn.utils.rnn.pad_sequence([self.kept[row] for row in needed], batch_first=True)
+        return stacked[torch.from_numpy(of).to(place)]
 
-    def __call__(self, hidden: Tensor, edited: Tensor, source: Tensor, pairs: np.ndarray, rows: np.ndarray) -> Tensor:
+    def __call__(self, hidden: Tensor, edited: Edited, length: int, rows: np.ndarray) -> Tensor:
+        """(B, L'), NaN at special tokens, perturbed genes and padding; `length` is L of the rows before the edit."""
         before = self.originals(rows, hidden.device)  # (B, L, H)
-        before = before.gather(1, source[..., None].expand(-1, -1, before.shape[-1]))  # (B, L - 1, H)
-        cosine = F.cosine_similarity(before.float(), hidden.float(), dim=-1)  # (B, L - 1)
-        background = edited >= self.n_special
-        return ((cosine * background).sum(1) / background.sum(1))[:, None]  # (B, 1)
+        at = edited.source.clamp(max=length - 1)
+        before = before.gather(1, at[..., None].expand(-1, -1, before.shape[-1]))  # (B, L', H)
+        cosine = F.cosine_similarity(before.float(), hidden.float(), dim=-1)  # (B, L')
+        background = (edited.tokens >= self.n_special) & (edited.source < length)
+        return torch.where(background, cosine, torch.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attention import attend
 from ._checkpoint import (
     load_cell_classifier,
     load_encoder,
@@ -22,6 +23,7 @@ __all__ = [
     "GeneClassifier",
     "MaskedGeneHead",
     "MaskedGeneModel",
+    "attend",
     "load_cell_classifier",
     "load_encoder",
     "load_gene_classifier",

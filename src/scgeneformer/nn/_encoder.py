@@ -30,9 +30,10 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        rank = self.position.weight[: tokens.shape[1]] + self.segment.weight[0]  # (L, H)
-        return self.dropout(self.norm(self.gene(tokens) + rank))  # (B, L, H)
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Tokens (B, L) at their ranks, or at `positions` (B, L) instead: states (B, L, H)."""
+        rank = self.position.weight[: tokens.shape[1]] if positions is None else self.position(positions)
+        return self.dropout(self.norm(self.gene(tokens) + (rank + self.segment.weight[0])))
 
 
 class Attention(nn.Module):
@@ -50,11 +51,17 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, L, H) -> (B, N, L, D)
 
+    def project(self, read: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, Q, D) of `read`, keys and values (B, N, L, D) of `x`."""
+        return self.heads(self.query(read)), self.heads(self.key(x)), self.heads(self.value(x))
+
+    def join(self, o: Tensor) -> Tensor:
+        """What the heads found, (B, N, Q, D), as one vector for each position, (B, Q, H)."""
+        return self.out(o.transpose(1, 2).flatten(2))
+
     def forward(self, read: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = self.heads(self.query(read)), self.heads(self.key(x)), self.heads(self.value(x))
-        p = self.dropout if self.training else 0.0
-        o = attend(q, k, v, mask, p)  # (B, N, Q, D)
-        return self.out(o.transpose(1, 2).flatten(2))  # (B, Q, H)
+        q, k, v = self.project(read, x)
+        return self.join(attend(q, k, v, mask, self.dropout if self.training else 0.0))
 
     def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention weights, which the fused kernel of `forward` never holds: (B, N, L, L)."""
@@ -89,7 +96,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, positions: slice | None = None) -> Tensor:
         read = x if positions is None else x[:, positions]  # (B, Q, H)
-        read = self.attention_norm(read + self.dropout(self.attention(read, x, mask)))
+        return self.finish(read, self.attention(read, x, mask))
+
+    def finish(self, read: Tensor, attended: Tensor) -> Tensor:
+        """All that comes behind the attention, position by position: (B, Q, H) -> (B, Q, H)."""
+        read = self.attention_norm(read + self.dropout(attended))
         return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
 
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._figure import whole_figure
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,7 +35,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Sequence[str], 
     text
         Passed to :meth:`~matplotlib.axes.Axes.annotate`.
     """
-    ax.figure.draw_without_rendering()
+    whole_figure(ax).draw_without_rendering()
     frame = ax.get_window_extent()
     drawn = [ax.transData.transform(np.ma.filled(points.get_offsets(), np.nan)) for points in ax.collections]
     points = np.concatenate(drawn) if drawn else np.empty((0, 2))

@@ -79,6 +79,8 @@ def prepare(
 
     Raises
     ------
+    TypeError
+        If `model` is no model.
     KeyError
         If there are no tokens.
     ValueError
@@ -86,6 +88,9 @@ def prepare(
     """
     from scgeneformer import engine, hub
 
+    if isinstance(model, list | tuple | set):
+        msg = f"model={model!r} is no model. It comes before genes: `sg.tl.perturb(adata, model, genes)`, or name them, `genes=`."
+        raise TypeError(msg)
     pretrained = hub.load(model)
     vocabulary = pretrained.vocabulary
     tokens = keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)

@@ -1,0 +1,196 @@
+"""A plan carried out on many cells, part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ._batching import row_lengths
+from ._effects import GeneEffects
+from ._perturb import perturb
+from ._perturbations import enumerate_perturbations
+from ._screen import screen, screen_absent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scgeneformer.nn import Encoder
+
+    from ._perturbations import Plan
+    from ._store import Store
+
+PART_SIZE = {"exact": 2048, "screen": 16_384}  # perturbations in a part
+_OF = "part_of_cells"  # in each part that is kept
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What P perturbations did.
+
+    Attributes
+    ----------
+    cells
+        int32 (P,), rows of the tokens.
+    what
+        int32 (P,), token of the perturbed gene or number of the perturbed set.
+    values
+        (P, S), float64 if exact and float32 if estimated; as `perturb` returns them.
+    effects
+        On genes, if asked for.
+    missing
+        Parts that are left to other processes.
+    """
+
+    cells: np.ndarray
+    what: np.ndarray
+    values: np.ndarray
+    effects: GeneEffects | None
+    missing: int
+
+
+def run(
+    encoder: Encoder,
+    tokens: np.ndarray,
+    plan: Plan,
+    *,
+    n_special: int,
+    states: np.ndarray | None = None,
+    method: Literal["exact", "screen"] = "exact",
+    effects: bool = False,
+    store: Store | None = None,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = False,
+    **options: Any,
+) -> Outcome:
+    """Perturb cells.
+
+    Cells are taken longest first and cut into parts. A part is always computed alone, so that what it gives does not depend on which
+    parts were done before, or by whom.
+
+    Parameters
+    ----------
+    encoder
+        The model.
+    tokens
+        uint16 (n, L), right-padded with 0.
+    plan
+        What to do.
+    n_special
+        Token ids below this one are special.
+    states
+        As for `perturb`; needed by ``"screen"``.
+    method
+        ``"exact"``, or ``"screen"``: estimates, of single genes only.
+    effects
+        Also measure effects on genes; ``"exact"`` only.
+    store
+        Where finished parts are kept, and taken from.
+    shard
+        (i, n): compute part i, i + n, i + 2 n, ... only. Parts of others are read if the store has them.
+    progress
+        Show a progress bar.
+    options
+        pooling, emb_layer, device, precision, token_budget: as for `perturb`.
+    """
+    options["n_special"] = n_special
+    n_what = (int(plan.genes.max(initial=0)) + 1) if plan.genes is not None else len(plan.sets)
+    total = GeneEffects(n_what, encoder.config.vocab_size) if effects else None
+    work = _work(tokens, plan)
+    parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
+    found, missing, n_cells = [], 0, 0
+    with tqdm(total=int(work.sum()), desc=plan.kind, unit=" perturbations", disable=not progress) as bar:
+        for i, cells in enumerate(parts):
+            done, end = _finished(store, i, cells), bar.n + int(work[cells].sum())
+            if done is None and i % shard[1] != shard[0]:
+                missing += 1
+            elif done is None:
+                done = _part(encoder, tokens[cells], plan, states, method, options, bar, effects=effects)
+                done["cells"] = cells[done["cells"]].astype(np.int32)
+                if store is not None:
+                    store.write(i, done | {_OF: cells})
+            n_cells += len(cells)
+            bar.set_postfix_str(f"{n_cells:,} of {len(tokens):,} cells", refresh=False)
+            bar.update(end - bar.n)
+            if done is not None:
+                found.append((done["cells"], done["what"], done["values"]))
+                if total is not None:
+                    total.merge(done)
+    if not found:
+        nothing = np.empty(0, np.int32)
+        return Outcome(nothing, nothing, np.empty((0, 1 if states is None else len(states))), total, missing)
+    return Outcome(*(np.concatenate(field) for field in zip(*found, strict=True)), total, missing)
+
+
+def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.ndarray] | None:
+    """A part that was kept, if it is of just these cells: parts were cut otherwise if their size was another."""
+    done = None if store is None else store.read(i)
+    return done if done is not None and np.array_equal(done[_OF], cells) else None
+
+
+def _work(tokens: np.ndarray, plan: Plan) -> np.ndarray:
+    """About how many perturbations each cell has, int64 (n,)."""
+    if plan.genes is None:
+        return np.full(len(tokens), len(plan.sets))
+    if plan.absent:
+        return np.full(len(tokens), len(plan.genes))
+    return np.isin(tokens, plan.genes).sum(1)
+
+
+def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cells in parts of at most `size` perturbations or of one cell, longest first; cells without work are left out."""
+    order = np.argsort(-lengths, kind="stable")
+    order = order[work[order] > 0]
+    so_far = np.cumsum(work[order])
+    start = 0
+    while start < len(order):
+        before = so_far[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(so_far, before + size, side="right")))
+        yield order[start:stop]
+        start = stop
+
+
+def _part(
+    encoder: Encoder,
+    tokens: np.ndarray,
+    plan: Plan,
+    states: np.ndarray | None,
+    method: str,
+    options: dict[str, Any],
+    bar: tqdm,
+    *,
+    effects: bool,
+) -> dict[str, np.ndarray]:
+    """Arrays of one part, cells counted within it."""
+    tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
+    if method == "screen":
+        return _estimates(encoder, tokens, plan, states, options)
+    max_length = encoder.config.max_length
+    todo = enumerate_perturbations(tokens, plan, n_special=options["n_special"], max_length=max_length)
+    n_what = (int(plan.genes.max(initial=0)) + 1) if plan.genes is not None else len(plan.sets)
+    measured = GeneEffects(n_what, encoder.config.vocab_size) if effects else None
+    values = perturb(encoder, todo, plan, states=states, effects=measured, bar=bar, **options)
+    arrays = {"cells": todo.cells, "what": todo.what.astype(np.int32), "values": values}
+    return arrays | (measured.stored() if measured is not None else {})
+
+
+def _estimates(
+    encoder: Encoder, tokens: np.ndarray, plan: Plan, states: np.ndarray, options: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    n_special = options["n_special"]
+    estimated = screen(encoder, tokens, plan.kind, states, rank_shift=plan.rank_shift, **options)
+    n_genes = (tokens >= n_special).sum(1, keepdims=True)
+    asked = np.isin(tokens, plan.genes) & ~np.isnan(estimated[..., 0]) & (n_genes > (plan.kind == "delete"))
+    if plan.kind == "overexpress":
+        first = int(tokens[0, 0] < n_special)
+        asked[:, first : first + 1] = False  # already at the top
+    cells, position = np.nonzero(asked)
+    found = [(cells, tokens[cells, position], estimated[cells, position])]
+    if plan.absent:
+        estimated = screen_absent(encoder, tokens, plan.genes, states, **options)
+        cells, column = np.nonzero(~np.isnan(estimated[..., 0]) & (n_genes > 0))
+        found.append((cells, plan.genes[column], estimated[cells, column]))
+    cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
+    return {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": values.astype(np.float32)}

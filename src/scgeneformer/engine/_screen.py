@@ -1,0 +1,261 @@
+"""What a perturbation does, estimated for all genes of a cell at once, and for all genes that it does not express.
+
+Deleting a gene removes its token and moves every lower token up by one rank; other perturbations move a gene to another rank, and those
+between by one. To first order every such change is a sum of gate gradients (see `_gates`): a gene that goes is minus its base token, a
+gene that comes to another rank is a probe there minus its base token. The moves of many small steps add up to a smooth curve over ranks,
+whose level, but not its shape, suffers from what first order leaves out; so the curve is computed exactly at a few ranks, by one forward
+pass each, and the estimate is drawn through these points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from torch.nn import functional as F
+
+from ._batching import for_each_batch, row_lengths, to_device
+from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._edits import new_rank
+from ._embed import layers_to_run, pool
+from ._gates import Base, Probes, gate_gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+    from tqdm.auto import tqdm
+
+    from scgeneformer.nn import Encoder
+
+    from ._edits import Kind
+
+_UP = ("delete", "inhibit")  # kinds that let other genes rise
+
+
+def screen(
+    encoder: Encoder,
+    tokens: np.ndarray,
+    kind: Kind,
+    states: np.ndarray,
+    *,
+    pooling: str,
+    n_special: int,
+    rank_shift: int = 1,
+    n_points: int = 4,
+    emb_layer: int = -1,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+    bar: tqdm | None = None,
+) -> np.ndarray:
+    """Estimate how the cosine to each state grows when each gene of each cell is perturbed alone.
+
+    Parameters
+    ----------
+    encoder, pooling, n_special, emb_layer, device, precision, token_budget
+        As for `embed`.
+    tokens
+        uint16 (n, L), right-padded with 0.
+    kind, rank_shift
+        As for `edit`.
+    states
+        float (S, H): positions of states in the same embedding.
+    n_points
+        Ranks at which the effect of moving all tokens behind (or before) them is computed exactly.
+    bar
+        A progress bar, moved on by one for each cell.
+
+    Returns
+    -------
+    float64 (n, L, S), NaN at special tokens and padding.
+    """
+    out = np.full((*tokens.shape, len(states)), np.nan)
+    at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
+
+    def step(rows: np.ndarray) -> None:
+        batch, mask = at_once.load(rows)
+        found = at_once.expressed(batch, mask, kind, rank_shift, n_points)
+        out[rows, : batch.shape[1]] = found
+
+    at_once.run(step, precision, token_budget, bar)
+    return out
+
+
+def screen_absent(
+    encoder: Encoder,
+    tokens: np.ndarray,
+    genes: np.ndarray,
+    states: np.ndarray,
+    *,
+    pooling: str,
+    n_special: int,
+    emb_layer: int = -1,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+    bar: tqdm | None = None,
+) -> np.ndarray:
+    """Estimate how the cosine to each state grows when each of `genes` is put before all others, in cells that do not express it.
+
+    Parameters
+    ----------
+    encoder, tokens, states, pooling, n_special, emb_layer, device, precision, token_budget, bar
+        As for `screen`. A row as long as the encoder's positions loses its lowest gene, before and after.
+    genes
+        Tokens, int (G,).
+
+    Returns
+    -------
+    float32 (n, G, S), NaN where a cell expresses the gene, and for empty cells.
+    """
+    out = np.full((len(tokens), len(genes), len(states)), np.nan, dtype=np.float32)
+    at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
+
+    def step(rows: np.ndarray) -> None:
+        batch, mask = at_once.load(rows)
+        found = at_once.absent(batch, mask, torch.from_numpy(genes.astype(np.int64)))
+        for row, values in zip(rows, found, strict=True):
+            out[row] = np.where(np.isin(genes, tokens[row])[:, None], np.nan, values)
+
+    at_once.run(step, precision, token_budget, bar)
+    return out
+
+
+class _Screen:
+    """An encoder, cells and states, and the estimates for a batch of cells."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokens: np.ndarray,
+        states: np.ndarray,
+        pooling: str,
+        n_special: int,
+        emb_layer: int,
+        device: str,
+    ) -> None:
+        self.encoder, self.tokens, self.lengths = encoder, tokens, row_lengths(tokens)
+        self.place = resolve_device(device)
+        self.wide = torch.float32 if self.place.type == "mps" else torch.float64  # MPS has no float64
+        self.goal = torch.from_numpy(np.asarray(states, dtype=np.float64)).to(self.place, self.wide)
+        self.options = {"pooling": pooling, "n_special": n_special, "n_layers": layers_to_run(encoder, emb_layer)}
+        self.n_special = n_special
+
+    def run(
+        self, step: Callable[[np.ndarray], None], precision: str, token_budget: int | None, bar: tqdm | None
+    ) -> None:
+        budget = token_budget or default_token_budget(self.place)
+        dtype = resolve_precision(precision, self.place)
+        with at_work(self.encoder, self.place, dtype, gradients=True) as self.network:
+            for_each_batch(self.lengths, budget, step, bar=bar)
+
+    def load(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        return to_device(self.tokens[rows], self.lengths[rows], self.place)
+
+    def readout(self, pooled: Tensor) -> Tensor:
+        """Cosine to each state, (B, S)."""
+        return F.cosine_similarity(pooled.to(self.wide)[:, None], self.goal[None], dim=-1)
+
+    def value(self, batch: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> np.ndarray:
+        """The readout of cells whose tokens stand at `positions`, float64 (B, S)."""
+        network, at_keys = self.network, None if mask is None else mask[:, None, None, :]
+        x = network.embedding(batch, positions)
+        n_layers = self.options["n_layers"]
+        first_only = slice(0, 1) if self.options["pooling"] == "cls" else None
+        for i, block in enumerate(network.blocks[:n_layers]):
+            x = block(x, at_keys, first_only if i == n_layers - 1 else None)
+        return self.readout(pool(x, batch, self.options["pooling"], self.n_special)).cpu().double().numpy()
+
+    def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, rank_shift: int, n_points: int) -> np.ndarray:
+        """Estimates for the genes of each cell, float64 (B, L, S)."""
+        n_cells, length = batch.shape
+        ranks = torch.arange(length, device=self.place).expand(n_cells, -1)
+        first = int(batch[0, 0] < self.n_special)
+        up = kind in _UP
+        last_position = self.network.config.max_length - 1
+        moved = torch.where(ranks > first, ranks - 1, ranks) if up else (ranks + 1).clamp(max=last_position)
+        moved = torch.where(ranks < first, ranks, moved)
+        goes_to = ranks
+        if kind != "delete":
+            n_genes = (batch >= self.n_special).sum(1, keepdim=True).clamp(min=1)
+            goes_to = (first + new_rank(ranks - first, n_genes, kind, rank_shift)).clamp(0, length - 1)
+        at = [moved] if kind == "delete" else [moved, goes_to]
+        probes = Probes(batch.repeat(1, len(at)), torch.cat(at, 1), ranks.repeat(1, len(at)))
+        found = gate_gradients(self.network, Base(batch, ranks, mask), probes, self.readout, **self.options)
+        base, probed = found.base.cpu().double().numpy(), found.probes.cpu().double().numpy()
+        steps = probed[:, :length] - base  # (B, L, S), what it does to move each token by one rank
+        there = (batch > 0).cpu().numpy()
+        steps[~there] = 0.0
+        steps[:, : first + up] = 0.0  # <cls> stays, and no token can rise above the first gene
+        # curve[i]: all tokens behind gene i rise by one rank, or all genes before it fall
+        total = np.cumsum(steps, axis=1)
+        curve = total[:, -1:] - total if up else total - steps
+        before = found.values.cpu().double().numpy()
+        curve += self._correction(batch, mask, ranks, moved, before, curve, first, n_points, up=up)
+        if kind == "delete":
+            return _at_genes(curve - base, batch, self.n_special)
+        to = np.broadcast_to(goes_to.cpu().numpy()[..., None], curve.shape)
+        change = curve - np.take_along_axis(curve, to, 1) + probed[:, length:] - base
+        change[goes_to.cpu().numpy() == ranks.cpu().numpy()] = 0.0
+        return _at_genes(change, batch, self.n_special)
+
+    def _correction(
+        self,
+        batch: Tensor,
+        mask: Tensor | None,
+        ranks: Tensor,
+        moved: Tensor,
+        before: np.ndarray,
+        curve: np.ndarray,
+        first: int,
+        n_points: int,
+        *,
+        up: bool,
+    ) -> np.ndarray:
+        """What the exact curve has more than the estimated one, drawn through `n_points` ranks of each cell; (B, L, S)."""
+        n_genes = (batch >= self.n_special).sum(1).cpu().numpy()
+        points = first + np.round(np.linspace(0, 1, n_points) * (n_genes[:, None] - 1)).astype(
+            np.int64
+        )  # (B, n_points)
+        more = np.zeros((*points.shape, curve.shape[2]))
+        for i, cut in enumerate(torch.from_numpy(points).to(self.place).unbind(1)):
+            moves = ranks > cut[:, None] if up else ranks < cut[:, None]
+            exact = self.value(batch, mask, torch.where(moves, moved, ranks)) - before
+            more[:, i] = exact - np.take_along_axis(curve, points[:, i, None, None].repeat(curve.shape[2], 2), 1)[:, 0]
+        out = np.empty_like(curve)
+        for cell, (at, values) in enumerate(zip(points, more, strict=True)):
+            at, chosen = np.unique(at, return_index=True)
+            values = values[chosen]
+            out[cell] = PchipInterpolator(at, values)(np.arange(curve.shape[1])) if len(at) > 1 else values[0]
+        return out
+
+    def absent(self, batch: Tensor, mask: Tensor | None, genes: Tensor) -> np.ndarray:
+        """Estimates for genes put first, float64 (B, G, S)."""
+        n_cells, first = len(batch), int(batch[0, 0] < self.n_special)
+        if batch.shape[1] == self.network.config.max_length:
+            batch, mask = self._without_lowest(batch, first)
+        length = batch.shape[1]
+        ranks = torch.arange(length, device=self.place).expand(n_cells, -1)
+        shifted = torch.where(ranks < first, ranks, ranks + 1)
+        candidates = genes.to(self.place).expand(n_cells, -1)
+        probes = Probes(candidates, torch.full_like(candidates, first), torch.full_like(candidates, length))
+        found = gate_gradients(self.network, Base(batch, shifted, mask), probes, self.readout, **self.options)
+        moved = found.values.cpu().double().numpy() - self.value(batch, mask)
+        return moved[:, None] + found.probes.cpu().double().numpy()
+
+    def _without_lowest(self, batch: Tensor, first: int) -> tuple[Tensor, Tensor | None]:
+        """The same without the lowest gene of each row that fills all positions."""
+        full = batch[:, -1] > 0
+        shorter = batch[:, :-1].clone()
+        if first:  # <eos> takes the place of the lowest gene
+            shorter[full, -1] = batch[full, -1]
+        mask = shorter > 0
+        return shorter, None if bool(mask.all()) else mask
+
+
+def _at_genes(values: np.ndarray, batch: Tensor, n_special: int) -> np.ndarray:
+    values[(batch < n_special).cpu().numpy()] = np.nan
+    return values

@@ -1,0 +1,99 @@
+"""Shifts of single cells, by the names of genes or sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer import _keys
+
+from ._ranking import slot_of_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def symbols_of(data: AnnData, gene_symbols: str | None) -> np.ndarray:
+    """Symbols as in `_keys.symbols`, or ``var_names``; (n_vars,) of str."""
+    found = _keys.symbols(data, gene_symbols)
+    return data.var_names.astype(str).to_numpy() if found is None else found
+
+
+def effects_in_cells(
+    data: AnnData, run: dict[str, Any], names: Sequence[str], *, key: str, state: str | None, gene_symbols: str | None
+) -> tuple[np.ndarray, list[str]]:
+    """Effect of each perturbation in each cell, 0 for none.
+
+    Parameters
+    ----------
+    data
+        Annotated data with shifts in ``.layers[key]``, or of sets in ``.obsm[key_sets]``.
+    run
+        ``.uns[key]["params"]``.
+    names
+        Genes, as in ``var_names`` or as symbols, or sets.
+    key, state, gene_symbols
+        Slot, end state (None without goal states), column of symbols.
+
+    Returns
+    -------
+    Effects, float64 (n_obs, n), NaN where not tested, and n labels.
+
+    Raises
+    ------
+    KeyError
+        If there are no shifts, or a name is neither a gene nor a set.
+    ValueError
+        If the layer is dense, there are no names, or nothing of a name was perturbed.
+    """
+    slot, sets_slot = (slot_of_state(run, name, state) for name in (key, _keys.sets_key(key)))
+    layer = data.layers[slot] if slot in data.layers else None
+    sets = data.obsm[sets_slot] if sets_slot in data.obsm else None
+    if layer is None and sets is None:
+        msg = f"No shifts in .layers[{slot!r}] or .obsm[{sets_slot!r}]. Run `sg.tl.perturb(adata)` first."
+        raise KeyError(msg)
+    if layer is not None and not (sparse.issparse(layer) and layer.format in ("csr", "csc")):
+        msg = (
+            f".layers[{slot!r}] is {type(layer).__name__}, but only a CSR or CSC matrix tells a tested shift of 0 from no "
+            "test. Run `sg.tl.perturb(adata)` again."
+        )
+        raise ValueError(msg)
+    if len(names) == 0:
+        msg = "`genes` names no gene. Name at least one."
+        raise ValueError(msg)
+    symbols = symbols_of(data, gene_symbols)
+    columns, labels = [], []
+    for name in names:
+        found = np.flatnonzero(data.var_names == name)
+        found = found if len(found) else np.flatnonzero(symbols == name)
+        column = str(name).replace("/", "|")
+        if len(found) and layer is not None:
+            values, label = _stored(layer, found, data.n_obs), symbols[found[0]]
+        elif sets is not None and column in sets:
+            values, label = sets[column].to_numpy(dtype=np.float64), str(name)
+        else:
+            there = f" The sets are {list(sets)}." if sets is not None else ""
+            msg = f"{name!r} is neither in .var_names, nor a symbol, nor a set in .obsm[{sets_slot!r}].{there}"
+            raise KeyError(msg)
+        if np.isnan(values).all():
+            msg = f"{name!r} was perturbed in no cell: .layers[{slot!r}] holds nothing for it."
+            raise ValueError(msg)
+        columns.append(values)
+        labels.append(label)
+    values = np.stack(columns, axis=1)
+    return (values if state is not None else 1 - values), labels
+
+
+def _stored(layer: sparse.csr_matrix | sparse.csc_matrix, columns: np.ndarray, n_obs: int) -> np.ndarray:
+    """Stored entries of the first of `columns` that has any, as float64 (n_obs,), NaN where nothing is stored."""
+    values = np.full(n_obs, np.nan)
+    for column in columns:
+        part = layer[:, [column]].tocoo()
+        values[part.row] = part.data
+        if part.nnz:
+            break
+    return values

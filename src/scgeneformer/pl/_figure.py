@@ -1,0 +1,123 @@
+"""How every figure begins and ends: axes, units, legend, and who shows it."""
+
+from __future__ import annotations
+
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's vermillion and blue: told apart with every common colour vision deficiency, and in print by lightness.
+ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
+# For values around 0, and for values from 0 on; both hold with colour vision deficiencies.
+DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+
+
+def begin(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return `ax`, or the axes of a new figure of that size in inches."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def finish(
+    drawn: Axes | list[Axes], *, own_figure: bool, show: bool | None, return_fig: bool | None
+) -> Axes | list[Axes] | Figure | None:
+    """Return what was drawn, or its figure, or show it: by default where scanpy would, and not on the caller's axes."""
+    if return_fig:
+        return whole_figure(drawn[0] if isinstance(drawn, list) else drawn)
+    if show is None:
+        from scanpy import settings
+
+        show = own_figure and settings.autoshow
+    if show:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+        return None
+    return drawn
+
+
+def whole_figure(ax: Axes) -> Figure:
+    """Figure of `ax`, also where `ax` is part of a subfigure."""
+    return ax.figure.figure
+
+
+def exponent_of(values: np.ndarray) -> int:
+    """Power of ten to write `values` in, since effects are small; 0 where the plain numbers are short."""
+    largest = np.max(np.abs(values), initial=0, where=np.isfinite(values))
+    exponent = int(np.floor(np.log10(max(largest, np.finfo(float).tiny))))
+    return exponent if -300 < exponent < -2 else 0
+
+
+def in_tens(exponent: int) -> Callable[[float, object], str]:
+    """Format numbers in units of ``10**exponent``, for :meth:`~matplotlib.axis.Axis.set_major_formatter`."""
+    return lambda value, _: f"{value / 10.0**exponent:.3g}".replace("-", "−")
+
+
+def with_unit(what: str, measure: str, exponent: int, *, width: int) -> str:
+    """``what  (measure, 10^exponent)``, on several lines if longer than `width` characters."""
+    unit = f", 10$^{{{exponent}}}$" if exponent else ""
+    if len(what) + len(measure) + (8 if exponent else 4) > width:
+        return f"{fill(what, width)}\n({measure}{unit})"
+    return f"{what}  ({measure}{unit})"
+
+
+def name_axis(axis: Axis, what: str, measure: str, exponent: int) -> None:
+    """Label an axis and write its numbers in units of ``10**exponent``; the label is broken where the axis is short."""
+    axis.set_major_formatter(in_tens(exponent))
+    ax, text = axis.axes, axis.label
+    whole_figure(
+        ax
+    ).draw_without_rendering()  # layouts do not make room along an axis, so that its length has to be known
+    extent = ax.get_window_extent()
+    points = (extent.width if axis.axis_name == "x" else extent.height) * 72 / ax.figure.dpi
+    axis.set_label_text(with_unit(what, measure, exponent, width=max(12, int(points / (0.56 * text.get_fontsize())))))
+
+
+def symmetric(largest: float, *, signed: bool) -> tuple[float, float]:
+    """Colour limits: around 0 for signed values, from 0 otherwise; never empty."""
+    largest = largest if np.isfinite(largest) and largest > 0 else 1.0
+    return (-largest if signed else 0.0), largest
+
+
+def add_colour_bar(
+    mappable: ScalarMappable, axes: Axes | Sequence[Axes], what: str, measure: str, **place: object
+) -> Colorbar:
+    """Colour bar beside `axes`, its numbers in units of a power of ten that its label names."""
+    figure = (axes if hasattr(axes, "figure") else axes[0]).figure
+    bar = figure.colorbar(mappable, ax=axes, **place)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_linewidth(0.5)
+    bar.ax.yaxis.label.set_fontsize(8)
+    name_axis(bar.ax.yaxis, what, measure, exponent_of(np.array(mappable.get_clim())))
+    return bar
+
+
+def legend_above(ax: Axes, handles: Sequence[object], labels: Sequence[str]) -> None:
+    """Legend over the axes, where it covers nothing, in as many columns as there is room for: it would squeeze the axes."""
+    lengths = sorted(map(len, labels), reverse=True)
+    columns = max((n for n in (2, 3) if sum(lengths[:n]) <= 60 and (n == 2 or len(labels) == 3)), default=1)
+    ax.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderaxespad=0.3,
+    )

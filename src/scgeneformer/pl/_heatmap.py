@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys
+
+from ._cells import effects_in_cells
+from ._figure import DIVERGING, SEQUENTIAL, add_colour_bar, begin, finish, legend_above, symmetric
+from ._ranking import check_state, read_ranking, words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from mudata import MuData
+
+UNTESTED = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
+
+
+def shift_heatmap(
+    adata: AnnData | MuData,
+    *,
+    groupby: str,
+    genes: Sequence[str] | str | None = None,
+    n_top: int = 20,
+    key: str = _keys.SHIFT,
+    state: str | None = None,
+    min_cells: int = 5,
+    gene_symbols: str | None = None,
+    cmap: str | Colormap | None = None,
+    mod: str = "rna",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Heatmap of mean effects, perturbed genes (down) x groups of cells (across).
+
+    Parameters
+    ----------
+    adata
+        Annotated data with shifts in ``.layers[key]``, from :func:`~scgeneformer.tl.perturb`.
+    groupby
+        Column of ``.obs`` with groups of cells, such as cell types; categories keep their order.
+    genes
+        Genes to show, in this order: names of ``var_names``, symbols, or names of sets. By default the `n_top` with the
+        largest absolute scores (effects, if the test has none) in :func:`~scgeneformer.tl.rank_shifts`, by falling effect.
+    n_top
+        Number of genes if none are named.
+    key
+        Slot of the shifts.
+    state
+        End state; the target if ``None``. Only for perturbations with goal states.
+    min_cells
+        Means over fewer cells are not shown.
+    gene_symbols
+        Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
+    cmap
+        Colour map. By default one that is centred at 0 for changes of similarity to a state, and a sequential one for 1
+        minus the similarity without goal states.
+    mod
+        Modality of a MuData.
+    ax
+        Axes to draw on; the colour bar takes room from it.
+    show
+        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+    return_fig
+        Return the Figure and do not show it.
+
+    Returns
+    -------
+    Axes, or a Figure if `return_fig`, or ``None`` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there are no shifts, no column `groupby`, no such gene, or no ranking to choose genes from.
+    ValueError
+        If `state` is not an end state, or a named gene was perturbed in no cell.
+    """
+    data = _keys.as_adata(adata, mod)
+    run = _keys.params(data, key, cure="sg.tl.perturb(adata)")
+    state = check_state(run, key, state)
+    if groupby not in data.obs:
+        msg = f"Did not find .obs[{groupby!r}]. Columns are: {', '.join(map(str, data.obs.columns))}."
+        raise KeyError(msg)
+    if genes is None:
+        genes = _strongest(data, key=key, state=state, n_top=n_top)
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    values, labels = effects_in_cells(data, run, genes, key=key, state=state, gene_symbols=gene_symbols)
+    means = _group_means(values, data.obs[groupby], min_cells)
+
+    own_figure = ax is None
+    height = max(2.2, 0.22 * len(labels))  # of the map itself, in inches; the rest is for text
+    names = max(len(str(group)) for group in means.columns)
+    ax = begin(ax, 1.9 + 0.07 * max(map(len, labels)) + 0.34 * means.shape[1], 0.8 + 0.05 * names + height)
+    _draw(ax, means, labels, cmap=cmap, signed=state is not None, few=f"< {min_cells} cells")
+    add_colour_bar(ax.collections[0], ax, *words(run, state), shrink=min(1, 3 / height))
+    return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
+
+
+def _strongest(data: AnnData, *, key: str, state: str | None, n_top: int) -> list[str]:
+    ranking = read_ranking(data, key=key, state=state, max_fdr=1)
+    effect = ranking.frame["effect"].to_numpy()
+    rows = np.argsort(-np.abs(ranking.strength), kind="stable")[:n_top]
+    return ranking.ids[rows[np.argsort(-effect[rows], kind="stable")]].tolist()
+
+
+def _group_means(values: np.ndarray, groups: pd.Series, min_cells: int) -> pd.DataFrame:
+    """Means of the columns of `values` in each group that has cells, NaN for fewer than `min_cells` values."""
+    labels = pd.Categorical(groups).remove_unused_categories()
+    grouped = pd.DataFrame(values).groupby(labels, observed=False)
+    return grouped.mean().where(grouped.count() >= min_cells).T
+
+
+def _draw(
+    ax: Axes, means: pd.DataFrame, labels: list[str], *, cmap: str | Colormap | None, signed: bool, few: str
+) -> None:
+    from matplotlib.patches import Patch
+
+    shown = np.ma.masked_invalid(means.to_numpy())
+    low, high = symmetric(np.abs(shown).max() if shown.count() else 0.0, signed=signed)
+    cmap = cmap or (DIVERGING if signed else SEQUENTIAL)
+    ax.pcolormesh(shown, cmap=cmap, vmin=low, vmax=high, edgecolors="white", linewidth=0.5)
+    ax.set_xticks(np.arange(means.shape[1]) + 0.5, [str(group) for group in means.columns])
+    ax.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(axis="x", rotation=45)
+    for text in ax.get_xticklabels():
+        text.set(ha="right", va="top", rotation_mode="anchor")
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    if np.ma.is_masked(shown):
+        ax.patch.set(**UNTESTED)
+        legend_above(ax, [Patch(**UNTESTED)], [few])

@@ -1,0 +1,81 @@
+"""Means of groups, how sure they are, and whether they are 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from ._results import GroupTest
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Number, mean, standard deviation and confidence interval of the mean of each group's values.
+
+    Attributes
+    ----------
+    n
+        int64 array of shape (n_groups,).
+    mean
+        float64 array of shape (n_groups,), NaN for empty groups.
+    sd
+        Standard deviation with n - 1 in the denominator, NaN for groups of fewer than 2 values.
+    low, high
+        Ends of the confidence interval, NaN for groups of fewer than 2 values.
+    """
+
+    n: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def group_means(values: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count and mean of each group's values.
+
+    Returns
+    -------
+    n
+        int64 array of shape (n_groups,).
+    mean
+        float64 array of shape (n_groups,), NaN for empty groups.
+    """
+    n = np.bincount(groups, minlength=n_groups)
+    total = np.bincount(groups, weights=values, minlength=n_groups)
+    return n, np.divide(total, n, out=np.full(n_groups, np.nan), where=n > 0)
+
+
+def summarise(values: np.ndarray, groups: np.ndarray, n_groups: int, *, level: float = 0.95) -> Summary:
+    """Mean of each group's values with the confidence interval of Student's t.
+
+    Parameters
+    ----------
+    values
+        Array of shape (n,), without NaN.
+    groups
+        Integer array of shape (n,).
+    n_groups
+        Number of groups.
+    level
+        Probability that the interval covers the mean, if values are independent and normal.
+    """
+    n, mean = group_means(values, groups, n_groups)
+    # around the mean, since a sum of squares loses all digits of small shifts around a large mean
+    squares = np.bincount(groups, weights=(values - mean[groups]) ** 2, minlength=n_groups)
+    sd = np.sqrt(np.divide(squares, n - 1, out=np.full(n_groups, np.nan), where=n > 1))
+    half = stdtrit(np.maximum(n - 1, 1), 0.5 + level / 2) * sd / np.sqrt(np.maximum(n, 1))
+    return Summary(n, mean, sd, mean - half, mean + half)
+
+
+def t_test(summary: Summary) -> GroupTest:
+    """Student's t-test of each group's mean against 0 (:func:`scipy.stats.ttest_1samp`).
+
+    NaN for groups of fewer than 2 values. A group whose values are all 0 has t = 0 and p = 1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = summary.mean / (summary.sd / np.sqrt(summary.n))
+    t[(summary.mean == 0) & (summary.sd == 0)] = 0.0
+    return GroupTest(t, 2 * stdtr(np.maximum(summary.n - 1, 1), -np.abs(t)))

@@ -1,0 +1,177 @@
+"""Edited rows against NumPy's insert and delete, gene by gene; and the laws that all edits keep."""
+
+from __future__ import annotations
+
+from math import floor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scgeneformer.engine._edits import KINDS, edit, new_rank
+
+N_SPECIAL, CLS, EOS = 4, 2, 3
+
+
+def rank_by_rule(rank: int, n_genes: int, kind: str, quartiles: int) -> int:
+    """The middle of the quartile that is so many higher or lower, or the end of the ranking where there is none."""
+    if kind == "overexpress":
+        return 0
+    own = next(q for q in range(4) if rank < (q + 1) * n_genes / 4)
+    goal = own - quartiles if kind == "activate" else own + quartiles
+    if goal < 0:
+        return 0
+    return n_genes - 1 if goal > 3 else floor((goal + 0.5) * n_genes / 4)
+
+
+def edited_by_hand(row: np.ndarray, targets: np.ndarray, kind: str, rank_shift: int = 1) -> np.ndarray:
+    """One row without padding, edited."""
+    genes, targets = row[row >= N_SPECIAL], [t for t in targets if t]
+    first, last = row[row == CLS], row[row == EOS]
+    kept = genes[~np.isin(genes, targets)]
+    if kind == "overexpress":
+        kept = np.insert(kept, 0, targets)
+    elif kind != "delete":
+        moved = [t for t in targets if t in genes]
+        ranks = [rank_by_rule(list(genes).index(t), len(genes), kind, rank_shift) for t in moved]
+        kept = np.insert(kept, np.minimum(ranks, len(kept)).astype(int), moved)  # what goes to one place stays in order
+    return np.r_[first, kept, last].astype(np.int64)
+
+
+def as_tensor(rows: list) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(np.asarray(row, np.int64)) for row in rows], True)
+
+
+@st.composite
+def cells_and_targets(draw, *, cls=st.booleans(), eos=st.booleans(), most_targets=4, present=False):
+    """Padded rows of distinct genes, with special tokens or without, and targets that they hold or not."""
+    start, end = [CLS] * draw(cls), [EOS] * draw(eos)
+    genes = st.integers(N_SPECIAL, 40)
+    rows, targets = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        rows.append(draw(st.lists(genes, min_size=1, max_size=25, unique=True)))
+        of = st.sampled_from(rows[-1]) if present else st.one_of(st.sampled_from(rows[-1]), genes)
+        some = draw(st.lists(of, min_size=1, max_size=most_targets, unique=True))
+        targets.append(draw(st.permutations(some + [0] * (most_targets - len(some)))))
+    return as_tensor([start + row + end for row in rows]), torch.tensor(targets)
+
+
+KIND = st.sampled_from(KINDS)
+SHIFT = st.integers(1, 4)
+
+
+@given(cells_and_targets(), KIND, SHIFT)
+def test_is_editing_by_hand(cells, kind, rank_shift):
+    tokens, targets = cells
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    expected = [
+        edited_by_hand(row[row > 0], some, kind, rank_shift)
+        for row, some in zip(tokens.numpy(), targets.numpy(), strict=True)
+    ]
+    assert found.lengths.tolist() == [len(row) for row in expected]
+    np.testing.assert_array_equal(found.tokens, as_tensor(expected))
+
+
+@given(cells_and_targets(), KIND, SHIFT)
+def test_source_tells_where_tokens_came_from(cells, kind, rank_shift):
+    tokens, targets = cells
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    length = tokens.shape[1]
+    for before, after, source, some in zip(tokens, found.tokens, found.source, targets, strict=True):
+        came = source < length
+        assert torch.equal(after[came], before[source[came]])
+        # only perturbed genes and padding come from elsewhere, and what is not perturbed comes once and in order
+        assert set(after[~came].tolist()) <= {0, *some.tolist()}
+        kept = torch.nonzero((before > 0) & ~torch.isin(before, some[some > 0]))[:, 0]
+        assert torch.equal(source[came], kept)
+
+
+@given(cells_and_targets(), KIND, SHIFT)
+def test_tokens_and_special_tokens_stay(cells, kind, rank_shift):
+    tokens, targets = cells
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    for before, after, some, n in zip(
+        tokens.tolist(), found.tokens.tolist(), targets.tolist(), found.lengths.tolist(), strict=True
+    ):
+        old, new, some = set(before) - {0}, after[:n], set(some) - {0}
+        assert not any(after[n:])
+        assert len(set(new)) == n
+        expected = {"delete": old - some, "overexpress": old | some}.get(kind, old)
+        assert set(new) == expected
+        assert (before[0] == CLS) == (new[:1] == [CLS])
+        assert (EOS in before) == (new[-1:] == [EOS])
+
+
+@given(cells_and_targets(), KIND, SHIFT, st.integers(1, 5))
+def test_neither_padding_nor_neighbours_matter(cells, kind, rank_shift, padding):
+    tokens, targets = cells
+    together = edit(
+        torch.nn.functional.pad(tokens, (0, padding)), targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift
+    )
+    for i in range(len(tokens)):
+        alone = edit(tokens[i : i + 1], targets[i : i + 1], kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+        n = int(together.lengths[i])
+        assert torch.equal(together.tokens[i, :n], alone.tokens[0])
+
+
+@given(cells_and_targets(cls=st.just(True)))  # so that something is left
+def test_deletion_and_overexpression_done_twice_are_done_once(cells):
+    tokens, targets = cells
+
+    def done(tokens, kind):
+        return edit(tokens, targets, kind, n_special=N_SPECIAL).tokens
+
+    for kind in ("delete", "overexpress"):
+        once = done(tokens, kind)
+        assert torch.equal(done(once, kind), once)
+    # and deleting what was overexpressed is deleting it
+    assert torch.equal(done(done(tokens, "overexpress"), "delete"), done(tokens, "delete"))
+
+
+@given(cells_and_targets(most_targets=1, present=True), st.integers(1, 3))
+def test_inhibition_and_activation_move_one_gene(cells, rank_shift):
+    """Down and up, never the other way; four quartiles up is to the top, and so are three but for the lowest quartile."""
+    tokens, targets = cells
+    genes = tokens >= N_SPECIAL
+    first = int(tokens[0, 0] == CLS)
+
+    def ranks(tokens):
+        return (tokens == targets).int().argmax(1) - first
+
+    def edited(kind, quartiles):
+        return edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=quartiles).tokens
+
+    before, n_genes = ranks(tokens), genes.sum(1)
+    assert (ranks(edited("inhibit", rank_shift)) >= before).all()
+    up = ranks(edited("activate", rank_shift))
+    assert ((up < before) | (before == 0)).all()
+    assert torch.equal(edited("activate", 4), edited("overexpress", 1))
+    assert torch.equal(ranks(edited("inhibit", 4)), n_genes - 1)
+    highest = 4 * before < 3 * n_genes
+    assert (ranks(edited("activate", 3))[highest] == 0).all()
+
+
+def test_sets_at_the_bottom_stay_before_eos():
+    tokens = torch.tensor([[CLS, 5, 6, 7, 8, EOS]])
+    found = edit(tokens, torch.tensor([[6, 5, 8]]), "inhibit", n_special=N_SPECIAL, rank_shift=3)
+    assert found.tokens.tolist() == [[CLS, 7, 6, 5, 8, EOS]]
+
+
+@pytest.mark.parametrize("kind", ["overexpress", "inhibit", "activate"])
+@pytest.mark.parametrize("n_genes", [1, 2, 3, 7, 8, 100, 2047])
+def test_new_rank_is_the_rule(kind, n_genes):
+    ranks = np.unique(np.linspace(0, n_genes - 1, 50).astype(int))
+    for quartiles in (1, 2, 3):
+        found = new_rank(torch.from_numpy(ranks), torch.tensor(n_genes), kind, quartiles)
+        assert found.tolist() == [rank_by_rule(rank, n_genes, kind, quartiles) for rank in ranks]
+
+
+def test_new_rank_of_eight_genes():
+    """Written down: quartiles are ranks 0-1, 2-3, 4-5, 6-7 with the middles 1, 3, 5, 7."""
+    ranks, n_genes = torch.arange(8), torch.tensor(8)
+    assert new_rank(ranks, n_genes, "inhibit", 1).tolist() == [3, 3, 5, 5, 7, 7, 7, 7]
+    assert new_rank(ranks, n_genes, "inhibit", 3).tolist() == [7] * 8
+    assert new_rank(ranks, n_genes, "activate", 1).tolist() == [0, 0, 1, 1, 3, 3, 5, 5]
+    assert new_rank(ranks, n_genes, "activate", 2).tolist() == [0, 0, 0, 0, 1, 1, 3, 3]

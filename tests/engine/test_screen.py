@@ -1,0 +1,233 @@
+"""Estimates against what they estimate, and what does not depend on batches, padding or further states."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from scgeneformer import engine
+from scgeneformer.engine import Plan, _device
+
+from .conftest import as_matrix
+from .test_edits import edited_by_hand
+
+STATES = np.random.default_rng(2).normal(size=(3, 16))
+KINDS = [("delete", 1), ("overexpress", 1), ("inhibit", 1), ("activate", 2)]
+OPTIONS = {"n_special": 4, "device": "cpu"}
+
+
+def cosines(encoder, row, pooling, n_layers):
+    with torch.inference_mode():
+        hidden = encoder(torch.from_numpy(np.asarray(row, np.int64))[None], n_layers=n_layers)[0].numpy()
+    cell = hidden[0] if pooling == "cls" else hidden[np.asarray(row) >= 4].mean(0)
+    return STATES @ cell / np.linalg.norm(STATES, axis=1) / np.linalg.norm(cell)
+
+
+def exact(encoder, tokens, kind, rank_shift, pooling, n_layers=2):
+    """Change of the cosines by each perturbation, (n, L, S); NaN where nothing would be left."""
+    out = np.full((*tokens.shape, 3), np.nan)
+    for i, row in enumerate(tokens):
+        row = row[row > 0]
+        before = cosines(encoder, row, pooling, n_layers)
+        for j, token in enumerate(row):
+            edited = edited_by_hand(row, [int(token)], kind, rank_shift) if token >= 4 else np.zeros(0)
+            if (np.asarray(edited) >= 4).any():
+                out[i, j] = cosines(encoder, edited, pooling, n_layers) - before
+    return out
+
+
+@pytest.fixture
+def double(small, monkeypatch):
+    """The small encoder in double precision, closer to linear: positions differ less."""
+    monkeypatch.setitem(_device._PRECISIONS, "float64", torch.float64)
+
+    def scaled(by):
+        encoder = copy.deepcopy(small).double()
+        with torch.no_grad():
+            encoder.embedding.position.weight.mul_(by)
+        return encoder
+
+    return scaled
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
+def test_close_to_exact(double, random_cells, kind, rank_shift, pooling):
+    encoder = double(0.01)
+    long = random_cells[(random_cells > 0).sum(1) > 15]
+    expected = exact(encoder, long, kind, rank_shift, pooling)
+    found = engine.screen(
+        encoder, long, kind, STATES, rank_shift=rank_shift, pooling=pooling, precision="float64", **OPTIONS
+    )
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    there = ~np.isnan(found)
+    assert np.corrcoef(found[there], expected[there])[0, 1] > (0.9 if kind == "delete" else 0.99)
+    np.testing.assert_array_equal(np.isnan(found[..., 0]), long < 4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_more_points_than_genes(double, random_cells, pooling):
+    """More than all ranks cannot be computed exactly; and the lowest gene lets no other rise, so that points do not matter."""
+    encoder = double(1.0)
+    tokens = random_cells[[3, 4]]
+    many, more = (
+        engine.screen(encoder, tokens, "delete", STATES, n_points=n, pooling=pooling, precision="float64", **OPTIONS)
+        for n in (50, 200)
+    )
+    np.testing.assert_allclose(many, more, rtol=0, atol=1e-12)
+    lowest = (tokens > 0).sum(1) - 2
+    few = engine.screen(encoder, tokens, "delete", STATES, n_points=2, pooling=pooling, precision="float64", **OPTIONS)
+    for i, j in enumerate(lowest):
+        np.testing.assert_allclose(few[i, j], many[i, j], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
+def test_a_cell_alone_is_a_cell_among_others(double, random_cells, kind, rank_shift, pooling):
+    encoder = double(1.0)
+    call = lambda tokens, **more: engine.screen(
+        encoder, tokens, kind, STATES, rank_shift=rank_shift, pooling=pooling, precision="float64", **OPTIONS, **more
+    )
+    together = call(random_cells)
+    assert together.shape == (*random_cells.shape, 3)
+    assert together.dtype == np.float64
+    for budget in (1, 100):
+        np.testing.assert_allclose(call(random_cells, token_budget=budget), together, rtol=0, atol=1e-10)
+    for i, row in enumerate(random_cells):
+        np.testing.assert_allclose(call(row[None, row > 0])[0], together[i, : (row > 0).sum()], rtol=0, atol=1e-10)
+    wide = np.pad(random_cells, ((0, 2), (0, 20)))  # columns of padding, and cells without anything
+    np.testing.assert_array_equal(np.isnan(call(wide)[12:]), True)
+    np.testing.assert_allclose(call(wide)[:12, :40], together, rtol=0, atol=1e-10)
+    order = np.random.default_rng(1).permutation(12)
+    np.testing.assert_allclose(call(random_cells[order]), together[order], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["delete", "activate"])
+def test_every_state_alone_is_the_state_among_others(small, random_cells, kind):
+    call = lambda states: engine.screen(small, random_cells, kind, states, pooling="mean", **OPTIONS)
+    together = call(STATES)
+    for s in range(3):
+        np.testing.assert_allclose(call(STATES[[s]])[..., 0], together[..., s], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(call(7 * STATES.astype(np.float32)), together, rtol=0, atol=2e-6)
+
+
+def test_float32_is_close(double, small, random_cells):
+    wide = engine.screen(double(1.0), random_cells, "delete", STATES, pooling="cls", precision="float64", **OPTIONS)
+    found = engine.screen(small, random_cells, "delete", STATES, pooling="cls", precision="float32", **OPTIONS)
+    np.testing.assert_allclose(found, wide, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_layers(double, random_cells, n_layers, pooling):
+    encoder, cell = double(0.01), random_cells[[4]]
+    found = engine.screen(
+        encoder, cell, "delete", STATES, emb_layer=n_layers - 3, pooling=pooling, precision="float64", **OPTIONS
+    )
+    expected = exact(encoder, cell, "delete", 1, pooling, n_layers)
+    there = ~np.isnan(found)
+    assert np.corrcoef(found[there], expected[there])[0, 1] > 0.85
+
+
+@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
+@pytest.mark.parametrize("special", [True, False])
+def test_cells_of_few_genes(small, kind, rank_shift, special):
+    genes = [[9], [9, 30], [9, 30, 5], [7, 8, 9, 10]]
+    tokens = as_matrix([np.array([2, *g, 3] if special else g) for g in genes])
+    for pooling in ("mean", "cls") if special else ("mean",):
+        found = engine.screen(small, tokens, kind, STATES, rank_shift=rank_shift, pooling=pooling, **OPTIONS)
+        np.testing.assert_array_equal(np.isfinite(found).all(-1), tokens >= 4)
+    if kind == "overexpress":
+        np.testing.assert_array_equal(found[:, int(special)], 0)  # is at the top already
+
+
+def test_without_special_tokens(double, random_cells):
+    encoder = double(0.01)
+    tokens = as_matrix([row[row >= 4] for row in random_cells[[0, 3, 4]]])
+    for kind, rank_shift in KINDS:
+        expected = exact(encoder, tokens, kind, rank_shift, "mean")
+        found = engine.screen(
+            encoder, tokens, kind, STATES, rank_shift=rank_shift, pooling="mean", precision="float64", **OPTIONS
+        )
+        there = ~np.isnan(found)
+        assert np.corrcoef(found[there], expected[there])[0, 1] > (0.85 if kind == "delete" else 0.99)
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_genes_that_come_in(double, random_cells, pooling, special):
+    """In a cell that fills all positions the lowest gene goes, before and after; in every batch."""
+    if pooling == "cls" and not special:
+        return
+    encoder = double(0.1)
+    rows = [row[row > 0] if special else row[row >= 4] for row in random_cells]
+    if not special:
+        rows[0] = np.r_[rows[0], [t for t in range(4, 60) if t not in rows[0]][:2]].astype(np.uint16)
+    tokens = as_matrix(rows)
+    assert tokens.shape[1] == encoder.config.max_length
+    genes = np.arange(4, 60, 3)
+    call = lambda tokens, **more: engine.screen_absent(
+        encoder, tokens, genes, STATES, pooling=pooling, precision="float64", **OPTIONS, **more
+    )
+    found = call(tokens)
+    assert found.shape == (12, len(genes), 3)
+    assert found.dtype == np.float32
+    held = np.stack([np.isin(genes, row) for row in tokens])
+    np.testing.assert_array_equal(np.isnan(found).all(-1), held)
+    np.testing.assert_allclose(call(tokens, token_budget=1), found, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(call(tokens[3:]), found[3:], rtol=0, atol=1e-6)
+    expected = np.full(found.shape, np.nan)
+    for i, row in enumerate(rows):
+        if len(row) == encoder.config.max_length:
+            row = np.delete(row, np.flatnonzero(row >= 4)[-1])
+        before = cosines(encoder, row, pooling, 2)
+        for j in np.flatnonzero(~held[i]):
+            put_in = np.r_[row[: int(special)], genes[j], row[int(special) :]]
+            expected[i, j] = cosines(encoder, put_in, pooling, 2) - before
+    long = (tokens > 0).sum(1) > 15
+    for some in (long, np.arange(12) == 0):
+        there = ~np.isnan(expected) & some[:, None, None]
+        assert np.corrcoef(found[there], expected[there])[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("kind", ["delete", "activate"])
+def test_where_positions_are_nothing_moves_are_nothing(double, random_cells, kind):
+    found = engine.screen(double(0.0), random_cells, kind, STATES, pooling="mean", precision="float64", **OPTIONS)
+    if kind == "activate":
+        np.testing.assert_allclose(found[~np.isnan(found)], 0, atol=1e-12)
+    else:
+        assert np.nanmax(np.abs(found)) > 1e-2
+
+
+def test_the_encoder_is_left_as_it_was(small, random_cells):
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    small.train()
+    engine.screen(small, random_cells, "delete", STATES, pooling="cls", **OPTIONS)
+    assert small.training
+    small.eval()
+    assert all(p.grad is None and p.requires_grad for p in small.parameters())
+    assert all(torch.equal(before[name], value) for name, value in small.state_dict().items())
+
+
+def test_one_pass_for_a_plan(small, random_cells):
+    """The runner gives what `screen` and `screen_absent` give."""
+    plan = Plan("overexpress", genes=np.arange(4, 60, 5), absent=True)
+    options = {"pooling": "cls", "n_special": 4, "device": "cpu", "precision": "float32"}
+    found = engine.run(small, random_cells, plan, states=STATES, method="screen", **options)
+    own = engine.screen(small, random_cells, "overexpress", STATES, **options)
+    new = engine.screen_absent(small, random_cells, plan.genes, STATES, **options)
+    for cell, what, values in zip(found.cells, found.what, found.values, strict=True):
+        at = np.flatnonzero(random_cells[cell] == what)
+        expected = own[cell, at[0]] if len(at) else new[cell, np.searchsorted(plan.genes, what)]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_the_embedding_layer(small, random_cells, pooling):
+    found = engine.screen(small, random_cells, "delete", STATES, pooling=pooling, emb_layer=-3, **OPTIONS)
+    assert np.isfinite(found[random_cells >= 4]).all()
+    if pooling == "cls":
+        np.testing.assert_allclose(found[random_cells >= 4], 0, atol=1e-6)  # <cls> has seen no gene yet

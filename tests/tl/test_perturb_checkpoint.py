@@ -1,0 +1,264 @@
+"""Runs that are killed, shared, or stopped by a full disk end as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import scgeneformer as sg
+from scgeneformer.engine import Store, _run
+from scgeneformer.nn._encoder import Embedding
+
+GOAL = {"groupby": "state", "source": "sick", "target": "well", "others": ["odd"]}
+RUNS = {
+    "all": {
+        "sets": {"a/b": ["SYM1", "SYM2"], "c": ["SYM7", "SYM9"]},
+        "genes": "SYM1 SYM5 SYM7 SYM8".split(),
+        "effects": True,
+    },
+    "screen+exact": {"method": "screen+exact", "n_top": 3},
+    "in": {"kind": "overexpress", "genes": "vocabulary"},
+}
+
+
+def arrays(adata):
+    """All results, by slot; bytes are to be compared."""
+    found = {}
+    for slot in ("layers", "varp"):
+        for name, matrix in getattr(adata, slot).items():
+            if name is not None:
+                found |= {f"{slot} {name} {part}": getattr(matrix, part) for part in ("data", "indices", "indptr")}
+    for slot in ("obsm", "varm"):
+        tables = {name: table for name, table in getattr(adata, slot).items() if name.startswith("shift")}
+        found |= {f"{slot} {name}": table.to_numpy() for name, table in tables.items()}
+    return found | {f"state {name}": vector for name, vector in adata.uns["shift"].get("states", {}).items()}
+
+
+def assert_same_bytes(found, expected):
+    assert set(found) == set(expected)
+    assert len(found) >= 6
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    for method in ("exact", "screen"):
+        monkeypatch.setitem(_run.PART_SIZE, method, 30)
+
+
+@pytest.fixture
+def model_runs(monkeypatch):
+    """How often the model ran."""
+    forward, runs = Embedding.forward, []
+    monkeypatch.setattr(Embedding, "forward", lambda *args: runs.append(1) or forward(*args))
+    return runs
+
+
+# One process imports everything and forks children that compute, so that a run begins at once and may be killed at any moment.
+SCRIPT = """
+import os, pathlib, signal, sys, time
+import anndata as ad, numpy as np, scanpy, torch, torch._dynamo
+import scgeneformer as sg
+from scgeneformer import engine, hub, nn
+from scgeneformer.engine import _run
+from test_perturb_checkpoint import GOAL, RUNS, arrays
+
+work = pathlib.Path(sys.argv[1])
+adata = ad.read_h5ad(work / "cells.h5ad")
+sg.settings.progress = False
+_run.PART_SIZE.update(exact=20, screen=20)
+os.fsync = lambda file: None  # slow, and nothing that a killed process loses
+rng = np.random.default_rng()
+
+def start(result=None, **options):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        sg.tl.perturb(adata, work / "model", token_budget=100, **GOAL, **RUNS[name], **options)
+        if result is not None:
+            np.savez(work / f"{name} {result}.npz", **arrays(adata))
+        code = 0
+    finally:
+        os._exit(code)
+
+def end(*pids):
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
+
+for name in RUNS:
+    begin = time.monotonic()
+    end(start("once"))
+    takes = time.monotonic() - begin
+    killed = work / f"{name} killed"
+    kills = []
+    while len(kills) < 5:
+        pid = start("killed", checkpoint=killed)
+        time.sleep(rng.uniform(0.1, 0.7) * takes)
+        os.kill(pid, signal.SIGKILL)
+        if os.waitpid(pid, 0)[1] == 0:
+            break
+        kills.append(len(list(killed.rglob("part-*"))))
+    end(start("killed", checkpoint=killed))
+    print(name, "parts at each kill", kills, "of", len(list(killed.rglob("part-*"))))
+    shared = work / f"{name} shared"
+    for _ in range(2 if "+" in name else 1):  # exact passes come when all estimates are there
+        end(*[start(checkpoint=shared, shard=(i, 2)) for i in (0, 1)])
+    left = max(path.stat().st_mtime_ns for path in shared.rglob("part-*"))
+    end(start("shared", checkpoint=shared))
+    assert left == max(path.stat().st_mtime_ns for path in shared.rglob("part-*"))  # nothing was left to do
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
+def test_killed_and_shared_by_processes(tokenized, folder, tmp_path):
+    tokenized.write_h5ad(tmp_path / "cells.h5ad")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    sys.stdout.write(done.stdout)
+    for name in RUNS:
+        once, killed, shared = (dict(np.load(tmp_path / f"{name} {how}.npz")) for how in ("once", "killed", "shared"))
+        assert_same_bytes(killed, once)
+        assert_same_bytes(shared, once)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_shards_one_after_the_other(tokenized, folder, tmp_path, name, small_parts):
+    options = {**GOAL, **RUNS[name], "checkpoint": tmp_path / "parts"}
+    once = sg.tl.perturb(tokenized, folder, **{**options, "checkpoint": None}, copy=True)
+    before = set(tokenized.uns)
+    assert sg.tl.perturb(tokenized, folder, **options, shard=(0, 2)) is None
+    copied = sg.tl.perturb(tokenized, folder, **options, shard=(0, 2), copy=True)
+    for adata in (tokenized, copied):  # half is not written
+        assert set(adata.uns) == before
+        assert set(adata.layers) - {None} == set()
+    sg.tl.perturb(tokenized, folder, **options, shard=(1, 2))
+    if "+" not in name:  # the last shard finds all others
+        assert_same_bytes(arrays(tokenized), arrays(once))
+    sg.tl.perturb(tokenized, folder, **options)
+    assert_same_bytes(arrays(tokenized), arrays(once))
+
+
+def test_the_same_call_computes_nothing_again(tokenized, folder, tmp_path, model_runs):
+    options = {**GOAL, "checkpoint": tmp_path / "parts", "max_state_cells": 5, "rng": 3}
+    sg.tl.perturb(tokenized, folder, **options)
+    expected = arrays(tokenized)
+    n_runs = len(model_runs)
+    # neither how much fits into a batch nor the name of a slot changes what was computed
+    again = sg.tl.perturb(tokenized, folder, **options, token_budget=64, key_added="again", copy=True)
+    assert len(model_runs) - n_runs <= 15  # positions of three states of 5 cells
+    assert again.layers["again"].data.tobytes() == expected["layers shift data"].tobytes()
+
+
+CHANGES = {
+    "kind": ({"kind": "inhibit"}, "kind was 'delete' and is 'inhibit'"),
+    "rank_shift": ({"rank_shift": 2}, "rank_shift was 1 and is 2"),
+    "genes": ({"genes": ["SYM1", "SYM3"]}, "genes was"),
+    "anchor": ({"anchor": "SYM3"}, "anchor was None"),
+    "source": ({"source": "odd", "others": ["sick"]}, "tokens of the cells was"),
+    "target": (
+        {"target": "odd", "others": ["well"]},
+        r"states was \['well', 'sick', 'odd'\] and is \['odd', 'sick', 'well'\]",
+    ),
+    "others": ({"others": ()}, "states was"),
+    "state_positions": ({"state_positions": "median"}, "state_positions was 'mean' and is 'median'"),
+    "given": ({"state_positions": dict.fromkeys(("well", "sick", "odd"), np.ones(16))}, "is 'given'"),
+    "max_state_cells": ({"max_state_cells": 4}, "positions of states was"),
+    "cells": ({"cells": "n < 30"}, "tokens of the cells was"),
+    "max_cells": ({"max_cells": 3}, "tokens of the cells was"),
+    "effects": ({"effects": True}, "effects was False and is True"),
+    "compat": ({"compat": "official"}, "compat was None and is 'official'"),
+    "pooling": ({"pooling": "mean"}, "pooling was 'cls' and is 'mean'"),
+    "emb_layer": ({"emb_layer": 0}, "emb_layer was -1 and is 0"),
+    "precision": ({"precision": "bfloat16"}, "precision was 'float32' and is 'bfloat16'"),
+}
+
+
+@pytest.fixture
+def half(tokenized, folder, tmp_path, small_parts):
+    """A run of which one shard was done, and the folder of its parts."""
+    tokenized.obs["n"] = np.arange(40)
+    options = {"genes": ["SYM1", "SYM2", "SYM4", "SYM5"], "checkpoint": tmp_path / "parts", **GOAL}
+    sg.tl.perturb(tokenized, folder, shard=(0, 2), **options)
+    assert len(list((tmp_path / "parts" / "genes").glob("part-*"))) == 1
+    return tokenized, options
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_other_options_are_refused_by_name(half, folder, model_runs, what):
+    adata, options = half
+    changed, words = CHANGES[what]
+    model_runs.clear()
+    with pytest.raises(ValueError, match=f"holds parts of another run: .*{words}"):
+        sg.tl.perturb(adata, folder, **(options | changed))
+    assert not model_runs
+    assert "shift" not in adata.uns
+
+
+def test_other_data_and_models_are_refused_by_name(half, folder, tmp_path, model_runs):
+    import torch
+
+    adata, options = half
+    model_runs.clear()
+    refused = lambda words: pytest.raises(ValueError, match=f"another run: .*{words}")
+    pretrained = sg.hub.load(folder)
+    sg.nn.save_checkpoint(tmp_path / "renamed", pretrained.encoder)
+    pretrained.vocabulary.save(tmp_path / "renamed" / "vocabulary.json")
+    with refused("model was 'model' and is 'renamed'"):
+        sg.tl.perturb(adata, tmp_path / "renamed", **options)
+    with torch.no_grad():
+        pretrained.encoder.blocks[0].attention.query.bias[0] += 1e-3
+    sg.nn.save_checkpoint(folder, pretrained.encoder)
+    with refused("weights_sha256 was '.*' and is"):
+        sg.tl.perturb(adata, folder, **options)
+    for state, name in (("sick", "tokens of the cells"), ("odd", "positions of states")):
+        changed = adata.copy()
+        row = changed.obsm["geneformer_tokens"][np.flatnonzero(adata.obs["state"] == state)[0]]
+        row[1], row[2] = row[2], row[1]
+        with refused(f"{name} was"):
+            sg.tl.perturb(changed, folder, **options)
+    assert not model_runs
+
+
+def test_sets_have_parts_of_their_own(tokenized, folder, tmp_path):
+    sets = {"a": ["SYM1", "SYM2"]}
+    sg.tl.perturb(tokenized, folder, ["SYM1"], checkpoint=tmp_path / "parts")
+    sg.tl.perturb(tokenized, folder, sets=sets, checkpoint=tmp_path / "parts")
+    with pytest.raises(ValueError, match=r"sets was \[\["):
+        sg.tl.perturb(tokenized, folder, sets={"a": ["SYM1", "SYM4"]}, checkpoint=tmp_path / "parts")
+
+
+def test_a_full_disk_keeps_what_is_there(tokenized, folder, tmp_path, small_parts, monkeypatch):
+    write, before = Store.write, set(tokenized.uns)
+    options = {**GOAL, "checkpoint": tmp_path / "parts"}
+
+    def full(self, part, parts):
+        if part == 3:
+            raise OSError(28, "No space left on device")
+        write(self, part, parts)
+
+    once = sg.tl.perturb(tokenized, folder, **GOAL, copy=True)
+    monkeypatch.setattr(Store, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        sg.tl.perturb(tokenized, folder, **options)
+    assert set(tokenized.uns) == before
+    assert set(tokenized.layers) - {None} == set()
+    assert len(list((tmp_path / "parts" / "genes").glob("part-*"))) == 3
+    monkeypatch.setattr(Store, "write", write)
+    sg.tl.perturb(tokenized, folder, **options)
+    assert_same_bytes(arrays(tokenized), arrays(once))

@@ -1,0 +1,152 @@
+"""What cannot be asked is refused by name, before the model runs, and nothing is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import scgeneformer as sg
+from scgeneformer.nn._encoder import Embedding
+
+GOAL = {"groupby": "state", "source": "sick", "target": "well"}
+SCREEN = GOAL | {"method": "screen"}
+
+
+def slots(adata):
+    """Names in every slot, and what a run might touch."""
+    return {
+        **{slot: set(getattr(adata, slot)) - {None} for slot in ("layers", "obsm", "varm", "varp", "obsp", "uns")},
+        "obs": adata.obs.to_dict(),
+        "var": adata.var.to_dict(),
+    }
+
+
+@pytest.fixture
+def refused(tokenized, folder, monkeypatch):
+    """Call `tl.perturb`, which must refuse, not run the model and change nothing."""
+
+    def never(*_):
+        pytest.fail("the model ran")
+
+    def call(error, words, adata=tokenized, model=folder, **options):
+        monkeypatch.setattr(Embedding, "forward", never)
+        before, copied = slots(adata), adata.copy()
+        with pytest.raises(error, match=words):
+            sg.tl.perturb(adata, model, **options)
+        assert slots(adata) == before
+        assert (adata.X != copied.X).nnz == 0
+        np.testing.assert_array_equal(adata.obsm["geneformer_tokens"], copied.obsm["geneformer_tokens"])
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"kind": "explode"}, ValueError, "kind='explode' is not one of"),
+        ({"kind": "inhibit", "rank_shift": 4}, ValueError, "rank_shift=4"),
+        ({"method": "guess"}, ValueError, "method='guess'"),
+        ({"compat": "old"}, ValueError, "compat='old'"),
+        ({"missing": "eror"}, ValueError, "missing='eror' is neither 'error' nor 'ignore'"),
+        ({"n_top": 0}, ValueError, "n_top=0"),
+        ({"max_cells": 0}, ValueError, "max_cells=0"),
+        (GOAL | {"max_state_cells": 1}, ValueError, "max_state_cells=1.*single cell"),
+        ({"genes": ["GATA4"]}, ValueError, "not in vocabulary 'small': GATA4"),
+        ({"genes": ["SYM3", "SYM29"]}, ValueError, "not in vocabulary 'small': SYM29"),
+        ({"genes": []}, ValueError, "No gene in `genes`"),
+        ({"genes": "vocabulary"}, ValueError, "is for kind='overexpress'"),
+        ({"genes": "vocabulary", "kind": "inhibit"}, ValueError, "is for kind='overexpress'"),
+        ({"sets": {"a": ["GATA4"]}}, ValueError, r"sets\['a'\].*GATA4"),
+        ({"sets": ["SYM1", "SYM2"]}, ValueError, "must be sets of genes"),
+        ({"sets": {}}, ValueError, "`sets` is empty"),
+        ({"anchor": "GATA4"}, ValueError, "`anchor`.*GATA4"),
+        ({"anchor": "SYM1", "genes": ["SYM1"]}, ValueError, "No gene goes with `anchor`"),
+        ({"anchor": "SYM1", "sets": [("SYM1", "SYM2")]}, ValueError, "`anchor` goes with single genes"),
+        ({"cells": "n >"}, ValueError, "no query"),
+        ({"cells": ["dog"]}, KeyError, "'dog'"),
+        ({"cells": [True]}, ValueError, "1 bools, but there are 40"),
+        ({"target": "well"}, ValueError, "need `groupby`"),
+        ({"groupby": "state"}, ValueError, "`source`"),
+        (GOAL | {"groupby": "disease"}, KeyError, r"\.obs\['disease'\]"),
+        (GOAL | {"source": "dead"}, ValueError, "'dead'.*'odd', 'sick', 'well'"),
+        (GOAL | {"target": "sick"}, ValueError, "twice"),
+        (GOAL | {"others": ["well"]}, ValueError, "twice"),
+        (GOAL | {"cells": "state == 'well'"}, ValueError, "`source` is among `cells`"),
+        (GOAL | {"state_positions": "mode"}, ValueError, "state_positions='mode'"),
+        (GOAL | {"state_positions": {"well": np.ones(16)}}, ValueError, "no position of 'sick'"),
+        (GOAL | {"state_positions": {"well": np.ones(16), "sick": np.ones(17)}}, ValueError, "must be 16 finite"),
+        (GOAL | {"state_positions": {"well": np.full(16, np.nan), "sick": np.ones(16)}}, ValueError, "finite"),
+        (SCREEN | {"target": None}, ValueError, "needs a `target`"),
+        (SCREEN | {"sets": [("SYM1", "SYM2")]}, ValueError, "single genes"),
+        (SCREEN | {"anchor": "SYM1"}, ValueError, "single genes"),
+        (SCREEN | {"effects": True}, ValueError, "no effects"),
+        (SCREEN | {"compat": "official"}, ValueError, "no official counterpart"),
+        (SCREEN | {"method": "screen+exact", "effects": True}, ValueError, "no effects"),
+        ({"shard": (0, 2)}, ValueError, "`shard` needs `checkpoint`"),
+        ({"shard": (2, 2), "checkpoint": "x"}, ValueError, r"shard=\(2, 2\)"),
+        ({"shard": (0, 1, 2), "checkpoint": "x"}, ValueError, "shard="),
+        ({"pooling": "max"}, ValueError, "pooling='max'"),
+        ({"emb_layer": 1}, ValueError, "emb_layer=1"),
+        ({"precision": "float8"}, ValueError, "precision='float8'"),
+        ({"device": "abacus"}, (ValueError, RuntimeError), "abacus"),
+        ({"tokens_key": "other"}, KeyError, "No tokens in .*other"),
+        ({"mod": 3, "model": "no-such-model"}, ValueError, "no-such-model"),
+    ],
+)
+def test_options(refused, options, error, words):
+    refused(error, words, **options)
+
+
+def test_genes_that_no_chosen_cell_expresses(adata, folder, refused):
+    adata.X[:20, 4] = 0
+    adata.X.eliminate_zeros()
+    sg.pp.tokenize(adata, folder)
+    name = adata.var_names[4]
+    in_none = [*[True] * 20, *[False] * 20]
+    for kind in ("delete", "inhibit", "activate"):
+        refused(ValueError, f"no cell that is perturbed: {name}", genes=[name], cells=in_none, kind=kind)
+    refused(ValueError, f"no cell that is perturbed: {name}", anchor=name, cells=in_none)
+
+
+def test_genes_without_a_column(tokenized, refused):
+    few = tokenized[:, [2, 9]].copy()
+    lost = tokenized.var_names[5]
+    for kind in ("delete", "overexpress"):
+        refused(ValueError, rf"without a column in \.var.*{lost}.*`sets`", adata=few, genes=[lost], kind=kind)
+
+
+def test_a_state_with_one_cell(tokenized, refused):
+    tokenized.obs["state"] = ["one", *["two"] * 39]
+    refused(ValueError, r"\['one'\] have a single cell.*state_positions", groupby="state", source="two", target="one")
+
+
+def test_a_model_of_another_vocabulary(tokenized, folder, refused, tmp_path):
+    other = sg.Vocabulary.from_adata(tokenized[:, 5:].copy(), name="other", max_length=64)
+    sg.pp.tokenize(tokenized, other)
+    refused(ValueError, "made with vocabulary 'other'.*vocabulary 'small'")
+
+
+def test_cls_without_such_a_token(adata, tmp_path, refused):
+    vocabulary = sg.Vocabulary.from_adata(adata, name="bare", max_length=64, special_tokens=False)
+    config = sg.nn.EncoderConfig(len(vocabulary), n_layers=2, width=16, n_heads=2, feed_forward=24, max_length=64)
+    sg.nn.save_checkpoint(tmp_path / "bare", sg.nn.Encoder(config))
+    vocabulary.save(tmp_path / "bare" / "vocabulary.json")
+    sg.pp.tokenize(adata, tmp_path / "bare")
+    refused(ValueError, "needs a <cls> token", adata=adata, model=tmp_path / "bare", pooling="cls")
+
+
+def test_a_folder_that_cannot_be_used(tokenized, folder, refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(OSError, "file", checkpoint=tmp_path / "file", **GOAL)
+    (tmp_path / "run" / "genes").mkdir(parents=True)
+    (tmp_path / "run" / "genes" / "run.json").write_text('{"model": "else"}')
+    refused(ValueError, "model was 'else' and is 'model'", checkpoint=tmp_path / "run", **GOAL)
+
+
+def test_a_missing_modality(tokenized, folder):
+    import mudata as md
+
+    with pytest.raises(KeyError, match="No modality 'rna'"):
+        sg.tl.perturb(md.MuData({"gex": tokenized}), folder)
+    with pytest.raises(TypeError, match="AnnData or MuData"):
+        sg.tl.perturb(tokenized.X, folder)

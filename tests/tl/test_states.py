@@ -1,0 +1,116 @@
+"""States of cells and where they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scgeneformer as sg
+from scgeneformer.tl._states import check_positions, draw_members, place_states, state_members
+from scgeneformer.tl._task import prepare
+
+
+@pytest.fixture
+def task(tokenized, folder):
+    options = {"tokens_key": "geneformer_tokens", "emb_layer": None, "device": "cpu", "precision": "float32"}
+    return prepare(tokenized, folder, pooling="mean", token_budget=None, **options)
+
+
+def test_members_target_first(adata):
+    found = state_members(adata, "state", "sick", "well", ["odd"])
+    assert list(found) == ["well", "sick", "odd"]
+    for state, rows in found.items():
+        np.testing.assert_array_equal(rows, np.flatnonzero(adata.obs["state"] == state))
+    assert list(state_members(adata, "state", None, "well", [])) == ["well"]
+    assert list(state_members(adata, "state", "sick", None, [])) == ["sick"]
+    assert state_members(adata, None, None, None, []) == {}
+
+
+@pytest.mark.parametrize("values", ["int", "bool", "missing"])
+def test_columns_of_any_type(adata, values):
+    column = np.arange(40) % 2
+    adata.obs["x"] = {"int": column, "bool": column > 0, "missing": pd.Categorical(np.where(column, "1", None))}[values]
+    found = state_members(adata, "x", None, {"bool": "True"}.get(values, "1"), [])
+    np.testing.assert_array_equal(next(iter(found.values())), np.arange(1, 40, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("state", None, None, []), ValueError, "needs a `source`"),
+        ((None, None, "well", []), ValueError, r"\['well'\] need `groupby`"),
+        (("batch", None, "well", []), KeyError, r"\.obs\['batch'\].*state"),
+        (("state", "sick", None, ["odd"]), ValueError, "beside a `target`"),
+        (("state", "sick", "sick", []), ValueError, "twice"),
+        (("state", "sick", "well", ["well"]), ValueError, "twice"),
+        (("state", "a/b", "a|b", []), ValueError, "twice"),
+        (("state", "sick", "dead", []), ValueError, "equal to 'dead'. It holds 'odd', 'sick', 'well'"),
+        (("state", 1, "well", []), ValueError, "equal to 1"),
+    ],
+    ids=str,
+)
+def test_members_that_cannot_be(adata, arguments, error, words):
+    with pytest.raises(error, match=words):
+        state_members(adata, *arguments)
+
+
+def test_categories_without_cells_are_none(adata):
+    adata.obs["state"] = adata.obs["state"].cat.add_categories("none")
+    with pytest.raises(ValueError, match="'none'"):
+        state_members(adata, "state", None, "none", [])
+
+
+@pytest.mark.parametrize(
+    ("positions", "words"),
+    [
+        ("middle", "state_positions='middle'"),
+        ("mean", r"\['b'\] have a single cell"),
+        ({"a": np.ones(4)}, "no position of 'b'"),
+        ({"a": np.ones(4), "b": np.ones(3)}, r"\['b'\] must be 4 finite"),
+        ({"a": np.ones(4), "b": np.ones((1, 4))}, r"\['b'\] must be 4 finite"),
+        ({"a": np.ones(4), "b": [1, 2, 3, np.nan]}, "finite"),
+        ({"a": [1, 2, np.inf, 3], "b": np.ones(4)}, r"\['a'\] .*finite"),
+        ({"a": np.zeros(4), "b": np.ones(4)}, "not all 0"),
+    ],
+    ids=str,
+)
+def test_positions_that_cannot_be(positions, words):
+    with pytest.raises(ValueError, match=words):
+        check_positions({"a": np.arange(3), "b": np.array([5])}, positions, 4)
+
+
+def test_given_positions_of_states_with_one_cell_and_of_more_states():
+    given = {"a": np.ones(4, np.float32), "b": [1, 0, 0, 0], "c": "anything"}
+    check_positions({"a": np.arange(3), "b": np.array([5])}, given, 4)
+
+
+def test_drawn_cells():
+    members = {"a": np.arange(5, 30), "b": np.array([1, 3])}
+    drawn = draw_members(members, 10, np.random.default_rng(0))
+    assert drawn["b"].tolist() == [1, 3]
+    assert len(np.unique(drawn["a"])) == 10
+    assert np.isin(drawn["a"], members["a"]).all()
+    assert (np.diff(drawn["a"]) > 0).all()
+    assert draw_members(members, None, np.random.default_rng(0)) is members
+
+
+@pytest.mark.parametrize(("name", "summary"), [("mean", np.mean), ("median", np.median)])
+def test_positions_are_summaries_of_embeddings(task, name, summary):
+    members = {"one": np.array([3, 5, 30]), "two": np.array([1, 2])}
+    sg.tl.embed(task.cells, task.pretrained, pooling="mean")
+    embedded = task.cells.obsm["X_geneformer"].astype(float)
+    found = place_states(task, members, name)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [summary(embedded[rows], axis=0) for rows in members.values()], atol=1e-6)
+    given = {"two": np.ones(16, np.float32), "one": list(range(16))}
+    np.testing.assert_array_equal(place_states(task, members, given), [np.arange(16), np.ones(16)])
+
+
+def test_cells_without_genes_have_no_place(task):
+    task.tokens[[5, 30]] = 0
+    np.testing.assert_allclose(
+        place_states(task, {"one": np.array([3, 5, 30])}, "mean"), place_states(task, {"one": np.array([3])}, "mean")
+    )
+    with pytest.raises(ValueError, match="No cell of state 'gone' has a gene of vocabulary 'small'"):
+        place_states(task, {"gone": np.array([5, 30])}, "mean")
