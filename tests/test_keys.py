@@ -23,6 +23,8 @@ def test_as_adata(adata):
         _keys.as_adata(mdata, "atac")
     with pytest.raises(TypeError, match="ndarray"):
         _keys.as_adata(np.ones(3))
+    with pytest.raises(TypeError, match="DataFrame"):
+        _keys.as_adata(adata.obs)
 
 
 def test_params_survive_files(adata, tmp_path):

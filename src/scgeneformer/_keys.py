@@ -111,7 +111,7 @@ def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:
     if isinstance(data, AnnData):
         return data
     modalities = getattr(data, "mod", None)
-    if modalities is None:
+    if modalities is None or callable(modalities):  # a DataFrame has a method of this name
         msg = f"Expected an AnnData or MuData, got {type(data).__name__}."
         raise TypeError(msg)
     if mod not in modalities:

@@ -125,7 +125,8 @@ def perturb(
         with other data, model or options is refused. With `effects` a part holds 40 bytes for each pair of genes.
     shard
         ``(i, n)``: compute only every n-th part, from the i-th (0 to n - 1), into `checkpoint`, and write nothing to `adata` unless all others are
-        there. Start one process for each i; then the same call without `shard` puts everything together.
+        there. Start one process for each i; then the same call without `shard` puts everything together. With
+        ``"screen+exact"`` the exact part can only begin when all estimates are there: start the processes twice.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
