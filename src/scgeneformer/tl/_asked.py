@@ -113,8 +113,11 @@ def tokens_of_genes(task: Task, genes: Sequence[str] | str, *, missing: str, nam
     return pd.unique(found[found >= 0].astype(np.int64))
 
 
-def tokens_of_sets(task: Task, sets: Any, *, missing: str) -> dict[str, np.ndarray]:
-    """Tokens of each named set; sets without names, such as pairs, are named by their genes: ``"GATA4+TBX5"``."""
+def tokens_of_sets(task: Task, sets: Any, *, missing: str, coming_in: bool = False) -> dict[str, np.ndarray]:
+    """Tokens of each named set; sets without names, such as pairs, are named by their genes: ``"GATA4+TBX5"``.
+
+    Sets that would fill all ranks of the model are refused if they are `coming_in`, that is overexpressed.
+    """
     if not isinstance(sets, Mapping):
         if isinstance(sets, str) or any(isinstance(genes, str) for genes in sets):
             msg = "`sets` must be sets of genes, such as {'name': ['A', 'B']} or [('A', 'B'), ('A', 'C')], not genes."
@@ -128,12 +131,18 @@ def tokens_of_sets(task: Task, sets: Any, *, missing: str) -> dict[str, np.ndarr
         msg = f"Names of `sets` must differ by more than a slash and a bar, which are the same in a file: {list(sets)}."
         raise ValueError(msg)
     tokens = [tokens_of_genes(task, genes, missing=missing, name=f"sets[{name!r}]") for name, genes in sets.items()]
+    found = dict(zip(names, tokens, strict=True))
+    if coming_in:
+        _check_room(task, found)
+    return found
+
+
+def _check_room(task: Task, sets: dict[str, np.ndarray]) -> None:
     room = task.pretrained.encoder.config.max_length - (2 if task.vocabulary.has_cls else 0)
-    too_large = [name for name, genes in zip(names, tokens, strict=True) if len(genes) >= room]
+    too_large = [name for name, genes in sets.items() if len(genes) >= room]
     if too_large:
         msg = f"Sets {too_large} have as many genes as the model has ranks ({room}), so that none of the cell's would be left. Split them."
         raise ValueError(msg)
-    return dict(zip(names, tokens, strict=True))
 
 
 def check_columns(task: Task, genes: np.ndarray, column_of: np.ndarray) -> None:

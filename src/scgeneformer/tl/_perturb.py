@@ -218,7 +218,8 @@ def perturb(
     members = state_members(table, groupby, source, target, others)
     if target is not None:
         check_positions(members, state_positions, task.pretrained.encoder.config.width)
-    asked_sets = {} if sets is None else tokens_of_sets(task, sets, missing=missing)
+    coming_in = kind == "overexpress"
+    asked_sets = {} if sets is None else tokens_of_sets(task, sets, missing=missing, coming_in=coming_in)
     column_of = columns_by_token(task.token_id, len(task.vocabulary))
     if genes is None or (isinstance(genes, str) and genes == "vocabulary"):
         asked = np.flatnonzero(column_of >= 0)  # a gene that was dropped from var after tokenizing has no place
