@@ -262,3 +262,11 @@ def test_a_full_disk_keeps_what_is_there(tokenized, folder, tmp_path, small_part
     monkeypatch.setattr(Store, "write", write)
     sg.tl.perturb(tokenized, folder, **options)
     assert_same_bytes(arrays(tokenized), arrays(once))
+
+
+def test_names_of_files_do_not_grow_with_the_set(tokenized, folder, tmp_path):
+    """The official tool spells all genes of a set in a file's name, which fails from about 30 genes on, when all work is done."""
+    genes = [f"SYM{i}" for i in range(27)]
+    sg.tl.perturb(tokenized, folder, sets={"a name " * 60: genes}, checkpoint=tmp_path / "parts")
+    assert max(len(path.name) for path in (tmp_path / "parts").rglob("*")) < 30
+    assert tokenized.obsm["shift_sets"].notna().any(axis=None)
