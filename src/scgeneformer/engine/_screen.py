@@ -161,13 +161,10 @@ class _Screen:
 
     def value(self, batch: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> np.ndarray:
         """The readout of cells whose tokens stand at `positions`, float64 (B, S)."""
-        network, at_keys = self.network, None if mask is None else mask[:, None, None, :]
-        x = network.embedding(batch, positions)
-        n_layers = self.options["n_layers"]
-        first_only = slice(0, 1) if self.options["pooling"] == "cls" else None
-        for i, block in enumerate(network.blocks[:n_layers]):
-            x = block(x, at_keys, first_only if i == n_layers - 1 else None)
-        return self.readout(pool(x, batch, self.options["pooling"], self.n_special)).cpu().double().numpy()
+        pooling, n_layers = self.options["pooling"], self.options["n_layers"]
+        first_only = slice(0, 1) if pooling == "cls" else None
+        hidden = self.network(batch, mask, n_layers=n_layers, positions=first_only, ranks=positions)
+        return self.readout(pool(hidden, batch, pooling, self.n_special)).cpu().double().numpy()
 
     def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, rank_shift: int, n_points: int) -> np.ndarray:
         """Estimates for the genes of each cell, float64 (B, L, S)."""

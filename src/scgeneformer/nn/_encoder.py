@@ -132,6 +132,7 @@ class Encoder(nn.Module):
         *,
         n_layers: int | None = None,
         positions: slice | None = None,
+        ranks: Tensor | None = None,
         attention: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Hidden states after `n_layers` blocks; the blocks above are not computed.
@@ -146,6 +147,8 @@ class Encoder(nn.Module):
             How many blocks to run; None for all, 0 for the embedding.
         positions
             Compute the last block at these positions only (Q of them).
+        ranks
+            Where each token stands, int64, (B, L), if not in the order of the row.
         attention
             Also return the attention weights of every block that ran.
 
@@ -161,7 +164,7 @@ class Encoder(nn.Module):
             msg = f"Rows of {tokens.shape[1]} tokens are longer than this encoder's {self.config.max_length} positions."
             raise ValueError(msg)
         keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
-        x = self.embedding(tokens)
+        x = self.embedding(tokens, ranks)
         weights = []
         for i, block in enumerate(self.blocks[:n_layers]):
             if attention:
