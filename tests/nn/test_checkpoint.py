@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,32 @@ def test_the_bare_encoder_goes_both_ways(tmp_path):
     expected = theirs(TOKENS, attention_mask=MASK.long()).last_hidden_state
     torch.testing.assert_close(ours(TOKENS, MASK)[MASK], expected[MASK], rtol=0, atol=5e-6)
     torch.testing.assert_close(nn.load_encoder(tmp_path)(TOKENS, MASK), ours(TOKENS, MASK))
+
+
+def test_a_decoder_lies_beside_an_encoder_that_others_load(tmp_path):
+    config = replace(CONFIG, n_decoder_layers=3, positions="sinusoidal")
+    ours = shaken(nn.EncoderDecoder(config))
+    nn.save_checkpoint(tmp_path, ours)
+    theirs, info = BertModel.from_pretrained(tmp_path, add_pooling_layer=False, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert {name.split(".")[0] for name in info["unexpected_keys"]} == {"decoder"}
+    expected = theirs.eval()(TOKENS, attention_mask=MASK.long()).last_hidden_state
+    torch.testing.assert_close(ours.encoder(TOKENS, MASK)[MASK], expected[MASK], rtol=0, atol=5e-6)
+    again, encoder = nn.load_encoder_decoder(tmp_path), nn.load_encoder(tmp_path)
+    assert again.config == config
+    assert encoder.config == ours.encoder.config == replace(config, n_decoder_layers=0)
+    assert torch.equal(again(TOKENS, MASK, TOKENS), ours(TOKENS, MASK, TOKENS))
+    assert torch.equal(encoder(TOKENS, MASK), ours.encoder(TOKENS, MASK))
+    assert not again.encoder.embedding.position.weight.requires_grad
+    nn.save_checkpoint(tmp_path / "encoder", encoder)
+    with pytest.raises(KeyError, match="EncoderDecoder"):
+        nn.load_encoder_decoder(tmp_path / "encoder")
+
+
+def test_the_config_of_a_bert_is_bert_s(tmp_path):
+    nn.save_checkpoint(tmp_path, nn.Encoder(replace(CONFIG, pooling=None, emb_layer=None)))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert set(config) - {"architectures"} <= set(BertConfig().to_dict()) | {"position_embedding_type", "model_type"}
 
 
 def test_an_old_bin_is_read_without_running_code(tmp_path):

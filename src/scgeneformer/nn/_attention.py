@@ -9,7 +9,7 @@ from torch.nn import functional as F
 _TILE = 2**21  # attention weights of a tile: what a core's cache holds
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, *, causal: bool = False) -> Tensor:
     """Scaled dot-product attention.
 
     Parameters
@@ -22,15 +22,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float)
         bool (B, 1, 1, L), True where a key may be looked at; None for everywhere.
     dropout
         Of the attention weights.
+    causal
+        A query looks at keys up to its own position only; without a `mask`.
 
     Returns
     -------
     (B, N, Q, D).
     """
     # torch's fused kernel for CPUs gains nothing from bfloat16; plain products do, and their tiles stay in the cache.
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not q.requires_grad:
+    # A compiler would write out the loop over cells.
+    eager = q.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager and q.dtype == torch.bfloat16 and not (q.requires_grad or causal):
         return attend_in_tiles(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

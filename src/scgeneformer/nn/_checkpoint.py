@@ -10,14 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ._config import EncoderConfig
+from ._decoder import EncoderDecoder
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier, MaskedGeneModel
+from ._quantize import is_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
+POOLING = "classifier_pooling"  # how a cell classifier pools and below which id tokens are no genes, if not as BERT
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 
 # Ours -> Hugging Face's, by the longest matching prefix; "{}" stands for the number of a layer.
@@ -41,12 +44,15 @@ _HEADS = {
         "head.norm.": "cls.predictions.transform.LayerNorm.",
         "head.bias": "cls.predictions.bias",
     },
-    CellClassifier: {"pooler.": "bert.pooler.dense.", "classifier.": "classifier."},
+    EncoderDecoder: {"decoder.": "decoder.", "bias": "decoder.bias"},  # names of ours, which BERT passes over
+    # attention pooling is ours, and passed over by BERT
+    CellClassifier: {"pooler.": "bert.pooler.dense.", "classifier.": "classifier.", "attention.": "attention."},
     GeneClassifier: {"classifier.": "classifier."},
 }
 _HF_CLASS = {
     Encoder: "BertModel",
     MaskedGeneModel: "BertForMaskedLM",
+    EncoderDecoder: "BertModel",
     CellClassifier: "BertForSequenceClassification",
     GeneClassifier: "BertForTokenClassification",
 }
@@ -80,6 +86,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         msg = f"No {CONFIG} in {folder}. Expected a folder in the Hugging Face layout: {CONFIG} and {WEIGHTS}."
         raise FileNotFoundError(msg)
     return json.loads(path.read_text())
+
+
+def add_to_config(folder: str | Path, values: dict[str, Any]) -> None:
+    """Add keys to the ``config.json`` in `folder`; transformers keeps those that it does not know."""
+    config = read_config(folder) | values
+    (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def weights_file(folder: str | Path) -> Path:
@@ -126,9 +138,14 @@ def load_masked_gene_model(folder: str | Path) -> MaskedGeneModel:
     return _load(MaskedGeneModel, folder)
 
 
+def load_encoder_decoder(folder: str | Path) -> EncoderDecoder:
+    """Load a BERT encoder together with the decoder that is stored beside it."""
+    return _load(EncoderDecoder, folder)
+
+
 def load_cell_classifier(folder: str | Path) -> CellClassifier:
-    """Load a ``BertForSequenceClassification`` checkpoint."""
-    return _load(CellClassifier, folder, _n_classes(folder))
+    """Load a ``BertForSequenceClassification`` checkpoint, or one of ours that pools otherwise."""
+    return _load(CellClassifier, folder, _n_classes(folder), *read_config(folder).get(POOLING, ()))
 
 
 def load_gene_classifier(folder: str | Path) -> GeneClassifier:
@@ -152,7 +169,7 @@ def _load(cls: type, folder: str | Path, *args: int) -> Any:
 
 def save_checkpoint(
     folder: str | Path,
-    model: Encoder | MaskedGeneModel | CellClassifier | GeneClassifier,
+    model: Encoder | MaskedGeneModel | EncoderDecoder | CellClassifier | GeneClassifier,
     *,
     dtype: torch.dtype | None = None,
     labels: list[str] | None = None,
@@ -172,8 +189,13 @@ def save_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = model if isinstance(model, Encoder) else model.encoder
-    config = encoder.config.to_hf() | {"architectures": [_HF_CLASS[type(model)]]}
+    shape = model if isinstance(model, Encoder | EncoderDecoder) else model.encoder
+    if is_quantized(model) or hasattr(getattr(model, "encoder", model), "peft_config"):
+        msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
+        raise ValueError(msg)
+    config = shape.config.to_hf() | {"architectures": [_HF_CLASS[type(model)]]}
+    if isinstance(model, CellClassifier) and model.pooling != "cls":  # to others, this is an encoder and some more weights
+        config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special]}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features
         labels = labels or [f"LABEL_{i}" for i in range(n_classes)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # ours -> Hugging Face's BertConfig
 _HF_NAMES = {
@@ -22,13 +22,17 @@ _HF_NAMES = {
     "n_segments": "type_vocab_size",
     "pooling": "pooling",  # not BERT's: keys of ours, which others pass over
     "emb_layer": "emb_layer",
+    "positions": "positions",
+    "n_decoder_layers": "n_decoder_layers",
 }
+_AS_IN_BERT = {"positions": "learned", "n_decoder_layers": 0}  # not written, like anything that is None
 _ACTIVATIONS = ("relu", "gelu")
+_POSITIONS = ("learned", "sinusoidal")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of a BERT encoder over rank value encodings.
+    """Shape of a BERT encoder over rank value encodings, and of a decoder beside it if there is one.
 
     Attributes
     ----------
@@ -37,7 +41,7 @@ class EncoderConfig:
     n_layers, width, n_heads, feed_forward
         Number of blocks, size of a hidden state, attention heads and inner size of the feed-forward part.
     max_length
-        Number of learned positions.
+        Number of positions.
     dropout, attention_dropout
         Of hidden states and of attention weights, in training.
     activation
@@ -48,6 +52,10 @@ class EncoderConfig:
         What stands for a cell unless asked otherwise, ``"mean"`` or ``"cls"``; None leaves it to the vocabulary.
     emb_layer
         Layer to read unless asked otherwise, 0 for the last; None is -1, the second to last, as in the official tool.
+    positions
+        ``"learned"`` (all published Geneformers), or ``"sinusoidal"``: the fixed table of Vaswani et al. 2017, which training leaves alone.
+    n_decoder_layers
+        Blocks of the decoder of an :class:`EncoderDecoder`; 0 where there is none. An :class:`Encoder` has none.
     """
 
     vocab_size: int
@@ -65,6 +73,8 @@ class EncoderConfig:
     n_segments: int = 2
     pooling: str | None = None
     emb_layer: int | None = None
+    positions: Literal["learned", "sinusoidal"] = "learned"
+    n_decoder_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.width % self.n_heads:
@@ -72,6 +82,12 @@ class EncoderConfig:
             raise ValueError(msg)
         if self.activation not in _ACTIVATIONS:
             msg = f"activation={self.activation!r} is not one of {_ACTIVATIONS}."
+            raise ValueError(msg)
+        if self.positions not in _POSITIONS:
+            msg = f"positions={self.positions!r} is not one of {_POSITIONS}."
+            raise ValueError(msg)
+        if self.n_decoder_layers < 0:
+            msg = f"n_decoder_layers={self.n_decoder_layers} must be 0 (no decoder) or more."
             raise ValueError(msg)
         if not 0 < self.vocab_size <= 2**16:
             msg = f"vocab_size={self.vocab_size} must be between 1 and 65,536 (tokens are uint16)."
@@ -95,7 +111,8 @@ class EncoderConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of a Hugging Face ``config.json``, without the name of a head's class."""
-        known = {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items() if getattr(self, ours) is not None}
+        known = {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()}
+        known = {name: value for name, value in known.items() if value != _AS_IN_BERT.get(name)}
         return known | {
             "model_type": "bert",
             "position_embedding_type": "absolute",

@@ -5,11 +5,13 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ._attention import attend
 
@@ -59,9 +61,9 @@ class Attention(nn.Module):
         """What the heads found, (B, N, Q, D), as one vector for each position, (B, Q, H)."""
         return self.out(o.transpose(1, 2).flatten(2))
 
-    def forward(self, read: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, read: Tensor, x: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
         q, k, v = self.project(read, x)
-        return self.join(attend(q, k, v, mask, self.dropout if self.training else 0.0))
+        return self.join(attend(q, k, v, mask, self.dropout if self.training else 0.0, causal=causal))
 
     def weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attention weights, which the fused kernel of `forward` never holds: (B, N, L, L)."""
@@ -112,6 +114,12 @@ class Encoder(nn.Module):
     config
         Its shape.
 
+    Attributes
+    ----------
+    checkpoint_activations
+        Keep only the input of each block for the backward pass and compute the rest of it again: less memory, a third more time,
+        the same numbers. False to begin with; it is no part of the weights.
+
     Notes
     -----
     The arithmetic is that of Hugging Face's ``BertModel`` without a pooler, which official Geneformer uses. New weights
@@ -120,10 +128,13 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = replace(config, n_decoder_layers=0)
+        self.checkpoint_activations = False
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.apply(lambda module: init_weights(module, config.initializer_range))
+        if config.positions == "sinusoidal":
+            fix_positions(self.embedding.position)
 
     def forward(
         self,
@@ -169,7 +180,7 @@ class Encoder(nn.Module):
         for i, block in enumerate(self.blocks[:n_layers]):
             if attention:
                 weights.append(block.attention.weights(x, keys))
-            x = block(x, keys, positions if i == n_layers - 1 else None)
+            x = run_block(block, x, keys, positions if i == n_layers - 1 else None, again=self.checkpoint_activations)
         if n_layers == 0 and positions is not None:
             x = x[:, positions]
         return (x, weights) if attention else x
@@ -184,3 +195,20 @@ def init_weights(module: nn.Module, std: float) -> None:
         elif module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
+
+
+def fix_positions(position: nn.Embedding) -> None:
+    """Fill with the sinusoids of Vaswani et al. 2017, even columns sine and odd ones cosine, and leave them out of training."""
+    n, width = position.weight.shape
+    frequency = 10_000.0 ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency  # (L, H / 2)
+    with torch.no_grad():
+        position.weight.copy_(torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width])
+    position.requires_grad_(requires_grad=False)
+
+
+def run_block(block: nn.Module, *args: Tensor | slice | None, again: bool) -> Tensor:
+    """Run `block`; with `again`, its activations are not kept but computed again, with the same dropout, in the backward pass."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(block, *args, use_reentrant=False)
+    return block(*args)

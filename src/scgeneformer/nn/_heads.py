@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ._config import EncoderConfig
 
 
+POOLINGS = ("cls", "mean", "attention")
+
+
 class MaskedGeneHead(nn.Module):
     """Scores of every gene at a position; the output matrix is the encoder's gene embedding."""
 
@@ -56,20 +59,56 @@ class MaskedGeneModel(nn.Module):
 
 
 class CellClassifier(nn.Module):
-    """Classes of cells from the first token's last state, as BERT's sequence classification."""
+    """Scores of cells from one state each, as BERT's sequence classification.
 
-    def __init__(self, config: EncoderConfig, n_classes: int) -> None:
+    Parameters
+    ----------
+    config
+        Shape of the encoder.
+    n_outputs
+        Number of scores.
+    pooling
+        Which state: ``"cls"``, the first token's, as BERT's; ``"mean"`` over genes; ``"attention"``, a mean over all tokens with weights
+        that are learned. Padding has no part in any of them.
+    n_special
+        Token ids below this one are no genes.
+    """
+
+    def __init__(self, config: EncoderConfig, n_outputs: int, pooling: str = "cls", n_special: int = 0) -> None:
         super().__init__()
+        if pooling not in POOLINGS:
+            msg = f"pooling={pooling!r} is not one of {POOLINGS}."
+            raise ValueError(msg)
+        self.pooling, self.n_special = pooling, n_special
         self.encoder = Encoder(config)
+        if pooling == "attention":
+            self.attention = nn.Linear(config.width, 1)
+            init_weights(self.attention, config.initializer_range)
         self.pooler = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.width, n_classes)
+        self.classifier = nn.Linear(config.width, n_outputs)
         for layer in (self.pooler, self.classifier):
             init_weights(layer, config.initializer_range)
 
+    def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The state that stands for each cell: (B, H)."""
+        if self.pooling == "cls":
+            return self.encoder(tokens, mask, positions=slice(0, 1))[:, 0]
+        x = self.encoder(tokens, mask)  # (B, L, H)
+        if self.pooling == "mean":
+            genes = tokens >= self.n_special  # (B, L)
+            weights = genes / genes.sum(1, keepdim=True).clamp(min=1)
+        else:
+            scores = self.attention(x)[..., 0].float()  # (B, L)
+            weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        return (weights.to(x.dtype)[:, None] @ x)[:, 0]
+
+    def scores(self, pooled: Tensor) -> Tensor:
+        """What is said of cells with these states, (B, H) -> (B, outputs)."""
+        return self.classifier(self.dropout(torch.tanh(self.pooler(pooled))))
+
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        first = self.encoder(tokens, mask, positions=slice(0, 1))[:, 0]  # (B, H)
-        return self.classifier(self.dropout(torch.tanh(self.pooler(first))))  # (B, classes)
+        return self.scores(self.pooled(tokens, mask))  # (B, outputs)
 
 
 class GeneClassifier(nn.Module):

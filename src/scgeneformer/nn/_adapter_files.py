@@ -1,0 +1,210 @@
+"""Adapters in files: peft's layout under Hugging Face's names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from ._adapters import (
+    NAME,
+    TARGETS,
+    adapted_layers,
+    config_of,
+    encoder_of,
+    has_trained_heads,
+    import_peft,
+    inject,
+    layer_names,
+)
+from ._checkpoint import _ENCODER, _HEADS
+from ._encoder import Encoder
+from ._heads import CellClassifier, GeneClassifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ROOT = "base_model.model."  # before each name in the file
+_TASKS = {CellClassifier: "SEQ_CLS", GeneClassifier: "TOKEN_CLS"}
+# Settings of a stored adapter that are used, follow from its weights, or do not change what it computes.
+_USED = ("r", "lora_alpha", "lora_dropout", "use_rslora")
+_IMPLIED = (
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+    "task_type",
+)
+_IDLE = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version", "eva_config")
+_IDLE_STARTS = ("gaussian", "orthogonal", "eva")  # values of init_lora_weights; others change the base model's weights
+
+
+def save_adapter(folder: str | Path, model: nn.Module, *, base_model: str | None = None) -> None:
+    """Write the adapters and heads of `model` to `folder`, as ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    ``peft.PeftModel.from_pretrained`` puts them on the `transformers` model with the same base weights: on
+    ``BertForSequenceClassification`` those of a :class:`CellClassifier`, on ``BertForTokenClassification`` those of a
+    :class:`GeneClassifier`, on ``BertForMaskedLM`` and ``BertModel`` those of a :class:`MaskedGeneModel` and an :class:`Encoder`.
+    Heads that BERT does not have keep our names; only :func:`load_adapter` reads them.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    model
+        With adapters.
+    base_model
+        Name or path of the model that was adapted, to be written down for readers.
+
+    Raises
+    ------
+    ValueError
+        If the model has no adapters.
+    """
+    config, adapted = config_of(encoder_of(model)), adapted_layers(encoder_of(model))
+    layers, heads, values = _layer_names(model), _head_names(model), model.state_dict()
+    pieces = {theirs: adapted[ours] for theirs, ours in layers.items() if ours in adapted}
+    state = {f"{_ROOT}{name}.lora_A.weight": layer.lora_A[NAME].weight for name, layer in pieces.items()}
+    state |= {f"{_ROOT}{name}.lora_B.weight": layer.lora_B[NAME].weight for name, layer in pieces.items()}
+    state |= {_ROOT + theirs: values[ours] for theirs, ours in heads.items()}
+    written = config.to_dict() | {
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "modules_to_save": sorted({name.removeprefix("bert.").partition(".")[0] for name in heads}) or None,
+        "target_modules": _shortest_targets(list(pieces), list(layers)),
+        "task_type": _TASKS.get(type(model)),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
+
+
+def load_adapter(folder: str | Path, model: nn.Module) -> None:
+    """Put the adapters in `folder` into `model`, and the weights of its heads if they are there too, in place.
+
+    Parameters
+    ----------
+    folder
+        What :func:`save_adapter` or peft wrote for the base model that `model` has. Nothing is unpickled.
+    model
+        As for :func:`add_lora`, without adapters. A bare :class:`Encoder` takes the adapters and leaves heads out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the two files is missing.
+    ImportError
+        If peft is not installed.
+    ValueError
+        If the adapters are of another kind or for another model; `model` is then as it was.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    adapters, heads = _translate(load_file(folder / WEIGHTS), model, config["r"], folder)
+    rank, alpha = config["r"], config.get("lora_alpha", 8)  # what is missing has peft's default
+    if config.get("use_rslora"):
+        alpha *= rank**0.5  # the same scale, in the usual way: alpha / rank
+    targets = _our_targets({name.partition(".lora_")[0] for name in adapters}, encoder_of(model))
+    inject(model, targets, r=rank, lora_alpha=alpha, lora_dropout=config.get("lora_dropout", 0.0))
+    state = {name.replace(".weight", f".{NAME}.weight"): value for name, value in adapters.items()}
+    encoder_of(model).load_state_dict(state, strict=False)
+    model.load_state_dict(heads, strict=False)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Settings of a stored adapter; one that we would not compute as it was trained is refused."""
+    peft = import_peft()
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            msg = f"No {name} in {folder}. Expected an adapter in peft's layout: {CONFIG} and {WEIGHTS}."
+            raise FileNotFoundError(msg)
+    config = json.loads((folder / CONFIG).read_text())
+    usual = peft.LoraConfig().to_dict() | {"peft_type": "LORA"}
+    known = {*_USED, *_IMPLIED, *_IDLE}
+    odd = {name: value for name, value in config.items() if name not in known and value and value != usual.get(name)}
+    if odd.get("init_lora_weights") in _IDLE_STARTS:
+        del odd["init_lora_weights"]
+    if odd or "r" not in config:
+        msg = (
+            f"The adapter in {folder} is not plain LoRA: its {CONFIG} has {odd or 'no rank (r)'}. "
+            "Merge it into its model with peft, save that, and load the model."
+        )
+        raise ValueError(msg)
+    return config
+
+
+def _translate(
+    weights: Mapping[str, Tensor], model: nn.Module, rank: int, folder: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of adapters under our names within the encoder, and of heads under our names within `model`; shapes are checked."""
+    layers = {theirs.removeprefix("bert."): ours for theirs, ours in _layer_names(model).items()}
+    head_names, values, encoder = _head_names(model), model.state_dict(), encoder_of(model)
+    adapters, heads = {}, {}
+    for name, value in weights.items():
+        theirs = name.removeprefix(_ROOT)
+        layer, found, part = theirs.removeprefix("bert.").partition(".lora_")
+        if layer in layers and part in ("A.weight", "B.weight"):
+            linear = encoder.get_submodule(layers[layer])
+            expected = (rank, linear.in_features) if part == "A.weight" else (linear.out_features, rank)
+            adapters[f"{layers[layer]}.lora_{part}"] = value
+        elif theirs in head_names:
+            expected = tuple(values[head_names[theirs]].shape)
+            heads[head_names[theirs]] = value
+        elif isinstance(model, Encoder) and not found:
+            continue
+        else:
+            msg = f"The adapter in {folder} has weights {theirs!r}, for which this {type(model).__name__} has no place."
+            raise ValueError(msg)
+        if tuple(value.shape) != expected:
+            msg = f"The adapter in {folder} is for another model: {theirs!r} has shape {tuple(value.shape)}, not {expected}."
+            raise ValueError(msg)
+    if not adapters:
+        msg = f"{WEIGHTS} in {folder} has no adapters."
+        raise ValueError(msg)
+    return adapters, heads
+
+
+def _layer_names(model: nn.Module) -> dict[str, str]:
+    """Hugging Face's name of each linear layer of the encoder -> our name of it within the encoder."""
+    bare = "bert." if isinstance(model, Encoder) else ""
+    return {
+        theirs.rstrip(".").format(i).removeprefix(bare): ours.rstrip(".").format(i).removeprefix("encoder.")
+        for i in range(encoder_of(model).config.n_layers)
+        for ours, theirs in _ENCODER.items()
+        if ours.split(".")[-2] in TARGETS
+    }
+
+
+def _head_names(model: nn.Module) -> dict[str, str]:
+    """Hugging Face's name of each weight of the heads that are trained with adapters -> ours, which heads unknown to BERT keep."""
+    if not has_trained_heads(model):
+        return {}
+    prefixes = _HEADS.get(type(model), {})
+    names = {}
+    for name in model.state_dict():
+        if not name.startswith("encoder."):
+            ours = max((p for p in prefixes if name.startswith(p)), key=len, default="")
+            names[prefixes.get(ours, "") + name.removeprefix(ours)] = name
+    return names
+
+
+def _our_targets(adapted: set[str], encoder: Encoder) -> list[str]:
+    """What `add_lora` would be given: a kind of layer where all blocks have it, whole names elsewhere."""
+    kinds = {kind: {name for name in layer_names(encoder) if name.endswith(f".{kind}")} for kind in TARGETS}
+    whole = [kind for kind, names in kinds.items() if names <= adapted]
+    return whole + sorted(adapted.difference(*(kinds[kind] for kind in whole)))
+
+
+def _shortest_targets(adapted: list[str], layers: list[str]) -> list[str]:
+    """Ends of names, such as ``query``, if these pick the layers `adapted` and no others; else the whole names."""
+    ends = sorted({name.rpartition(".layer.")[2].partition(".")[2].removeprefix("attention.self.") for name in adapted})
+    picked = [name for name in layers if any(name.endswith(f".{end}") for end in ends)]
+    return ends if picked == adapted else adapted

@@ -1,0 +1,112 @@
+"""The encoder-decoder variant: the encoder reads a cell with hidden genes, the decoder writes the whole cell, gene after gene.
+
+Shapes: B cells, L positions, M positions that are not padding, H width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ._encoder import Attention, Block, Encoder, init_weights, run_block
+
+if TYPE_CHECKING:
+    from ._config import EncoderConfig
+
+_SCORES = 2**25  # scores of genes at positions that are held at once
+
+
+class DecoderBlock(Block):
+    """A block that looks back at its own sequence only, then at all of what the encoder made of the cell."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.cross_attention = Attention(config)
+        self.cross_attention_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.attention_norm(x + self.dropout(self.attention(x, x, None, causal=True)))
+        return self.finish(x, self.cross_attention(x, states, mask))
+
+    def finish(self, read: Tensor, attended: Tensor) -> Tensor:
+        """All that comes behind the attention to the encoder, position by position: (B, L, H) -> (B, L, H)."""
+        read = self.cross_attention_norm(read + self.dropout(attended))
+        return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
+
+
+class EncoderDecoder(nn.Module):
+    """Encoder, and a decoder that is trained to restore the cell from which the encoder's input was made (Vaswani et al. 2017).
+
+    The decoder guesses each gene from the genes ranked above it and from the encoder's states. It shares the encoder's embedding, which
+    is also the matrix of its scores. Its input is the cell moved on by one position, behind a start token: the padding token, as in T5,
+    which every vocabulary has. Right padding needs no mask there, since nothing looks ahead.
+
+    Parameters
+    ----------
+    config
+        Its shape, with `n_decoder_layers` above 0.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_decoder_layers))
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.decoder.apply(lambda module: init_weights(module, config.initializer_range))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None, original: Tensor) -> Tensor:
+        """Last states of the decoder.
+
+        Parameters
+        ----------
+        tokens
+            What the encoder reads, genes hidden in it: int64 (B, L).
+        mask
+            True at tokens, False at padding, (B, L); None if no row is padded.
+        original
+            The cells as they are, int64 (B, L). The state at a position knows the tokens before it only.
+
+        Returns
+        -------
+        (B, L, H), for `scores` or `errors`.
+        """
+        states = self.encoder(tokens, mask)  # (B, L, H)
+        keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+        x = self.encoder.embedding(F.pad(original[:, :-1], (1, 0), value=self.config.pad_id))
+        for block in self.decoder:
+            x = run_block(block, x, states, keys, again=self.encoder.checkpoint_activations)
+        return x
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Scores of all genes at states of the decoder: (..., H) -> (..., vocabulary)."""
+        return F.linear(x, self.encoder.embedding.gene.weight, self.bias)
+
+    def errors(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats, and whether the best score is the target's; scores are held for some positions at a time.
+
+        Parameters
+        ----------
+        x
+            States of the decoder at positions that are not padding, (M, H).
+        targets
+            The tokens that stand there, int64 (M,).
+
+        Returns
+        -------
+        float32 (M,) and bool (M,).
+        """
+        step = max(1, _SCORES // self.config.vocab_size)
+        parts = [
+            checkpoint(self._errors, *part, use_reentrant=False)
+            for part in zip(x.split(step), targets.split(step), strict=True)
+        ]
+        return torch.cat([loss for loss, _ in parts]), torch.cat([right for _, right in parts])
+
+    def _errors(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.scores(x).float()
+        return F.cross_entropy(scores, targets, reduction="none"), scores.argmax(-1) == targets
