@@ -1,0 +1,33 @@
+"""How well a model does: splits that leak nothing, scores, curves, calibration, and the simple models to beat.
+
+Functions of arrays. Labels are codes of classes, integers from 0 on with -1 for unlabelled, or floats with NaN for
+unlabelled where they are continuous. Unlabelled items are in no set and count in no score.
+"""
+
+from __future__ import annotations
+
+from ._baselines import logistic, ridge
+from ._classification import Report, classification
+from ._curves import Curve, precision_recall, roc
+from ._folds import folds
+from ._reliability import Reliability, reliability, temperature
+from ._scores import regression
+from ._split import Split, check_disjoint, split
+
+__all__ = [
+    "Curve",
+    "Reliability",
+    "Report",
+    "Split",
+    "check_disjoint",
+    "classification",
+    "folds",
+    "logistic",
+    "precision_recall",
+    "regression",
+    "reliability",
+    "ridge",
+    "roc",
+    "split",
+    "temperature",
+]

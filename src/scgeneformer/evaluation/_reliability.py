@@ -1,0 +1,107 @@
+"""Whether probabilities mean what they say, and the one number that makes them say it better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+LARGEST = 100.0  # temperature, and its inverse the smallest
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Confidence and accuracy of predictions in equal bins of confidence, each of shape (n_bins,).
+
+    Attributes
+    ----------
+    edges
+        Ends of the bins, (n_bins + 1,); a bin has its upper end.
+    confidence, accuracy
+        Mean probability of the predicted class, and share of predictions that are right; NaN for empty bins.
+    n
+        Number of predictions, int64.
+    error
+        Expected calibration error: the mean distance between the two, weighted by `n` (Guo et al. 2017).
+    """
+
+    edges: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    n: np.ndarray
+    error: float
+
+
+def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Reliability:
+    """Compare how sure predictions are with how often they are right.
+
+    Parameters
+    ----------
+    truth
+        Codes of classes of shape (n,), -1 for unlabelled, which are left out.
+    proba
+        Probabilities of shape (n, n_classes). The prediction is the most probable class, the first of equal ones.
+    n_bins
+        Number of bins of equal width.
+    """
+    truth, proba = read_truth(truth, proba, "probabilities")
+    sure, right = proba.max(axis=1), proba.argmax(axis=1) == truth
+    bin_of = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    n = np.bincount(bin_of, minlength=n_bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(bin_of, weights=sure, minlength=n_bins) / n
+        accuracy = np.bincount(bin_of, weights=right, minlength=n_bins) / n
+    error = np.sum(n * np.abs(np.nan_to_num(accuracy - confidence))) / len(truth)
+    return Reliability(np.linspace(0, 1, n_bins + 1), confidence, accuracy, n, float(error))
+
+
+def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Number to divide logits by so that their softmax is calibrated (Guo et al. 2017).
+
+    It minimises the negative log-likelihood of `truth`, which is convex in its inverse; predictions do not change. It lies
+    between 0.01 and 100, and is 1 if none is better.
+
+    Parameters
+    ----------
+    logits
+        Array of shape (n, n_classes) for items that were not trained on.
+    truth
+        Codes of classes of shape (n,), -1 for unlabelled, which are left out.
+
+    Raises
+    ------
+    ValueError
+        If nothing is labelled, or logits are not finite.
+    """
+    truth, logits = read_truth(truth, logits, "logits")
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits * np.exp(-log_temperature), axis=1)[rows, truth].mean())
+
+    widest = float(np.log(LARGEST))
+    found = minimize_scalar(loss, bounds=(-widest, widest), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+
+
+def read_truth(truth: np.ndarray, values: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled items' classes, int64 (n,), and rows of `values`, float64 (n, n_classes)."""
+    truth, values = np.asarray(truth), np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or truth.shape != values.shape[:1]:
+        msg = f"{what} of shape {values.shape} do not fit {truth.shape} labels: they need a row for each, a column per class."
+        raise ValueError(msg)
+    labelled = truth >= 0
+    if not labelled.any():
+        msg = "Nothing is labelled: all labels are missing."
+        raise ValueError(msg)
+    truth, values = truth[labelled].astype(np.int64), values[labelled]
+    if truth.max() >= values.shape[1]:
+        msg = f"There are labels up to class {truth.max()}, but {what} of {values.shape[1]} classes."
+        raise ValueError(msg)
+    bad = int(np.sum(~np.isfinite(values).all(axis=1)))
+    if bad:
+        msg = f"{bad} labelled items have {what} that are NaN or infinite. Leave them out."
+        raise ValueError(msg)
+    return truth, values
