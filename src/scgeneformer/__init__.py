@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import get, pl, pp, tl
+from . import evaluation, get, pl, pp, tl
 from ._settings import settings
 from ._version import __version__
 from .tokens import Vocabulary
@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 _LAZY = ("engine", "hub", "model", "nn")
 
-__all__ = ["Vocabulary", "__version__", "engine", "get", "hub", "model", "nn", "pl", "pp", "settings", "tl"]
+__all__ = [
+    "Vocabulary",
+    "__version__",
+    "engine",
+    "evaluation",
+    "get",
+    "hub",
+    "model",
+    "nn",
+    "pl",
+    "pp",
+    "settings",
+    "tl",
+]
 
 
 def __getattr__(name: str) -> Any:

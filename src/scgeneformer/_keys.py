@@ -27,6 +27,8 @@ SYMBOLS = (
     "feature_name",
 )  # var, where there are any
 SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
+GENE_CLASSES = "gene_classes"  # var; varm, DataFrame (n_vars, n_classes); uns["gene_classes"]["params" | "scores"]
+EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
 
 def lengths_key(key: str) -> str:
@@ -73,6 +75,11 @@ def method_layer(key: str) -> str:
 def effects_keys(key: str) -> tuple[str, str, str]:
     """Names of the slots with means, numbers and standard deviations of effects on genes."""
     return key, f"{key}_n", f"{key}_sd"
+
+
+def answer_key(key: str, baseline: str = "", *, proba: bool = True) -> str:
+    """Name of the `obsm` slot with what the model or a baseline told evaluated cells, or of the `obs` column if numbers."""
+    return "_".join(part for part in (key, baseline, "proba" if proba else "predicted") if part)
 
 
 def end_states(run: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-__all__ = ["effects", "shifts"]
+__all__ = ["effects", "evaluation", "shifts"]
 
 SHARED = ("n_cells", "n_donors", "null_n_cells", "fraction_exact")  # columns that are the same for every end state
 
@@ -143,6 +143,36 @@ def effects(
     frame = pd.DataFrame(columns)
     _insert_names(frame, data.var_names.to_numpy()[affected], None if symbols is None else symbols[affected])
     return frame.sort_values("cosine", kind="stable")[:n_top].reset_index(drop=True)
+
+
+def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str = "rna") -> pd.DataFrame:
+    """Scores of a classifier and, beside it, of its baselines, from :func:`~scgeneformer.tl.evaluate`.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with an evaluation in ``.uns[key]``.
+    key
+        Slot of the evaluation.
+    mod
+        Modality of a MuData.
+
+    Returns
+    -------
+    DataFrame, one row per model, the evaluated one first, and a column for each score: of classes ``accuracy``,
+    ``balanced_accuracy``, ``macro_f1``, ``auc``, ``average_precision``, ``log_loss``, ``calibration_error``, and ``mae`` and
+    ``kappa`` if they are ordinal; of continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``.
+
+    Raises
+    ------
+    KeyError
+        If there is no evaluation.
+    """
+    run = _keys.as_adata(adata, mod).uns.get(key, {})
+    if "metrics" not in run:
+        msg = f"Did not find .uns[{key!r}]['metrics']. Run `sg.tl.evaluate(adata, model)` first."
+        raise KeyError(msg)
+    return run["metrics"].copy()
 
 
 def _read_ranking(data: AnnData, key: str, *, sets: bool | None) -> tuple[pd.DataFrame, list[str], bool]:

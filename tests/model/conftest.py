@@ -30,6 +30,17 @@ def make_cells(n: int, vocabulary: Vocabulary, seed: int = 0, width: int = 64) -
     return adata
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small lose time to threads that wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def vocabulary() -> Vocabulary:
     return make_vocabulary()
@@ -66,3 +77,31 @@ def quick() -> dict:
 def toy():
     """Makers of vocabularies and cells, for tests that need more than one."""
     return make_vocabulary, make_cells
+
+
+@pytest.fixture
+def ranked(vocabulary: Vocabulary) -> ad.AnnData:
+    """Cells in which genes 0 to 11 come early, 12 to 23 late, and 26 to 39 between; 24 and 25 are in no cell."""
+    from scgeneformer.model import GeneClassifier
+
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((48, 64), dtype=np.uint16)
+    for row in tokens:
+        early, late = (first + rng.permutation(12)[: rng.integers(7, 11)] for first in (4, 16))
+        genes = [*early, *(30 + rng.permutation(14)[:10]), *late]
+        row[: len(genes) + 2] = [2, *genes, 3]
+    adata = ad.AnnData(obs=pd.DataFrame(index=[f"cell{i}" for i in range(48)]), obsm={KEY: tokens})
+    adata.uns[KEY] = {"params": {"vocabulary": vocabulary.name, "vocabulary_hash": vocabulary.hash}}
+    GeneClassifier.setup_anndata(adata)
+    return adata
+
+
+@pytest.fixture
+def start(vocabulary: Vocabulary):
+    """A small model to start classifiers from."""
+    import torch
+
+    from scgeneformer.model import Geneformer
+
+    torch.manual_seed(0)
+    return Geneformer(vocabulary=vocabulary, n_layers=1, width=16, n_heads=2, feed_forward=16, dropout=0.0)

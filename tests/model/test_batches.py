@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from scgeneformer.model._batches import TokenBatches, TokenDataset, TokenLoader, trimmed
@@ -22,19 +22,39 @@ def test_every_cell_once_per_epoch_within_the_budget(lengths, budget, epoch, shu
     assert all(len(batch) == 1 or len(batch) * trimmed(lengths[batch].max()) <= budget for batch in plan)
 
 
-@given(LENGTHS, st.integers(1, 20), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
-def test_processes_share_an_epoch(lengths, batch_size, world):
-    def plan(rank, n):
-        return TokenBatches(lengths, token_budget=1, batch_size=batch_size, rank=rank, world=n).plan(2)
+@given(LENGTHS, st.integers(2, 20), st.integers(1, 4), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_processes_step_through_the_batches_of_one_process(lengths, size, world, by_tokens, shuffle):
+    """`world` processes with a batch each are one process with a batch `world` times as large, batch by batch."""
+    assume(len(lengths) >= world)
 
-    shares = [plan(rank, world) for rank in range(world)]
-    assert len({len(share) for share in shares}) == 1
-    dealt = [tuple(batch) for share in shares for batch in share]
-    alone = [tuple(batch) for batch in plan(0, 1)]
-    assert set(dealt) == set(alone)
-    assert len(dealt) - len(alone) < world
-    assert max(map(len, alone)) <= batch_size
+    def plan(rank, n, times):
+        budget = {"token_budget": size * 304 * times} if by_tokens else {"token_budget": 1, "batch_size": size * times}
+        return TokenBatches(lengths, **budget, shuffle=shuffle, rank=rank, world=n).plan(2)
+
+    shares = [plan(rank, world, 1) for rank in range(world)]
+    alone = plan(0, 1, world)
+    assert [sorted(np.concatenate(parts)) for parts in zip(*shares, strict=True)] == [sorted(batch) for batch in alone]
+    for parts in zip(*shares, strict=True):
+        sizes = [len(part) for part in parts]
+        assert min(sizes) >= 1
+        assert max(sizes) - min(sizes) <= 1
+        if not by_tokens:
+            assert max(sizes) <= size
+
+
+@given(LENGTHS, st.integers(2, 4))
+@settings(max_examples=40, deadline=None)
+def test_no_share_is_empty_with_one_cell_per_process(lengths, world):
+    assume(len(lengths) >= world)
+    shares = [TokenBatches(lengths, token_budget=1, rank=rank, world=world).plan(0) for rank in range(world)]
+    assert sorted(np.concatenate([cells for share in shares for cells in share])) == list(range(len(lengths)))
+    assert all(1 <= len(cells) <= 2 for share in shares for cells in share)
+
+
+def test_fewer_cells_than_processes_are_refused():
+    with pytest.raises(ValueError, match="2 cells for 3 processes"):
+        TokenBatches(np.array([4, 4]), token_budget=8, world=3)
 
 
 def test_order_depends_on_seed_and_epoch_only():

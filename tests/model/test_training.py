@@ -125,7 +125,7 @@ def test_resumed_run_is_the_run_that_never_stopped(model, cells, quick, tmp_path
     third.train(max_steps=20, checkpoints=tmp_path / "parts", ckpt_path=tmp_path / "parts" / "last.ckpt", **quick)
     assert torch.equal(weights(model), weights(third))
     np.testing.assert_array_equal(third.history["train_loss_step"], model.history["train_loss_step"])
-    with pytest.raises(ValueError, match="same masking and rng"):
+    with pytest.raises(ValueError, match="Give the same data and arguments, rng"):
         third.train(max_steps=20, ckpt_path=tmp_path / "parts" / "last.ckpt", rng=5, **quick)
 
 
@@ -201,6 +201,9 @@ def test_data_module_of_ones_own(model, cells, quick):
 
         val_dataloader = train_dataloader
 
+    with pytest.raises(ValueError, match="token_budget have no effect on a data module"):
+        model.train(5, datamodule=Rows(), **quick)
+    del quick["token_budget"]
     model.train(5, datamodule=Rows(), learning_rate=1e-2, **quick)
     loss = model.history["validation_loss"]["validation_loss"]
     assert len(model.history["train_loss_step"]) == 30

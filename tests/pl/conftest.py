@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from scipy import sparse
+from scipy.special import softmax
 
 import scgeneformer as sg
+from scgeneformer import evaluation
+from scgeneformer.tl._write_evaluation import Evaluated, write_evaluation
 
 LONG = ["HLA-DQA1-AS1", "MIR133A1HG", "RP11-532N4.2", "ENSG00000267882"]
 N_OBS, N_VARS = 120, 40
@@ -77,6 +80,42 @@ def perturbed():
             adata.varm[f"shift_sets{name}"] = values.astype(np.int64) if name == "_n" else values
         if rank:
             sg.tl.rank_shifts(adata)
+        return adata
+
+    return make
+
+
+@pytest.fixture
+def evaluated():
+    """Cells of `classes`, 80 of them evaluated by a model and two worse baselines; some cells have no label."""
+
+    def make(classes=("B", "T"), *, kind: str = "categorical", n: int = 400, baselines=("probe", "hvg")) -> AnnData:
+        rng = np.random.default_rng(0)
+        codes = rng.integers(0, len(classes), n)
+        codes[: len(classes)] = np.arange(len(classes))
+        codes[-8:] = -1
+        labelled = rng.permutation(n - 8)
+        split = evaluation.Split(labelled[160:], labelled[80:160], labelled[:80])
+        if kind == "continuous":
+            label, told = rng.normal(size=n), lambda noise: label[split.test] + noise * rng.normal(size=80)
+        else:
+            label = pd.Categorical.from_codes(codes, list(classes))
+            hot = np.eye(len(classes))[codes[split.test]]
+            told = lambda noise: softmax(2.5 * hot / noise + rng.normal(size=hot.shape), axis=1)
+        adata = AnnData(obs=pd.DataFrame({"cell type": label}, index=[f"cell{i}" for i in range(n)]))
+        truth = label if kind == "continuous" else codes
+        found = Evaluated(
+            label="cell type",
+            kind=kind,
+            classes=() if kind == "continuous" else tuple(classes),
+            split=split,
+            rows=split.test,
+            truth=truth[split.test],
+            training=truth[split.train],
+            answers={name: told(noise) for name, noise in zip(("", *baselines), (1, 1.3, 1.8), strict=False)},
+            name="fine-tuned",
+        )
+        write_evaluation(adata, "evaluation", found)
         return adata
 
     return make

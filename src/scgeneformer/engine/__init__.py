@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._batching import for_each_batch, row_lengths, to_device
+from ._classify import classify
 from ._device import resolve_device, resolve_precision
 from ._edits import KINDS
 from ._effects import GeneEffects
@@ -22,6 +23,8 @@ __all__ = [
     "Plan",
     "Store",
     "check_options",
+    "classify",
+    "count_tokens",
     "embed",
     "enumerate_perturbations",
     "for_each_batch",
@@ -31,6 +34,7 @@ __all__ = [
     "resolve_pooling",
     "resolve_precision",
     "row_lengths",
+    "rows_with",
     "run",
     "screen",
     "screen_absent",

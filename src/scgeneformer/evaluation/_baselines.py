@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from ._folds import folds
 
@@ -67,8 +68,9 @@ def logistic(
         raise ValueError(msg)
     features = _as_float(train)[known]
     kept = None if groups is None else np.asarray(groups, dtype=object)[known]
-    model = _pipeline(features, _choose_strength(features, codes, kept, np.random.default_rng(rng)))
-    model.fit(features, codes)
+    with threadpool_limits(1):  # products this small lose more time to waiting threads than they gain
+        model = _pipeline(features, _choose_strength(features, codes, kept, np.random.default_rng(rng)))
+        model.fit(features, codes)
     proba = np.zeros((cells.shape[0], codes.max() + 1 if n_classes is None else n_classes))
     proba[:, model.classes_] = model.predict_proba(_as_float(cells))
     return proba

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ._cell_classifier import CellClassifier
+from ._corpus import Corpus
 from ._geneformer import Geneformer
+from ._presets import presets, recipe
 
-__all__ = ["Geneformer"]
+__all__ = ["CellClassifier", "Corpus", "Geneformer", "presets", "recipe"]

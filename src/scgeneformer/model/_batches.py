@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._masking import Masking
 
 _MULTIPLE = 8  # rows are trimmed to a multiple of this, which keeps the kernels aligned
-_SHRINK = 0.85  # cells of one bucket are at least this share of its longest, unless the bucket would be small
+SHRINK = 0.85  # cells of one bucket are at least this share of its longest, unless the bucket would be small
 _BATCHES_PER_BUCKET = 8
 
 
@@ -28,20 +28,29 @@ class TokenBatches(Sampler):
     meet, every cell is seen exactly once per epoch, and the number of batches is the same in every epoch, which learning rate
     schedules and progress bars need. All depends on `seed` and the epoch only.
 
+    Processes that train together share each batch: `world` processes with `batch_size` cells each step through the batches of one
+    process with ``world * batch_size`` cells, and the same holds for `token_budget`.
+
     Parameters
     ----------
     lengths
         Number of tokens of each cell, shape (n_cells,).
     token_budget
-        Most tokens in a batch, padding included. A single cell may exceed it.
+        Most tokens in a process' share of a batch, padding included. A single cell may exceed it, and rounding may by less than one cell.
     batch_size
-        Cells per batch; overrides `token_budget`.
+        Cells in a process' share of a batch; overrides `token_budget`.
     shuffle
         If False, every epoch has the same batches, longest first.
     seed
         Of the shuffles.
     rank, world
-        This process and the number of processes that share an epoch; where they cannot be dealt evenly, the first batches repeat.
+        This process and the number of processes that share the batches. No share is ever empty: where the last cells are too few
+        for a batch of their own, they join others.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer cells than processes.
     """
 
     def __init__(
@@ -55,27 +64,30 @@ class TokenBatches(Sampler):
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if 0 < len(lengths) < world:
+            msg = f"There are {len(lengths)} cells for {world} processes, which need one each: use fewer devices, or a larger set of cells."
+            raise ValueError(msg)
         self.shuffle, self.seed, self.rank, self.world = shuffle, seed, rank, world
         self.epoch = 0
         self.skip = 0
-        self._buckets = _buckets(np.asarray(lengths), token_budget, batch_size)
+        self._buckets = _buckets(np.asarray(lengths), token_budget, batch_size, world)
 
     def __len__(self) -> int:
-        return -(-sum(n for _, n in self._buckets) // self.world)
+        return sum(n for _, n in self._buckets)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the shuffle; the trainer calls this before each epoch."""
         self.epoch = epoch
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """All batches of an epoch for this process, as arrays of cell numbers."""
+        """All batches of an epoch, or the share of each that this process has, as arrays of cell numbers."""
         if not self.shuffle:
             batches = [batch for cells, n in self._buckets for batch in np.array_split(cells, n)]
         else:
             rng = np.random.default_rng([self.seed, epoch])
             batches = [batch for cells, n in self._buckets for batch in np.array_split(rng.permutation(cells), n)]
             batches = [batches[i] for i in rng.permutation(len(batches))]
-        return [batches[i % len(batches)] for i in range(self.rank, len(self) * self.world, self.world)]
+        return [batch[self.rank :: self.world] for batch in batches]
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         epoch = self.epoch if self.shuffle else FIXED_EPOCH
@@ -84,21 +96,30 @@ class TokenBatches(Sampler):
             yield epoch, batch
 
 
-def _buckets(lengths: np.ndarray, token_budget: int, batch_size: int | None) -> list[tuple[np.ndarray, int]]:
+def _buckets(
+    lengths: np.ndarray, token_budget: int, batch_size: int | None, world: int
+) -> list[tuple[np.ndarray, int]]:
     """Cells of similar length, longest bucket first, each with its number of batches."""
     order = np.argsort(-lengths, kind="stable")
     descending = lengths[order]
     buckets, start = [], 0
     while start < len(order):
         longest = max(int(descending[start]), 1)
-        size = batch_size or max(1, token_budget // trimmed(longest))
-        similar = int(np.searchsorted(-descending, -_SHRINK * longest, side="right"))
-        stop = min(max(similar, start + size * _BATCHES_PER_BUCKET), len(order))
+        size = cells_per_batch(longest, token_budget, batch_size, world)
+        similar = int(np.searchsorted(-descending, -SHRINK * longest, side="right"))
+        n = max(-(-(similar - start) // size), _BATCHES_PER_BUCKET)  # full batches, but for the last bucket's
+        stop = start + n * size
         if len(order) - stop < size:  # no tiny last bucket
             stop = len(order)
-        buckets.append((order[start:stop], -(-(stop - start) // size)))
+            n = max(min(-(-(stop - start) // size), (stop - start) // world), 1)
+        buckets.append((order[start:stop], n))
         start = stop
     return buckets
+
+
+def cells_per_batch(longest: int, token_budget: int, batch_size: int | None, world: int) -> int:
+    """How many cells of at most `longest` tokens make one batch for `world` processes."""
+    return world * batch_size if batch_size else max(world, world * token_budget // trimmed(longest))
 
 
 def trimmed(longest: int) -> int:

@@ -73,19 +73,22 @@ def vocabulary_state(name: str, digest: str) -> dict[str, str]:
     return {"vocabulary": name, "vocabulary_hash": digest}
 
 
-def registry_without_data(model_name: str, name: str, digest: str, tokens_key: str = _keys.TOKENS) -> dict[str, Any]:
+def registry_without_data(
+    model_name: str, name: str, digest: str, *, setup_args: dict | None = None, fields: dict | None = None
+) -> dict[str, Any]:
     """The registry that ``setup_anndata`` would have made, for a model that has seen no data yet."""
-    field = {
-        "data_registry": {"attr_name": "obsm", "attr_key": tokens_key},
-        "state_registry": vocabulary_state(name, digest),
-        "summary_stats": {},
-    }
+    tokens = field_registry("obsm", _keys.TOKENS, vocabulary_state(name, digest))
     return {
         "model_name": model_name,
         "setup_method_name": "setup_anndata",
-        "setup_args": {"tokens_key": tokens_key},
-        "field_registries": {TOKENS_FIELD: field},
+        "setup_args": {"tokens_key": _keys.TOKENS, **(setup_args or {})},
+        "field_registries": {TOKENS_FIELD: tokens, **(fields or {})},
     }
+
+
+def field_registry(slot: str, key: str, state: dict[str, Any]) -> dict[str, Any]:
+    """What a registry holds of one field."""
+    return {"data_registry": {"attr_name": slot, "attr_key": key}, "state_registry": state, "summary_stats": {}}
 
 
 def registered_tokens(manager: AnnDataManager, pad_id: int) -> tuple[Any, np.ndarray]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass
-
 from scgeneformer import _keys, hub, nn
-from scgeneformer.tokens import Vocabulary
 
-from ._data import TOKENS_FIELD, MuDataTokensField, TokensField, registry_without_data
-from ._module import GeneformerModule
-from ._representation import RepresentationMixin
-from ._training import TrainingMixin
+from ._base import TransformerModel, dtype_named
+from ._data import TOKENS_FIELD, MuDataTokensField, TokensField
+from ._module import EncoderDecoderModule, GeneformerModule
+from ._presets import preset_named
+from ._pretraining import PretrainingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +21,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-_GENERATIONS, _EMBEDDED = ("V1", "V2"), "default"
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    from scgeneformer.tokens import Vocabulary
 
 
-class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
+class Geneformer(PretrainingMixin, TransformerModel):
     """Transformer over ranked genes, pretrained by guessing hidden genes (Theodoris 2023, Chen 2024).
 
     Parameters
@@ -51,8 +46,20 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
     pooling, emb_layer
         What stands for a cell unless asked otherwise: ``"mean"`` of its genes or ``"cls"`` (None: cls where the vocabulary has it), and in
         which layer (None: -1, the second to last). Exported with the model.
+    positions
+        ``"learned"``, or ``"sinusoidal"`` for the fixed table of Vaswani et al. 2017.
+    n_decoder_layers
+        Above 0, the encoder-decoder variant: the encoder reads the cell with hidden genes, this many decoder blocks write the whole cell,
+        each gene from those ranked above it and from the encoder's states (:class:`scgeneformer.nn.EncoderDecoder`). Embeddings and
+        perturbations read the encoder.
     registry
         For scvi-tools' ``load``.
+
+    Notes
+    -----
+    Without a decoder the loss is per hidden gene. With one it is per token of the cells, hidden or not, which the decoder is given one
+    after the other; ``train_accuracy`` and ``validation_accuracy`` are shares of the hidden genes in both (means over batches, weighted
+    with what the loss is over). The two losses cannot be compared.
 
     Examples
     --------
@@ -82,23 +89,11 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         initializer_range: float = 0.02,
         pooling: Literal["mean", "cls"] | None = None,
         emb_layer: int | None = None,
+        positions: Literal["learned", "sinusoidal"] = "learned",
+        n_decoder_layers: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
-        own = None if vocabulary is None else _unpacked(vocabulary)
-        if adata is None and registry is None:
-            if own is None:
-                msg = "Pass tokenized and registered `adata`, or a `vocabulary`."
-                raise ValueError(msg)
-            registry = registry_without_data(type(self).__name__, own.name, own.hash)
-        super().__init__(adata, registry)
-        state = self.registry["field_registries"][TOKENS_FIELD]["state_registry"]
-        self._vocabulary = _known_vocabulary(state) if own is None else own
-        if self._vocabulary.hash != state["vocabulary_hash"]:
-            msg = (
-                f"The tokens of this data were made with vocabulary {state['vocabulary']!r}, which is not the one given "
-                f"({self._vocabulary.name!r}). Run `sg.pp.tokenize(adata, vocabulary)` first."
-            )
-            raise ValueError(msg)
+        vocabulary = self._begin(adata, registry, vocabulary)  # what is saved with the model, instead of the object
         config = nn.EncoderConfig(
             vocab_size=len(self._vocabulary),
             n_layers=n_layers,
@@ -114,13 +109,15 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
             pad_id=self._vocabulary.pad_id,
             pooling=pooling,
             emb_layer=emb_layer,
+            positions=positions,
+            n_decoder_layers=n_decoder_layers,
         )
-        self.module = self._module_cls(config)
+        self.module = EncoderDecoderModule(config) if n_decoder_layers else self._module_cls(config)
+        layers = f"{n_layers} + {n_decoder_layers}" if n_decoder_layers else n_layers
         self._model_summary_string = (
-            f"Geneformer: {n_layers} layers, width {width}, {n_heads} heads, feed-forward {feed_forward}, "
+            f"Geneformer: {layers} layers, width {width}, {n_heads} heads, feed-forward {feed_forward}, "
             f"{config.max_length} positions, {self._vocabulary!r}"
         )
-        vocabulary = _packed(self._vocabulary)  # what is saved with the model, instead of the object
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -140,9 +137,7 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
             If there are no tokens, or those of another vocabulary than a given registry's.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        manager = AnnDataManager(fields=[TokensField(TOKENS_FIELD, tokens_key)], setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
 
     @classmethod
     def setup_mudata(
@@ -168,13 +163,11 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         found = cls._create_modalities_attr_dict(modalities, setup_method_args)
         field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=found.tokens_key, mod_required=True)
-        manager = AnnDataManager(fields=[field], setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(mdata, [field], setup_method_args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, model: Any, adata: AnnData | MuData | None = None) -> Geneformer:
-        """Start from a pretrained model, with its masked-gene head, to train it further.
+        """Start from a pretrained model, with its masked-gene head or its decoder, to train it further.
 
         Parameters
         ----------
@@ -186,13 +179,13 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         Raises
         ------
         KeyError, TypeError
-            If the model has no masked-gene head.
+            If the model has neither.
         ValueError
             If the tokens are of another vocabulary.
         """
         pretrained = hub.load(model)
-        network = pretrained.masked_gene_model()
-        sizes = asdict(network.encoder.config)
+        network = _pretraining_network(pretrained)
+        sizes = asdict(network.config if isinstance(network, nn.EncoderDecoder) else network.encoder.config)
         for derived in ("vocab_size", "pad_id", "n_segments"):
             sizes.pop(derived)
         started = cls(adata, vocabulary=pretrained.vocabulary, **sizes)
@@ -200,45 +193,48 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         started.module.eval()
         return started
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """What this model's tokens mean."""
-        return self._vocabulary
-
-    @property
-    def encoder(self) -> nn.Encoder:
-        """The live encoder."""
-        return self.module.network.encoder
-
-    def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
-        """Ids of the vocabulary, special tokens first: what this model's inputs are, whatever the data's genes."""
-        return np.array(self.vocabulary.ids)
-
     @classmethod
-    def load(cls, dir_path: str, adata: AnnData | MuData | Literal[False] | None = None, **kwargs: Any) -> Geneformer:
-        """Load a model that was saved with ``save``; the vocabulary is in it.
+    def from_preset(
+        cls,
+        name: str,
+        adata: AnnData | MuData | None = None,
+        *,
+        vocabulary: Vocabulary | Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> Geneformer:
+        """Start with new weights at a published size; :func:`scgeneformer.model.recipe` has the training that goes with it.
 
         Parameters
         ----------
-        dir_path
-            Folder.
+        name
+            Name in :func:`scgeneformer.model.presets`.
         adata
-            Data tokenized with the model's vocabulary. None takes data saved with the model, or none.
-        **kwargs
-            See :meth:`scvi.model.base.BaseModelClass.load`.
+            Tokenized and registered data; None for none yet.
+        vocabulary
+            What the tokens mean. None takes the published vocabulary that the tokens of `adata` were made with; without `adata`, the
+            one of the preset.
+        **overrides
+            Arguments of :class:`Geneformer` that shall differ, such as ``n_layers=4``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset, or the tokens are of another vocabulary.
+
+        Examples
+        --------
+        >>> model = sg.model.Geneformer.from_preset("V1-10M", adata)
+        >>> model.train(**sg.model.recipe("V1-10M"))
         """
-        prefix = kwargs.get("prefix") or ""
-        saved = any((Path(dir_path) / f"{prefix}{name}").exists() for name in ("adata.h5ad", "mdata.h5mu"))
-        if adata is None and saved:
-            return super().load(dir_path, **kwargs)
-        # data come after loading, since scvi-tools would compare names of genes, which mean nothing to tokens
-        model = super().load(dir_path, adata=False, **kwargs)
-        if adata is not None and adata is not False:
-            model._validate_anndata(adata)
-        return model
+        preset = preset_named(name)
+        if adata is None and vocabulary is None and preset.generation is not None:
+            vocabulary = hub.vocabulary(preset.generation)
+        return cls(adata, vocabulary=vocabulary, **preset.shape | overrides)
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :func:`scgeneformer.hub.load` and Hugging Face's ``BertForMaskedLM`` load.
+
+        Of an encoder-decoder they load the encoder (``BertModel``); the decoder lies beside it for :meth:`from_pretrained`.
 
         Parameters
         ----------
@@ -247,32 +243,14 @@ class Geneformer(TrainingMixin, RepresentationMixin, BaseModelClass):
         dtype
             Precision of the weights in the file.
         """
-        if dtype not in _DTYPES:
-            msg = f"dtype={dtype!r} is not one of {tuple(_DTYPES)}."
-            raise ValueError(msg)
-        nn.save_checkpoint(folder, self.module.network, dtype=_DTYPES[dtype])
+        nn.save_checkpoint(folder, self.module.network, dtype=dtype_named(dtype))
         self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
 
-    def to_pretrained(self) -> hub.Pretrained:
-        """Pair this model with its vocabulary for :mod:`scgeneformer.tl`, weights shared."""
-        return hub.Pretrained(type(self).__name__, self.vocabulary, model=self.module.network)
 
-
-def _packed(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Plain values from which `_unpacked` makes the vocabulary again."""
-    names = ("name", "ids", "medians", "max_length", "aliases", "symbols")
-    return {name: getattr(vocabulary, name) for name in names} | {"aliases": dict(vocabulary.aliases)}
-
-
-def _unpacked(vocabulary: Vocabulary | Mapping[str, Any]) -> Vocabulary:
-    return vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(**vocabulary)
-
-
-def _known_vocabulary(state: Mapping[str, str]) -> Vocabulary:
-    """The vocabulary of a model in the hub that the tokens were made with; one of your own must be given."""
-    if state["vocabulary"] in _GENERATIONS:
-        return hub.vocabulary(state["vocabulary"])
-    if _EMBEDDED in hub.available().index and hub.vocabulary(_EMBEDDED).hash == state["vocabulary_hash"]:
-        return hub.vocabulary(_EMBEDDED)
-    msg = f"The tokens were made with the vocabulary {state['vocabulary']!r}, which is not a published one. Pass it as `vocabulary=`."
-    raise ValueError(msg)
+def _pretraining_network(pretrained: hub.Pretrained) -> nn.MaskedGeneModel | nn.EncoderDecoder:
+    """A fresh copy of what was pretrained: the encoder with its decoder, if there is one, else with its masked-gene head."""
+    if isinstance(pretrained.model, nn.EncoderDecoder):
+        return copy.deepcopy(pretrained.model)
+    if pretrained.folder is not None and nn.read_config(pretrained.folder).get("n_decoder_layers"):
+        return nn.load_encoder_decoder(pretrained.folder)
+    return pretrained.masked_gene_model()

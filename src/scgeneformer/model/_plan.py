@@ -1,27 +1,27 @@
-"""How the network is trained: optimizer, schedule per step, what is logged, and what a checkpoint remembers."""
+"""How a network is trained: optimizer, schedule per step, what is logged, and what a checkpoint remembers."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy
 from scvi.train import TrainingPlan
+from torch import distributed
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ._batches import masked_batch
-from ._masking import FIXED_EPOCH
+from ._checkpoints import KeepBest, LastCheckpoint
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from pathlib import Path
+
+    from lightning.pytorch.callbacks import Callback
+    from scvi.module.base import BaseModuleClass, LossOutput
     from torch import Tensor, nn
 
-    from ._masking import Masking
-    from ._module import GeneformerModule
-
 SCHEDULES = ("linear", "cosine", "constant")
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
 def schedule_factor(step: int, *, total: int, warmup: int, schedule: str) -> float:
@@ -41,40 +41,21 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-class LastCheckpoint(Callback):
-    """Keeps ``last.ckpt`` in `folder`: after every `every` steps (None: every epoch), and after the last step of the run.
+class Plan(TrainingPlan):
+    """Training of any module of this room, with a schedule per optimizer step.
 
-    Lightning's own callback takes an epoch that `max_steps` cut short for a finished one, and a resumed run would skip its rest.
-    """
-
-    def __init__(self, folder: str | Path, every: int | None) -> None:
-        self.folder, self.every = Path(folder), every
-        self._saved = -1
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save if it is time; the file is replaced only once the new one is complete."""
-        step = trainer.global_step
-        due = trainer.is_last_batch if self.every is None else step % self.every == 0
-        if step == self._saved or not (due or step == trainer.max_steps or trainer.should_stop):
-            return
-        self._saved = step
-        part = self.folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            part.replace(self.folder / "last.ckpt")
-
-
-class GeneformerPlan(TrainingPlan):
-    """Masked-gene training with AdamW and a schedule per optimizer step.
+    Whatever the module's ``LossOutput`` has in `extra_metrics` is logged as ``train_<name>`` and ``validation_<name>``.
+    In several processes a step is what one process would do with all their batches at once: losses are weighted with what they
+    are means over.
 
     Parameters
     ----------
     module
         What is trained.
-    masking
-        Applied to batches of a data module of one's own, which come unmasked; batches of this package's loader are masked already.
+    optimizer
+        ``"adamw"`` or ``"adam"`` (whose decay is added to the gradient).
     learning_rate, weight_decay, betas, eps
-        Of AdamW; biases and layer norms are not decayed.
+        Of the optimizer; biases and layer norms are not decayed.
     schedule
         ``"linear"`` or ``"cosine"`` descent to 0, or ``"constant"``.
     warmup
@@ -83,13 +64,15 @@ class GeneformerPlan(TrainingPlan):
         Length of the schedule; None takes the number of steps of the run.
     checkpoints, checkpoint_every
         Folder for checkpoints to resume from, and steps between two of them; None saves at the end of each epoch.
+    keep_best
+        Metric of validation whose best weights the model is left with, such as ``"validation_loss"``; None leaves the last ones.
     """
 
     def __init__(
         self,
-        module: GeneformerModule,
+        module: BaseModuleClass,
         *,
-        masking: Masking,
+        optimizer: str = "adamw",
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -99,25 +82,36 @@ class GeneformerPlan(TrainingPlan):
         total_steps: int | None = None,
         checkpoints: str | Path | None = None,
         checkpoint_every: int | None = None,
+        keep_best: str | None = None,
     ) -> None:
         if schedule not in SCHEDULES:
             msg = f"schedule={schedule!r} is not one of {SCHEDULES}."
+            raise ValueError(msg)
+        if optimizer not in OPTIMIZERS:
+            msg = f"optimizer={optimizer!r} is not one of {tuple(OPTIMIZERS)}."
             raise ValueError(msg)
         if warmup < 0:
             msg = f"warmup={warmup!r} must be a number of steps, or a share of all steps below 1."
             raise ValueError(msg)
         super().__init__(module, lr=learning_rate, weight_decay=weight_decay, eps=eps)
-        self.masking, self.betas, self.schedule, self.warmup = masking, betas, schedule, warmup
+        self.optimizer_class, self.betas, self.schedule, self.warmup = OPTIMIZERS[optimizer], betas, schedule, warmup
         self.total_steps = total_steps
-        self.checkpoints, self.checkpoint_every = checkpoints, checkpoint_every
+        self.checkpoints, self.checkpoint_every, self.keep_best = checkpoints, checkpoint_every, keep_best
         self._random_state: dict[str, Any] | None = None
-        self._seen = 0
+        self._n_batches: int | None = None
+
+    def prepared(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the module gets of a batch."""
+        return batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run has to share with a checkpoint that it resumes from."""
+        return {}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW and its schedule, laid out over the run's number of steps."""
-        optimizer = torch.optim.AdamW(
-            decay_groups(self.module, self.weight_decay), lr=self.lr, betas=self.betas, eps=self.eps
-        )
+        """The optimizer and its schedule, laid out over the run's number of steps."""
+        groups = decay_groups(self.module, self.weight_decay)
+        optimizer = self.optimizer_class(groups, lr=self.lr, betas=self.betas, eps=self.eps)
         self.total_steps = self.total_steps or int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -127,64 +121,113 @@ class GeneformerPlan(TrainingPlan):
         return schedule_factor(step, total=self.total_steps, warmup=warmup, schedule=self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Checkpoints to resume from, if a folder was given."""
-        return [] if self.checkpoints is None else [LastCheckpoint(self.checkpoints, self.checkpoint_every)]
+        """Checkpoints to resume from and the best weights, if asked for."""
+        best = [] if self.keep_best is None else [KeepBest(self.keep_best)]
+        last = [] if self.checkpoints is None else [LastCheckpoint(self.checkpoints, self.checkpoint_every)]
+        return best + last
 
-    def _masked(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mask a batch that comes with ``tokens`` only (and ``cells``, if its masks shall not depend on the order of batches)."""
-        if "targets" in batch:
-            return batch
-        tokens = batch["tokens"].cpu().numpy()
-        cells = batch["cells"].cpu().numpy() if "cells" in batch else self._seen + np.arange(len(tokens))
-        self._seen += len(tokens)
-        epoch = self.current_epoch if self.trainer.training else FIXED_EPOCH
-        made = masked_batch(tokens, (tokens != 0).sum(1), cells, epoch, self.masking)
-        return {name: value.to(batch["tokens"].device) for name, value in made.items()}
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip, and stop before a gradient that is no number gets into the weights.
+
+        Of a gradient with infinities, half-precision scaling takes care; of one in shards, the strategy.
+        """
+        if isinstance(self.trainer.strategy, FSDPStrategy) or self.trainer.precision == "16-mixed":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        with_gradient = [p for p in self.module.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in with_gradient])
+        self._check_finite(norm, "norm of the gradient")
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            clip_grads_with_norm_(with_gradient, gradient_clip_val, norm)
+
+    def _check_finite(self, value: Tensor, what: str) -> None:
+        if torch.isfinite(value):
+            return
+        saved = "" if self.checkpoints is None else f" The last good checkpoint is in {str(self.checkpoints)!r}."
+        msg = (
+            f"The {what} became {value.item()} at step {self.global_step} (epoch {self.current_epoch}, batch {self._batch_idx}). "
+            f"The model has the weights before this step.{saved} "
+            f"Lower learning_rate (now {self.lr}), raise warmup, or train with precision='32-true'."
+        )
+        raise FloatingPointError(msg)
+
+    def _joint(self, output: LossOutput) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate in this process, and the mean over what all processes have in this step."""
+        loss, n, world = output.loss, output.n_obs_minibatch, self.trainer.world_size
+        if world == 1:
+            return loss, loss.detach()
+        sums = torch.stack([loss.detach().float() * n, torch.tensor(float(n), device=loss.device)])
+        distributed.all_reduce(sums)
+        everyone = sums[1].clamp(min=1)
+        return loss * (n * world / everyone), sums[0] / everyone
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        output = self.module(self._masked(batch))[-1]
-        if not torch.isfinite(output.loss):
-            msg = (
-                f"The loss became {output.loss.item()} at step {self.global_step} (epoch {self.current_epoch}, batch {batch_idx}). "
-                f"Lower learning_rate (now {self.lr}), raise warmup, or train with precision='float32'."
-            )
-            raise FloatingPointError(msg)
-        n, sync = output.n_obs_minibatch, self.use_sync_dist
-        rate = self.lr_schedulers().get_last_lr()[0]
-        if self.logger is not None:  # at once, since Lightning's own logging comes after the checkpoint of this step
-            self.logger.log_metrics(
-                {"train_loss_step": output.loss.item(), "learning_rate": rate}, step=self.global_step
-            )
-        self.log("loss", output.loss, prog_bar=True, logger=False)
-        self.log("train_loss", output.loss, on_step=False, on_epoch=True, batch_size=n, sync_dist=sync)
-        accuracy = output.extra_metrics["accuracy"]
-        self.log("train_accuracy", accuracy, on_step=False, on_epoch=True, batch_size=n, sync_dist=sync)
-        return output.loss
+        self._batch_idx = batch_idx
+        output = self.module(self.prepared(batch))[-1]
+        loss, shown = self._joint(output)
+        self._check_finite(shown, "loss")
+        values = {"train_loss_step": shown.item(), "learning_rate": self.lr_schedulers().get_last_lr()[0]}
+        for logger in self.loggers:  # at once, since Lightning's own logging comes after the checkpoint of this step
+            logger.log_metrics(values, step=self.global_step)
+        self.log("loss", shown, prog_bar=True, logger=False)
+        means = {"loss": output.loss} | output.extra_metrics
+        means = {f"train_{name}": value for name, value in means.items()}
+        self.log_means(means, output, on_step=False, on_epoch=True)
+        return loss
+
+    def log_means(self, values: dict[str, Tensor], output: LossOutput, **kwargs: Any) -> None:
+        """Log means over what `output` is of, to be averaged over batches and processes with that weight."""
+        # Lightning averages weights over processes as integers: a multiple of their number loses nothing
+        weight = output.n_obs_minibatch * self.trainer.world_size
+        self.log_dict(values, batch_size=weight, sync_dist=self.use_sync_dist, **kwargs)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss and share of hidden genes that are named, averaged over the hidden genes of all validation cells."""
-        output = self.module(self._masked(batch))[-1]
-        values = {"validation_loss": output.loss, "validation_accuracy": output.extra_metrics["accuracy"]}
-        self.log_dict(values, prog_bar=True, batch_size=output.n_obs_minibatch, sync_dist=self.use_sync_dist)
+        """Loss and metrics, averaged over all that validation asks for."""
+        output = self.module(self.prepared(batch))[-1]
+        values = {"loss": output.loss} | output.extra_metrics
+        values = {f"validation_{name}": value for name, value in values.items()}
+        self.log_means(values, output, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what exact resuming needs: the generators that dropout draws from, and the metrics so far."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "cuda": cuda}
-        checkpoint["masking"] = {"rule": self.masking.rule, "seed": self.masking.seed}
+        states = [{"cpu": torch.get_rng_state(), "cuda": cuda}]
+        if self.trainer.world_size > 1:
+            mine, states = states[0], [None] * self.trainer.world_size
+            distributed.all_gather_object(states, mine)
+        checkpoint["random_state"] = states  # of each process
+        checkpoint["fingerprint"] = self.fingerprint()
+        checkpoint["n_batches"] = self.trainer.num_training_batches
         if hasattr(self.trainer.logger, "state_dict"):
             checkpoint["history"] = self.trainer.logger.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run is the one that was saved, and take over its metrics and generators."""
-        now = {"rule": self.masking.rule, "seed": self.masking.seed}
-        if checkpoint["masking"] != now:
-            msg = f"The checkpoint was made with masking {checkpoint['masking']}, this run has {now}: give the same masking and rng."
-            raise ValueError(msg)
-        self._random_state = checkpoint["random_state"]
-        if "history" in checkpoint and hasattr(self.trainer.logger, "load_state_dict"):
+        self._check_same(checkpoint["fingerprint"], self.fingerprint())
+        self._n_batches = checkpoint["n_batches"]
+        self._random_state = checkpoint["random_state"][self.trainer.global_rank]
+        if "history" in checkpoint and self.trainer.is_global_zero and hasattr(self.trainer.logger, "load_state_dict"):
             self.trainer.logger.load_state_dict(checkpoint["history"])
+
+    def on_train_start(self) -> None:
+        """Check the number of batches in an epoch, which is known only now, against that of the checkpoint."""
+        if self._n_batches is not None:
+            now = self.trainer.num_training_batches
+            self._check_same({"batches in an epoch": self._n_batches}, {"batches in an epoch": now})
+
+    def _check_same(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
+        differs = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
+        if differs:
+            msg = (
+                f"The checkpoint is of a run with {({name: saved.get(name) for name in differs})}, this one has "
+                f"{({name: now.get(name) for name in differs})}. Give the same data and arguments, rng among them, to resume."
+            )
+            raise ValueError(msg)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the generators back as they were when the checkpoint was written."""

@@ -85,13 +85,21 @@ class RepresentationMixin:
         return pd.DataFrame(matrix[tokens], index=pd.Index(self.vocabulary.ids[tokens], name="gene_id"))
 
     def _embed(self, adata: Any, indices: Any, **kwargs: Any) -> engine.Embeddings:
+        tokens = self._read_tokens(adata, indices)
+        kwargs["emb_layer"] = engine.resolve_layer(kwargs["emb_layer"], self.encoder.config)
+        return engine.embed(self.encoder, tokens, n_special=self.vocabulary.n_special, **settled(kwargs))
+
+    def _read_tokens(self, adata: Any, indices: Any) -> np.ndarray:
+        """Tokens of `adata` or of this model's data, in memory, (n_cells, L)."""
         if adata is None and self.adata is None:
             msg = "This model has no data: pass tokenized `adata`."
             raise ValueError(msg)
         adata = self._validate_anndata(adata)
         tokens, lengths = registered_tokens(self.get_anndata_manager(adata, required=True), self.vocabulary.pad_id)
         self._check_lengths(int(lengths.max(initial=0)))
-        tokens = np.asarray(tokens if indices is None else tokens[np.asarray(indices)])
-        kwargs["emb_layer"] = engine.resolve_layer(kwargs["emb_layer"], self.encoder.config)
-        defaults = {"device": settings.device, "precision": settings.precision, "token_budget": settings.token_budget}
-        return engine.embed(self.encoder, tokens, n_special=self.vocabulary.n_special, **defaults | kwargs)
+        return np.asarray(tokens if indices is None else tokens[np.asarray(indices)])
+
+
+def settled(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of the engine, with what is not given taken from the settings."""
+    return {"device": settings.device, "precision": settings.precision, "token_budget": settings.token_budget} | options

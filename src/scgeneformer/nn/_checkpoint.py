@@ -194,7 +194,8 @@ def save_checkpoint(
         msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
         raise ValueError(msg)
     config = shape.config.to_hf() | {"architectures": [_HF_CLASS[type(model)]]}
-    if isinstance(model, CellClassifier) and model.pooling != "cls":  # to others, this is an encoder and some more weights
+    # pooled otherwise than by BERT it is, to others, an encoder and some more weights
+    if isinstance(model, CellClassifier) and model.pooling != "cls":
         config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special]}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from ._calibration import calibration
+from ._confusion import confusion
+from ._curves import precision_recall, roc
 from ._effects import effects
 from ._embedding import shift_embedding
 from ._heatmap import shift_heatmap
 from ._shift import shift
+from ._training import training
 
-__all__ = ["effects", "shift", "shift_embedding", "shift_heatmap"]
+__all__ = [
+    "calibration",
+    "confusion",
+    "effects",
+    "precision_recall",
+    "roc",
+    "shift",
+    "shift_embedding",
+    "shift_heatmap",
+    "training",
+]

@@ -1,10 +1,12 @@
-"""Tools: embed, perturb, rank, transfer."""
+"""Tools: embed, perturb, rank, transfer, annotate, evaluate, classify genes."""
 
 from __future__ import annotations
 
+from ._annotate import annotate
 from ._embed import embed
+from ._evaluate import evaluate
 from ._perturb import perturb
 from ._rank_shifts import rank_shifts
 from ._transfer import transfer
 
-__all__ = ["embed", "perturb", "rank_shifts", "transfer"]
+__all__ = ["annotate", "embed", "evaluate", "perturb", "rank_shifts", "transfer"]

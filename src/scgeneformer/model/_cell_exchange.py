@@ -1,0 +1,142 @@
+"""Classifiers of cells as folders that others read, and as adapters."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scgeneformer import hub, nn
+
+from ._base import dtype_named
+from ._data import field_registry, registry_without_data
+from ._labels import LABELS_PREFIX
+from ._tasks import CellTask
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from anndata import AnnData
+    from mudata import MuData
+
+_TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others pass over
+
+
+class CellExchangeMixin:
+    """Gives a classifier of cells its ways in and out."""
+
+    def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
+        """Write a folder that :meth:`from_pretrained`, :func:`scgeneformer.hub.load` and transformers load.
+
+        ``BertForSequenceClassification`` gives the same scores if there is one column of categories, and `pooling` is ``"cls"``.
+        Adapters are merged into the weights, and quantized ones written as the float32 numbers that they stand for.
+
+        Parameters
+        ----------
+        folder
+            Made if missing: ``config.json``, ``model.safetensors``, ``vocabulary.json.gz``.
+        dtype
+            Precision of the weights in the file.
+        """
+        kept = dtype_named(dtype)
+        network = plain_copy(self.module.network)
+        nn.save_checkpoint(folder, network, dtype=kept, labels=_output_names(self.tasks))
+        own = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
+        nn.add_to_config(folder, own)
+        self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, adata: AnnData | MuData | None = None, *, labels: str = "label", vocabulary: Any = None
+    ) -> Self:
+        """Load a classifier with its head, to predict or to train it further.
+
+        Parameters
+        ----------
+        folder
+            Written by :meth:`export`, by the official tool, or by transformers' ``BertForSequenceClassification``.
+        adata
+            Tokenized data to work on; None for none yet.
+        labels
+            What a classifier of others calls its labels; ours know.
+        vocabulary
+            As of :func:`scgeneformer.hub.load`.
+        """
+        found, network, config = (
+            hub.load(folder, vocabulary=vocabulary),
+            nn.load_cell_classifier(folder),
+            nn.read_config(folder),
+        )
+        n_outputs = network.classifier.out_features
+        tasks = {name: CellTask.restored(name, state) for name, state in config.get(_TASKS, {}).items()}
+        if sum(task.n_outputs for task in tasks.values()) != n_outputs:  # not ours, or no longer
+            tasks = {labels: _task_of_others(labels, config, n_outputs)}
+        fields = {LABELS_PREFIX + name: field_registry("obs", name, task.state) for name, task in tasks.items()}
+        setup = {"labels": {name: task.kind for name, task in tasks.items()}, "sample": None, "unlabeled": None}
+        own = found.vocabulary
+        registry = registry_without_data(cls.__name__, own.name, own.hash, setup_args=setup, fields=fields)
+        shape = asdict(network.encoder.config)
+        model = cls(config=shape, vocabulary=own, pooling=network.pooling, registry=registry)
+        model.module.network.load_state_dict(network.state_dict())
+        model.temperature_ = dict(config.get(_TEMPERATURES, {}))
+        model.start_, model._start = None, hub.Pretrained(found.name, own, model=network.encoder)
+        model.is_trained_ = True
+        if adata is not None:
+            model._validate_anndata(adata)
+        return model
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
+        nn.save_adapter(folder, self.module.network)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Take over adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, has written.
+
+        Adapters that are in some of the blocks only are merged at once.
+        """
+        nn.load_adapter(folder, self.module.network)
+        self.is_trained_ = True
+        found = self.encoder.peft_config["default"]
+        ends = sorted({name.rpartition(".")[2] for name in found.target_modules})
+        if len(found.target_modules) not in (len(ends), len(ends) * self.encoder.config.n_layers):
+            self.merge_lora()  # adapters in some blocks only: the arguments of a model cannot say which
+            return
+        settings = {"rank": found.r, "alpha": found.lora_alpha, "dropout": found.lora_dropout, "targets": ends}
+        self.init_params_["non_kwargs"]["lora"] = settings
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights beside them; the model then is a plain one."""
+        nn.merge_lora(self.module.network)
+        self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
+
+
+def plain_copy(network: nn.CellClassifier | nn.GeneClassifier) -> nn.CellClassifier | nn.GeneClassifier:
+    """A copy without adapters and quantized layers, that computes the same; the network itself if it has none."""
+    if hasattr(network.encoder, "peft_config"):
+        network = copy.deepcopy(network)
+        nn.merge_lora(network)
+    elif nn.is_quantized(network):
+        network = copy.deepcopy(network)
+        nn.dequantize(network)
+    return network
+
+
+def _output_names(tasks: tuple[CellTask, ...]) -> list[str]:
+    """A name for each score of the network."""
+    if len(tasks) == 1 and tasks[0].kind == "categorical":
+        return list(tasks[0].classes)
+    names = []
+    for task in tasks:
+        classes = task.classes[1:] if task.kind == "ordinal" else task.classes or ("",)
+        names += [f"{task.name}: {name}" if name else task.name for name in classes]
+    return names
+
+
+def _task_of_others(name: str, config: dict[str, Any], n_outputs: int) -> CellTask:
+    """What a checkpoint of transformers was trained for."""
+    if n_outputs == 1:
+        return CellTask(name, "continuous")
+    labels = config.get("id2label", {})
+    classes = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(n_outputs))
+    return CellTask(name, "categorical", classes)

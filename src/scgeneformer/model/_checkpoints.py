@@ -1,0 +1,94 @@
+"""What a run keeps beside the last weights: a file to resume from, and the best weights so far."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+def check_writable(folder: str | Path, argument: str) -> Path:
+    """Make `folder` and write to it, so that a run does not fail at its end.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done; `argument` is named.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"{argument}={str(folder)!r} cannot be written to ({error.strerror}). Name another folder."
+        raise type(error)(error.errno, msg) from error
+    return folder
+
+
+class LastCheckpoint(Callback):
+    """Keeps ``last.ckpt`` in `folder`: after every `every` steps (None: every epoch), and after the last step of the run.
+
+    Lightning's own callback takes an epoch that `max_steps` cut short for a finished one, and a resumed run would skip its rest.
+    """
+
+    def __init__(self, folder: str | Path, every: int | None) -> None:
+        self.folder, self.every = Path(folder).expanduser(), every
+        self._saved = -1
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Save if it is time; the file is replaced only once the new one is complete."""
+        step = trainer.global_step
+        due = trainer.is_last_batch if self.every is None else step % self.every == 0
+        if step == self._saved or not (due or step == trainer.max_steps or trainer.should_stop):
+            return
+        self._saved = step
+        part = self.folder / "last.ckpt.part"
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(self.folder / "last.ckpt")
+
+
+class KeepBest(Callback):
+    """Leaves the module with the weights of the best validation by `monitor`, once a run has come to its end.
+
+    "Best" is least for losses and errors, and most for all other metrics. The weights are kept in memory, and in checkpoints, so that
+    a resumed run ends as one that never stopped.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.sign = -1.0 if monitor.endswith(("loss", "error")) else 1.0
+        self._best: dict[str, Any] = {"score": -torch.inf, "step": -1, "weights": {}}
+
+    def on_validation_end(self, trainer: Trainer, plan: LightningModule) -> None:
+        """Keep a copy of trained weights if they are better than all before."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            known = sorted(name for name in trainer.callback_metrics if name.startswith("validation_"))
+            msg = f"keep_best={self.monitor!r} is not among the metrics of validation: {known}."
+            raise ValueError(msg)
+        score = self.sign * float(value)
+        if score > self._best["score"]:
+            trained = {name for name, p in plan.module.named_parameters() if p.requires_grad}
+            weights = {k: v.detach().cpu().clone() for k, v in plan.module.state_dict().items() if k in trained}
+            self._best = {"score": score, "step": trainer.global_step, "weights": weights}
+
+    def on_fit_end(self, trainer: Trainer, plan: LightningModule) -> None:
+        """Put the best weights back."""
+        if self._best["weights"] and self._best["step"] != trainer.global_step:
+            plan.module.load_state_dict(self._best["weights"], strict=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return dict(self._best)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over from a checkpoint."""
+        self._best = dict(state_dict)

@@ -1,0 +1,202 @@
+"""Files of a corpus: found, checked, and read block by block of cells."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from anndata.io import read_elem
+from scipy import sparse
+
+from scgeneformer import tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scgeneformer.tokens import Vocabulary
+
+_HDF5 = (".h5ad", ".h5")
+SUFFIXES = (*_HDF5, ".zarr")
+_SAMPLES, _SAMPLE_ROWS = 4, 256
+_WARN_BELOW, _FAIL_BELOW = 0.5, 0.05  # shares of the counts, as in `pp.tokenize`
+
+
+def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Paths of all h5ad and zarr files that are meant: files, folders of them, and patterns such as ``"atlas/*.h5ad"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path or pattern leads to no file.
+    ValueError
+        If a file is named twice.
+    """
+    found = []
+    for name in [files] if isinstance(files, str | Path) else files:
+        path = Path(name).expanduser()
+        if path.suffix in SUFFIXES and path.exists():
+            here = [path]
+        elif path.is_dir():
+            here = list(path.iterdir())
+        else:
+            here = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        here = sorted(each for each in here if each.suffix in SUFFIXES)
+        if not here:
+            msg = f"No h5ad or zarr file at {str(path)!r}: name files, a folder that holds them, or a pattern such as 'atlas/*.h5ad'."
+            raise FileNotFoundError(msg)
+        found += here
+    resolved = [path.resolve() for path in found]
+    twice = sorted({str(path) for path in resolved if resolved.count(path) > 1})
+    if twice:
+        msg = f"Files are named twice in the corpus: {twice}."
+        raise ValueError(msg)
+    return found
+
+
+def open_file(path: Path) -> Any:
+    """The open file: a group of h5py, which closes it when it is no longer used, or of zarr."""
+    if path.suffix in _HDF5:
+        import h5py
+
+        return h5py.File(path, "r")
+    import zarr
+
+    return zarr.open_group(str(path), mode="r")
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """Counts in one file, which are read and ranked by blocks of cells.
+
+    Attributes
+    ----------
+    path
+        Of an h5ad or zarr file.
+    slot
+        ``"X"`` or ``"layers/<name>"``.
+    token_id
+        Shape (n_vars,), int32: token of each gene, -1 if it has none.
+    vocabulary, counts, log_base, max_length
+        As in :func:`scgeneformer.tokens.encode`.
+    bounds
+        Shape (n_obs,), int32: most tokens that a cell can have, by the number of values that are stored of it.
+    """
+
+    path: Path
+    slot: str
+    token_id: np.ndarray
+    vocabulary: Vocabulary
+    counts: Literal["linear", "log1p"]
+    log_base: float | None
+    max_length: int | None
+    bounds: np.ndarray
+
+    @classmethod
+    def checked(
+        cls,
+        path: Path,
+        vocabulary: Vocabulary,
+        *,
+        layer: str | None,
+        gene_ids: str | None,
+        counts: Literal["raw", "linear", "log1p"],
+        max_length: int | None,
+    ) -> CorpusFile:
+        """Look into a file: its genes, the numbers of values of its cells, and some of the values.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer or column of ``.var``.
+        ValueError
+            If the counts are not stored by cells (CSR), look like something else, or have genes that the vocabulary does not know.
+
+        Warns
+        -----
+        UserWarning
+            If the vocabulary knows the genes of less than half of the counts.
+        """
+        file = open_file(path)
+        slot = "X" if layer is None else f"layers/{layer}"
+        if slot not in file:
+            there = [] if "layers" not in file else list(file["layers"])
+            msg = f"{path} has no {slot}. Name one of its layers {there} by `layer=`."
+            raise KeyError(msg)
+        stored, label = file[slot], f"{slot} of {path}"
+        if (kind := dict(stored.attrs).get("encoding-type", "")) != "csr_matrix":
+            form = {"array": "as a dense array", "csc_matrix": "by genes (CSC)"}.get(
+                kind, f"as {kind or 'something unknown'}"
+            )
+            msg = (
+                f"{label} is stored {form}; a corpus is read by cells. Store it as CSR: "
+                "`adata.X = scipy.sparse.csr_matrix(adata.X)`, and write the file again."
+            )
+            raise ValueError(msg)
+        log_base = read_elem(file["uns/log1p"]).get("base") if counts == "log1p" and "uns/log1p" in file else None
+        some, var = _sample(stored), read_elem(file["var"])
+        weights = np.asarray(some.sum(axis=0), dtype=np.float64).ravel()
+        usable = np.isfinite(weights).all() and (weights >= 0).all()  # what is wrong otherwise, the inspection says
+        genes = tokens.resolve_genes(var, vocabulary, gene_ids=gene_ids, weights=weights if usable else None)
+        seen = tokens.inspect(some, genes.token_id, counts=counts, log_base=log_base, slot=label)
+        _check_coverage(label, vocabulary, genes, seen.fraction_mapped)
+        options = {"log_base": log_base, "max_length": max_length, "slot": label}
+        tokens.encode(
+            some, genes.token_id, vocabulary, counts=counts, inspection=seen, **options
+        )  # as each block will be
+        n_stored = np.diff(np.asarray(stored["indptr"][:], dtype=np.int64))
+        bounds = np.minimum(n_stored + (2 if vocabulary.has_cls else 0), max_length or vocabulary.max_length)
+        # whether values are counts was decided by the sample; one block alone may look otherwise
+        counts = "linear" if counts == "raw" else counts
+        return cls(path, slot, genes.token_id, vocabulary, counts, log_base, max_length, bounds.astype(np.int32))
+
+    def read(self, file: Any, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of cells from `start` to before `stop` of the open file: uint16 (stop - start, L), right-padded, and their lengths.
+
+        Raises
+        ------
+        ValueError
+            If there are negative or infinite values.
+        """
+        rows = _rows(file[self.slot], start, stop)
+        encoded = tokens.encode(
+            rows,
+            self.token_id,
+            self.vocabulary,
+            counts=self.counts,
+            log_base=self.log_base,
+            max_length=self.max_length,
+            slot=f"{self.slot} of {self.path}",
+        )
+        return encoded.tokens, encoded.lengths
+
+
+def _rows(stored: Any, start: int, stop: int) -> sparse.csr_matrix:
+    """A block of rows of a stored CSR matrix, whose three arrays are read where it lies in them."""
+    indptr = np.asarray(stored["indptr"][start : stop + 1], dtype=np.int64)
+    here = slice(int(indptr[0]), int(indptr[-1]))
+    shape = (stop - start, int(stored.attrs["shape"][1]))
+    return sparse.csr_matrix((stored["data"][here], stored["indices"][here], indptr - indptr[0]), shape=shape)
+
+
+def _sample(stored: Any) -> sparse.csr_matrix:
+    """Some rows from all over the matrix."""
+    n = int(stored.attrs["shape"][0])
+    starts = np.unique(np.linspace(0, max(n - _SAMPLE_ROWS, 0), _SAMPLES).astype(int))
+    ends = np.minimum(np.r_[starts[1:], n], starts + _SAMPLE_ROWS)
+    return sparse.vstack([_rows(stored, int(a), int(b)) for a, b in zip(starts, ends, strict=True)], format="csr")
+
+
+def _check_coverage(label: str, vocabulary: Vocabulary, genes: tokens.GeneMap, fraction: float) -> None:
+    fraction = genes.n_mapped / max(1, len(genes.token_id)) if np.isnan(fraction) else fraction
+    if genes.n_mapped and fraction >= _WARN_BELOW:
+        return
+    msg = (
+        f"Vocabulary {vocabulary.name!r} knows the genes of {fraction:.1%} of the counts in {label} ({genes.n_mapped:,} of "
+        f"{len(genes.token_id):,} genes, named by {genes.source}). Name the column of .var with Ensembl ids by `gene_ids=`."
+    )
+    if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
+        raise ValueError(msg)
+    warnings.warn(msg, UserWarning, stacklevel=4)

@@ -1,0 +1,171 @@
+"""What is to be learned of cells: one column of labels each, of three kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = ("categorical", "ordinal", "continuous")
+HINT = "Name labels by `setup_anndata(adata, labels=...)`."
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """A column of labels as numbers, and the loss of guessing them.
+
+    Attributes
+    ----------
+    name
+        Column of ``obs``.
+    kind
+        ``"categorical"``: cross-entropy over classes. ``"ordinal"``: the continuation ratio model, in which each output is the chance
+        (as a logit) to go beyond a class for who got there, so that classes have an order and chances sum to one. ``"continuous"``:
+        half the squared error of the standardised label.
+    classes
+        Names of classes in their order; none for continuous labels.
+    mean, sd
+        Of the labelled cells, by which continuous labels are standardised.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def of(cls, column: pd.Series, kind: str | None = None, unlabeled: str | None = None) -> CellTask:
+        """The task that a column of ``obs`` sets.
+
+        Parameters
+        ----------
+        column
+            Labels; missing ones are NaN or None.
+        kind
+            None: ordinal for an ordered categorical, continuous for floating numbers, else categorical.
+        unlabeled
+            A value that stands for a missing label, too.
+
+        Raises
+        ------
+        ValueError
+            If there is no label, only one class, or an infinite number.
+        """
+        slot = f".obs[{column.name!r}]"
+        if kind is None:
+            ordered = isinstance(column.dtype, pd.CategoricalDtype) and column.cat.ordered
+            kind = "ordinal" if ordered else "continuous" if pd.api.types.is_float_dtype(column) else "categorical"
+        if kind not in KINDS:
+            msg = f"Labels {column.name!r} cannot be {kind!r}; choose one of {KINDS}."
+            raise ValueError(msg)
+        there = column[~missing(column, unlabeled)]
+        if there.empty:
+            msg = f"No cell has a label in {slot}. {HINT}"
+            raise ValueError(msg)
+        if kind == "continuous":
+            values = _numbers(there, slot)
+            sd = float(values.std())
+            if sd == 0:
+                msg = f"All labels in {slot} are the same ({values[0]:g}): there is nothing to learn. {HINT}"
+                raise ValueError(msg)
+            return cls(str(column.name), kind, mean=float(values.mean()), sd=sd)
+        found = there.unique()
+        known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(found)
+        classes = tuple(str(c) for c in known if c in set(found))
+        if len(classes) < 2:
+            msg = f"{slot} has one class only ({classes[0]!r}): there is nothing to tell apart. {HINT}"
+            raise ValueError(msg)
+        return cls(str(column.name), kind, classes)
+
+    @classmethod
+    def restored(cls, name: str, state: dict[str, Any]) -> CellTask:
+        """From what `state` of another task says."""
+        return cls(
+            name, str(state["kind"]), tuple(map(str, state["classes"])), float(state["mean"]), float(state["sd"])
+        )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Plain values for a registry or a file."""
+        return {"kind": self.kind, "classes": list(self.classes), "mean": self.mean, "sd": self.sd}
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of scores that the network gives for this task."""
+        return {"categorical": len(self.classes), "ordinal": len(self.classes) - 1, "continuous": 1}[self.kind]
+
+    def encode(self, column: pd.Series, unlabeled: str | None = None) -> np.ndarray:
+        """Labels as numbers: codes of classes, or standardised values; float32 (n,), NaN where missing.
+
+        Raises
+        ------
+        ValueError
+            If there is a class that this task does not know, or an infinite number.
+        """
+        target = np.full(len(column), np.nan, dtype=np.float32)
+        there = ~missing(column, unlabeled)
+        slot = f".obs[{column.name!r}]"
+        if self.kind == "continuous":
+            target[there] = (_numbers(column[there], slot) - self.mean) / self.sd
+            return target
+        codes = pd.Index(self.classes).get_indexer(column[there].astype(str))
+        if (codes < 0).any():
+            unknown = sorted(set(column[there].astype(str)[codes < 0]))
+            msg = f"{slot} has labels that this model was not set up with: {unknown}; it knows {list(self.classes)}."
+            raise ValueError(msg)
+        target[there] = codes
+        return target
+
+    def log_proba(self, scores: Tensor) -> Tensor:
+        """Log-probabilities of the classes, (B, outputs) -> (B, classes)."""
+        if self.kind == "categorical":
+            return scores.log_softmax(-1)
+        further = F.logsigmoid(scores).cumsum(-1)  # chance to be beyond class k
+        stop = F.logsigmoid(-scores)  # to be in class k for who got there
+        return torch.cat([stop[:, :1], further[:, :-1] + stop[:, 1:], further[:, -1:]], -1)
+
+    def loss(self, scores: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """Mean loss of the labelled cells, weighted by class if asked for; 0 if there is none.
+
+        Parameters
+        ----------
+        scores
+            (B, outputs), in float32.
+        target
+            As `encode` makes it, (B,).
+        class_weights
+            (classes,), as in :func:`torch.nn.functional.cross_entropy`.
+        """
+        there = ~target.isnan()
+        if not there.any():
+            return scores.sum() * 0
+        scores, target = scores[there], target[there]
+        if self.kind == "continuous":
+            return 0.5 * F.mse_loss(scores[:, 0], target)
+        return F.nll_loss(self.log_proba(scores), target.long(), weight=class_weights)
+
+
+def missing(column: pd.Series, unlabeled: str | None) -> np.ndarray:
+    """Where a label is missing: NaN, None, or the value that stands for it. (n,) bool."""
+    gone = column.isna().to_numpy()
+    return gone if unlabeled is None else gone | (column.astype(str) == unlabeled).to_numpy()
+
+
+def _numbers(column: pd.Series, slot: str) -> np.ndarray:
+    try:
+        values = column.astype(np.float64).to_numpy()
+    except (TypeError, ValueError) as error:
+        msg = f"{slot} has labels that are no numbers ({error}), which continuous labels must be."
+        raise ValueError(msg) from None
+    if not np.isfinite(values).all():
+        msg = f"{slot} has {np.sum(~np.isfinite(values))} infinite values. Set them to NaN to leave these cells out."
+        raise ValueError(msg)
+    return values

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer import _keys, evaluation
+
+from ._evaluations import STYLES, read_evaluation, title_legend
+from ._figure import begin, finish, legend_above
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from mudata import MuData
+
+
+def calibration(
+    adata: AnnData | MuData,
+    *,
+    key: str = _keys.EVALUATION,
+    n_bins: int = 15,
+    mod: str = "rna",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Reliability diagram of a model and its baselines: how often predictions are right against how sure they are.
+
+    Predictions whose probabilities mean what they say are on the diagonal, those that are too sure are below it. The area of a
+    dot grows with its share of the cells. The legend has the expected calibration error: the mean distance from the diagonal.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with an evaluation, from :func:`~scgeneformer.tl.evaluate`.
+    key
+        Slot of the evaluation.
+    n_bins
+        Number of equal bins of the predicted class's probability.
+    mod
+        Modality of a MuData.
+    ax
+        Axes to draw on.
+    show
+        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+    return_fig
+        Return the Figure and do not show it.
+
+    Returns
+    -------
+    Axes, or a Figure if `return_fig`, or ``None`` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no evaluation.
+    ValueError
+        If numbers were evaluated, not classes.
+    """
+    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    own_figure = ax is None
+    ax = begin(ax, 4.4, 4.8)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    handles, labels = [], []
+    for i, (name, proba) in enumerate(found.proba.items()):
+        colour, dashes = STYLES[i]
+        bins = evaluation.reliability(found.truth, proba, n_bins=n_bins)
+        some = bins.n > 0
+        x, y, share = bins.confidence[some], bins.accuracy[some], bins.n[some] / bins.n.sum()
+        handles.append(ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, zorder=4 - i)[0])
+        ax.scatter(x, y, s=8 + 160 * share, color=colour, alpha=0.8, linewidths=0, zorder=5 - i)
+        labels.append(f"{name}, {bins.error:.3f}")
+    least = np.floor(10 / len(found.classes)) / 10  # no prediction is less sure
+    ax.set(xlim=(least - 0.02, 1.03), ylim=(-0.03, 1.03))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("probability of the predicted class")
+    ax.set_ylabel("share of predictions that are right")
+    legend_above(ax, handles, labels)
+    title_legend(ax, "expected calibration error")
+    return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)

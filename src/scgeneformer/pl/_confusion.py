@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer import _keys
+
+from ._evaluations import read_evaluation
+from ._figure import begin, finish, whole_figure
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from mudata import MuData
+
+    from ._evaluations import Evaluation
+
+SHOWN_SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+MOST_NUMBERS = 20  # classes up to which fields have numbers
+
+
+def confusion(
+    adata: AnnData | MuData,
+    *,
+    key: str = _keys.EVALUATION,
+    model: str | None = None,
+    normalize: bool = True,
+    cmap: str | Colormap = "Blues",
+    mod: str = "rna",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Confusion matrix of evaluated cells: true classes (down) x predicted classes (across), scores of all models above.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with an evaluation, from :func:`~scgeneformer.tl.evaluate`.
+    key
+        Slot of the evaluation.
+    model
+        Whose predictions: a row of :func:`~scgeneformer.get.evaluation`, such as ``"linear probe"``; by default the evaluated model.
+    normalize
+        Show percentages of the cells of each true class, which has their number beside its name; else numbers of cells.
+    cmap
+        Colour map, from 0 on.
+    mod
+        Modality of a MuData.
+    ax
+        Axes to draw on; the colour bar takes room from it.
+    show
+        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+    return_fig
+        Return the Figure and do not show it.
+
+    Returns
+    -------
+    Axes, or a Figure if `return_fig`, or ``None`` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no evaluation.
+    ValueError
+        If numbers were evaluated, not classes, or there are no predictions of `model`.
+    """
+    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    model = next(iter(found.proba)) if model is None else model
+    if model not in found.proba:
+        msg = f"There are no predictions of model={model!r}, only of {list(found.proba)}."
+        raise ValueError(msg)
+    n = len(found.classes)
+    counts = np.zeros((n, n), dtype=np.int64)
+    np.add.at(counts, (found.truth, found.proba[model].argmax(axis=1)), 1)
+
+    own_figure = ax is None
+    names, side = 0.075 * max(map(len, found.classes)), max(2.3, 0.36 * n)  # inches
+    ax = begin(ax, 2.2 + names + side, 1.2 + 0.8 * names + side)
+    _draw(ax, counts, found.classes, cmap=cmap, normalize=normalize)
+    ax.set_xlabel(f"{found.label}, predicted ({model})")
+    ax.set_ylabel(f"{found.label}, true", labelpad=8)
+    ax.set_title(_caption(found), loc="left", fontsize="small")
+    return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
+
+
+def _caption(found: Evaluation) -> str:
+    """A line of scores for each model."""
+    return "\n".join(
+        f"{name}: " + ", ".join(f"{text} {row[score]:.2f}" for score, text in SHOWN_SCORES.items())
+        for name, row in found.metrics.iterrows()
+        if name in found.proba
+    )
+
+
+def _draw(ax: Axes, counts: np.ndarray, classes: list[str], *, cmap: str | Colormap, normalize: bool) -> None:
+    support = counts.sum(axis=1, keepdims=True)
+    percent = np.divide(100 * counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
+    values = percent if normalize else counts.astype(np.float64)
+    field = ax.pcolormesh(
+        np.ma.masked_invalid(values),
+        cmap=cmap,
+        vmin=0,
+        vmax=100 if normalize else None,
+        edgecolors="white",
+        linewidth=0.5,
+    )
+    ticks = np.arange(len(classes)) + 0.5
+    ax.set_xticks(ticks, classes)
+    ax.set_yticks(ticks, [f"{name} ({n:,})" for name, n in zip(classes, support[:, 0], strict=True)])
+    ax.tick_params(length=0, labelsize=8)
+    for text in ax.get_xticklabels():
+        text.set(ha="right", va="top", rotation=45, rotation_mode="anchor")
+    ax.set_aspect("equal")
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    if len(classes) <= MOST_NUMBERS:
+        _number(ax, counts, values, field)
+    bar = ax.figure.colorbar(field, ax=ax, shrink=0.8, aspect=25)
+    bar.set_label("% of the true class" if normalize else "cells", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_linewidth(0.5)
+
+
+def _number(ax: Axes, counts: np.ndarray, values: np.ndarray, field: object) -> None:
+    """Write the numbers other than 0 into their fields, dark on light and light on dark."""
+    whole_figure(ax).draw_without_rendering()
+    side = ax.get_window_extent().width / counts.shape[1] * 72 / ax.figure.dpi  # points
+    for row, column in np.argwhere(counts):
+        value = values[row, column]
+        red, green, blue, _ = field.cmap(field.norm(value))
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
+        text = "<1" if value < 0.5 else f"{value:.0f}"
+        colour = "black" if light else "white"
+        size = min(8, 0.42 * side) if len(text) < 4 else min(8, 1.4 * side / len(text))
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=size)

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer import _keys, evaluation
+
+from ._evaluations import STYLES, read_evaluation, title_legend
+from ._figure import OTHER, begin, finish, legend_above
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from mudata import MuData
+
+    from ._evaluations import Evaluation
+
+GRID = np.linspace(0, 1, 1001)
+
+
+def roc(
+    adata: AnnData | MuData,
+    *,
+    key: str = _keys.EVALUATION,
+    group: str | None = None,
+    mod: str = "rna",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Receiver operating characteristic of a model and its baselines on evaluated cells.
+
+    With two classes, the curve of the second. With more, the mean over classes of the true positive rates of each class against
+    the rest, and thin lines for the model's curve of each class. The legend has the areas under the curves.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with an evaluation, from :func:`~scgeneformer.tl.evaluate`.
+    key
+        Slot of the evaluation.
+    group
+        Draw the curves of this class against the rest.
+    mod
+        Modality of a MuData.
+    ax
+        Axes to draw on.
+    show
+        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+    return_fig
+        Return the Figure and do not show it.
+
+    Returns
+    -------
+    Axes, or a Figure if `return_fig`, or ``None`` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no evaluation.
+    ValueError
+        If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+    """
+    found, codes, which = _choose(adata, key, group, mod)
+    own_figure = ax is None
+    ax = begin(ax, 4.4, 4.9)
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    _draw(ax, found, codes, evaluation.roc, _true_positive_rate, "area under the curve")
+    ax.set_xlabel("false positive rate")
+    ax.set_ylabel(f"true positive rate, {which}")
+    return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
+
+
+def precision_recall(
+    adata: AnnData | MuData,
+    *,
+    key: str = _keys.EVALUATION,
+    group: str | None = None,
+    mod: str = "rna",
+    ax: Axes | None = None,
+    show: bool | None = None,
+    return_fig: bool | None = None,
+) -> Axes | Figure | None:
+    """Precision against recall of a model and its baselines on evaluated cells.
+
+    With two classes, the curve of the second. With more, the mean over classes of the precision for each class against the
+    rest, and thin lines for the model's curve of each class. The legend has the average precisions; the dotted line is chance.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with an evaluation, from :func:`~scgeneformer.tl.evaluate`.
+    key
+        Slot of the evaluation.
+    group
+        Draw the curves of this class against the rest.
+    mod
+        Modality of a MuData.
+    ax
+        Axes to draw on.
+    show
+        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+    return_fig
+        Return the Figure and do not show it.
+
+    Returns
+    -------
+    Axes, or a Figure if `return_fig`, or ``None`` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no evaluation.
+    ValueError
+        If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+    """
+    found, codes, which = _choose(adata, key, group, mod)
+    own_figure = ax is None
+    ax = begin(ax, 4.4, 4.9)
+    ax.axhline(np.mean(found.truth[:, None] == codes), color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    _draw(ax, found, codes, evaluation.precision_recall, _precision, "average precision")
+    ax.set_xlabel("recall")
+    ax.set_ylabel(f"precision, {which}")
+    return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
+
+
+def _choose(adata: AnnData | MuData, key: str, group: str | None, mod: str) -> tuple[Evaluation, np.ndarray, str]:
+    """The evaluation, codes of the classes whose curves are drawn, and how to call them."""
+    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    if len(found.occurring) == 0:
+        msg = (
+            f"All evaluated cells are of one class of .obs[{found.label!r}]: no curve is defined. Evaluate more cells."
+        )
+        raise ValueError(msg)
+    if group is None and len(found.classes) == 2:
+        group = found.classes[1]
+    if group is None:
+        return found, found.occurring, f"mean of {len(found.occurring)} classes"
+    code = found.code_of(group)
+    if code not in found.occurring:
+        msg = f"No evaluated cell is of class {group!r}. Choose one of {[found.classes[c] for c in found.occurring]}."
+        raise ValueError(msg)
+    return found, np.array([code]), group
+
+
+def _draw(
+    ax: Axes,
+    found: Evaluation,
+    codes: np.ndarray,
+    curve_of: Callable[[np.ndarray, np.ndarray], evaluation.Curve],
+    on_grid: Callable[[evaluation.Curve], np.ndarray],
+    measure: str,
+) -> None:
+    handles, labels = [], []
+    for i, (name, proba) in enumerate(found.proba.items()):
+        colour, dashes = STYLES[i]
+        curves = [curve_of(found.truth == code, proba[:, code]) for code in codes]
+        heights = np.stack([on_grid(curve) for curve in curves])
+        if i == 0 and len(curves) > 1:
+            thin = [ax.plot(GRID, height, color=OTHER, linewidth=0.6, zorder=1)[0] for height in heights]
+        line = ax.plot(GRID, heights.mean(axis=0), color=colour, linestyle=dashes, linewidth=1.6, zorder=4 - i)[0]
+        handles.append(line)
+        labels.append(f"{name}, {np.mean([curve.area for curve in curves]):.3f}")
+    if len(codes) > 1:
+        handles.append(thin[0])
+        labels.append(f"each class, {next(iter(found.proba))}")
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    ax.spines[["top", "right"]].set_visible(False)
+    legend_above(ax, handles, labels)
+    title_legend(ax, measure)
+
+
+def _true_positive_rate(curve: evaluation.Curve) -> np.ndarray:
+    """Height at each false positive rate of the grid; where the curve rises, its upper end, but 0 is the start."""
+    height = np.interp(GRID, curve.x, curve.y)
+    height[0] = 0
+    return height
+
+
+def _precision(curve: evaluation.Curve) -> np.ndarray:
+    """Height at each recall of the grid: that of the highest threshold which reaches it; at 0 that of the first positives."""
+    return curve.y[np.searchsorted(curve.x, np.maximum(GRID - 1e-12, 1e-12))]

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys as keys
+from scgeneformer._settings import settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.model import CellClassifier
+
+
+def annotate(
+    adata: AnnData | MuData,
+    model: CellClassifier | str | Path,
+    *,
+    task: str | None = None,
+    min_score: float | None = None,
+    tokens_key: str = keys.TOKENS,
+    key_added: str | None = None,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    token_budget: int | None = None,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Label cells with a trained classifier.
+
+    Probabilities of categories are calibrated on the validation cells of the training, where there were any.
+
+    Parameters
+    ----------
+    adata
+        Tokenized by :func:`scgeneformer.pp.tokenize`; labels are not needed.
+    model
+        A trained :class:`scgeneformer.model.CellClassifier`; or a folder, written by its ``save`` or ``export``, by the official
+        tool, or by ``BertForSequenceClassification`` of transformers.
+    task
+        Which column of labels, where the classifier has learned several.
+    min_score
+        Cells with a smaller probability of their class get no label. Not for continuous labels.
+    tokens_key
+        Slot of the tokens in ``.obsm``.
+    key_added
+        Column of ``.obs`` for the labels; by default the name of the task with ``_predicted``, so that known labels stay.
+    device, precision, token_budget
+        Override `scgeneformer.settings`.
+    mod
+        Modality of a MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    ``None``, or a copy of `adata` if `copy`. Writes:
+
+    ``.obs[key_added]``
+        Most probable class, categorical with the classes of the model, ordered if they are; or the number that is predicted of
+        continuous labels, float64. Missing for cells without tokens.
+    ``.obs[key_added + "_score"]``
+        Probability of that class, float64. Not for continuous labels.
+    ``.obs[key_added + "_value"]``
+        Expected position among ordered classes, from 0 on, float64. Only for ordinal labels.
+    ``.obsm[key_added + "_proba"]``
+        DataFrame of the probabilities of all classes, float64 of shape (n_obs, n_classes). Columns are the classes, ``/``
+        replaced by ``|``, since files have no names with slashes. Not for continuous labels.
+    ``.uns[key_added]["params"]``
+        Task, kind, sha256 of the weights, vocabulary hash, temperature, version.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    TypeError
+        If `model` is no classifier of cells.
+    ValueError
+        If the model is not trained, `task` is not one of its, the tokens were made for another vocabulary or are longer than the model can
+        read, or `min_score` is given for continuous labels.
+    """
+    from scanpy import logging as logg
+
+    classifier = load_classifier(model)
+    asked = classifier.task(task)
+    if not classifier.is_trained_:
+        msg = "This classifier is not trained: its labels would be chance. Call `model.train()` first."
+        raise ValueError(msg)
+    if min_score is not None and asked.kind == "continuous":
+        msg = f"min_score={min_score} is a probability, and the continuous {asked.name!r} has none. Leave it out."
+        raise ValueError(msg)
+    if copy:
+        adata = adata.copy()
+    data = keys.as_adata(adata, mod)
+    found = classifier.to_pretrained()
+    tokens = keys.read_tokens(data, tokens_key, found.vocabulary, model=found.name)
+    key = f"{asked.name}_predicted" if key_added is None else key_added
+    options = {"device": device or settings.device, "precision": precision or settings.precision}
+    options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
+
+    start = logg.info(f"labelling {data.n_obs} cells by {asked.name!r}")
+    numbers = asked.kind == "continuous"
+    ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk
+    parts = (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
+    answer = np.concatenate([classifier.answer(part, task=asked.name, **options) for part in parts])
+    n_empty = int(np.isnan(answer.reshape(len(answer), -1)[:, 0]).sum())
+    if n_empty:
+        logg.warning(f"{n_empty} cells have no tokens in .obsm[{tokens_key!r}], and get no label.")
+
+    if numbers:
+        data.obs[key] = answer
+    else:
+        _write_classes(data, key, answer, asked.classes, ordinal=asked.kind == "ordinal", min_score=min_score)
+    keys.write_params(
+        data,
+        key,
+        task=asked.name,
+        kind=asked.kind,
+        min_score=min_score,
+        temperature=classifier.temperature_.get(asked.name),
+        model=found.name,
+        weights_sha256=found.sha256,
+        vocabulary=found.vocabulary.name,
+        vocabulary_hash=found.vocabulary.hash,
+        tokens_key=tokens_key,
+        precision=options["precision"],
+    )
+    logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
+    return adata if copy else None
+
+
+def load_classifier(model: Any, adata: AnnData | MuData | None = None) -> CellClassifier:
+    """The classifier itself, or the one in a folder.
+
+    Parameters
+    ----------
+    model
+        Classifier or folder.
+    adata
+        Data to load a saved classifier with; None for none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    TypeError
+        If it is neither.
+    """
+    import os
+    from pathlib import Path
+
+    from scgeneformer.model import CellClassifier
+
+    if isinstance(model, CellClassifier):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        msg = f"model is a {type(model).__name__}, not a CellClassifier or the folder of one. Train one: `sg.model.CellClassifier(adata)`."
+        raise TypeError(msg)
+    folder = Path(model)
+    if not folder.is_dir():
+        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
+        raise FileNotFoundError(msg)
+    if (folder / "model.pt").exists():
+        return CellClassifier.load(str(folder), adata=False if adata is None else adata)
+    return CellClassifier.from_pretrained(folder, adata)
+
+
+def _write_classes(
+    data: AnnData, key: str, proba: np.ndarray, classes: tuple[str, ...], *, ordinal: bool, min_score: float | None
+) -> None:
+    there = ~np.isnan(proba[:, 0])
+    codes, score = np.full(len(proba), -1), np.full(len(proba), np.nan)
+    codes[there], score[there] = proba[there].argmax(axis=1), proba[there].max(axis=1)
+    if min_score is not None:
+        codes[score < min_score] = -1
+    data.obs[key] = pd.Categorical.from_codes(codes, list(classes), ordered=ordinal)
+    data.obs[f"{key}_score"] = score
+    if ordinal:
+        data.obs[f"{key}_value"] = proba @ np.arange(len(classes))
+    columns = [name.replace("/", "|") for name in classes]
+    data.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=data.obs_names, columns=columns)

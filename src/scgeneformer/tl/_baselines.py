@@ -1,0 +1,135 @@
+"""What the baselines of an evaluation see of a cell: an embedding without training, or its most variable genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer import _keys as keys
+from scgeneformer import evaluation
+
+from ._task import prepare
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgeneformer.model import CellClassifier
+
+N_GENES = 2000
+SCALE = 1e4  # counts per cell
+
+
+def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndarray, **options: Any) -> np.ndarray:
+    """Cells as :func:`~scgeneformer.tl.embed` sees them with the encoder that the classifier started from, (n_rows, width).
+
+    Parameters
+    ----------
+    cells
+        With tokens.
+    classifier
+        Where training started.
+    rows
+        Cells.
+    **options
+        `tokens_key`, `device`, `precision`, `token_budget`.
+    """
+    from scgeneformer import engine, hub
+
+    start = hub.Pretrained("start", classifier.vocabulary, model=classifier.start_encoder())
+    task = prepare(cells, start, pooling=None, emb_layer=None, **options)
+    return engine.embed(start.encoder, np.asarray(task.tokens[rows]), **task.options).cells
+
+
+def gene_features(
+    cells: AnnData, rows: np.ndarray, is_train: np.ndarray, *, layer: str | None, tokens_key: str
+) -> sparse.csr_matrix:
+    """log1p of counts per 10,000 of the genes that vary most among training cells, (n_rows, n_genes).
+
+    Parameters
+    ----------
+    cells
+        With the counts that were tokenized.
+    rows
+        Cells.
+    is_train
+        Which of them to choose genes by, (n_rows,).
+    layer
+        Where the counts are; None where the tokens came from.
+    tokens_key
+        Slot of the tokens, whose params tell where that is, and whether the values are logarithms already.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If there are no values.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    made = keys.params(cells, tokens_key, cure="sg.pp.tokenize(adata, model)")
+    layer = made.get("layer") if layer is None else layer
+    slot = ".X" if layer is None else f".layers[{layer!r}]"
+    cure = "Name the one with counts by `layer=`, or leave this baseline out: `baselines=['probe']`."
+    if layer is not None and layer not in cells.layers:
+        msg = f"No layer {layer!r} in .layers, which has {list(cells.layers)}. {cure}"
+        raise KeyError(msg)
+    values = cells.X if layer is None else cells.layers[layer]
+    if values is None or cells.n_vars == 0:
+        msg = f"There are no counts in {slot}. {cure}"
+        raise ValueError(msg)
+    found = values[rows]
+    found = found.compute() if hasattr(found, "compute") else found
+    profile = AnnData(sparse.csr_matrix(found, dtype=np.float32, copy=True))
+    if made.get("counts", "raw") != "log1p":
+        sc.pp.normalize_total(profile, target_sum=SCALE)
+        sc.pp.log1p(profile)
+    return profile.X[:, _most_variable(profile[is_train].copy())]
+
+
+def answer(
+    features: Any,
+    is_train: np.ndarray,
+    labels: np.ndarray,
+    *,
+    n_classes: int | None,
+    groups: np.ndarray | None,
+    rng: int,
+) -> np.ndarray:
+    """What a linear model of the training rows says of the others: probabilities of classes, or numbers.
+
+    Parameters
+    ----------
+    features
+        Of all rows, (n_rows, n_features).
+    is_train
+        Rows to learn from, (n_rows,).
+    labels
+        Of the rows to learn from: codes, or numbers if there are no classes.
+    n_classes
+        Number of classes; None for numbers.
+    groups
+        Of the rows to learn from.
+    rng
+        Seed.
+    """
+    train, others = features[is_train], features[~is_train]
+    if n_classes is None:
+        return evaluation.ridge(train, labels, others)
+    return evaluation.logistic(train, labels, others, n_classes=n_classes, groups=groups, rng=rng)
+
+
+def _most_variable(train: AnnData) -> np.ndarray:
+    """Number of each gene to keep: by scanpy's flavour ``"seurat"``, or those that vary at all where there are few."""
+    import scanpy as sc
+
+    mean = np.asarray(train.X.mean(axis=0)).ravel()
+    varying = np.flatnonzero(np.asarray(train.X.multiply(train.X).mean(axis=0)).ravel() > mean**2 * (1 + 1e-6))
+    if len(varying) <= N_GENES:
+        return varying
+    chosen = train[:, varying].copy()
+    sc.pp.highly_variable_genes(chosen, n_top_genes=N_GENES, flavor="seurat")
+    return varying[chosen.var["highly_variable"].to_numpy()]

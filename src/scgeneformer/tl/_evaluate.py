@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgeneformer import _keys as keys
+from scgeneformer._settings import settings
+
+from ._annotate import load_classifier
+from ._baselines import answer, embedding_features, gene_features
+from ._write_evaluation import BASELINES, Evaluated, write_evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.evaluation import Split
+    from scgeneformer.model import CellClassifier
+
+
+def evaluate(
+    adata: AnnData | MuData,
+    model: CellClassifier | str | Path,
+    *,
+    task: str | None = None,
+    baselines: bool | Sequence[Literal["probe", "hvg"]] = True,
+    layer: str | None = None,
+    key_added: str = keys.EVALUATION,
+    rng: int = 0,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    token_budget: int | None = None,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Score a trained classifier on cells that it was not trained on, beside simple models of the same training cells.
+
+    The test cells of the training are evaluated or, if there are none, the validation cells, by which the weights and the
+    temperature of the probabilities were chosen, so that their scores flatter. The baselines tell whether fine-tuning, and
+    the foundation model at all, was worth it:
+
+    ``"linear probe"``
+        Logistic regression on embeddings by the encoder that training started from, as :func:`~scgeneformer.tl.embed` makes them.
+    ``"regression on HVGs"``
+        Logistic regression on log1p of counts per 10,000 of the 2,000 genes that vary most among the training cells.
+    ``"most frequent class"``
+        The frequencies of classes among the training cells, whatever the cell.
+
+    For continuous labels these are ridge regressions and the mean. Features are standardised, and penalties chosen by
+    cross-validation within the training cells, donors apart where the split keeps them apart.
+
+    Parameters
+    ----------
+    adata
+        The data that the classifier was trained on.
+    model
+        A trained :class:`scgeneformer.model.CellClassifier`, or a folder written by its ``save``.
+    task
+        Which column of labels, where the classifier has learned several.
+    baselines
+        Train the first two baselines, or those that are named, or none.
+    layer
+        Where the counts for ``"hvg"`` are; by default where the tokens came from. They are taken for what the tokens were made
+        of: counts, or logarithms if :func:`~scgeneformer.pp.tokenize` was told ``counts="log1p"``.
+    key_added
+        Name of the results.
+    rng
+        Seed for the cross-validations of the baselines.
+    device, precision, token_budget
+        Override `scgeneformer.settings`.
+    mod
+        Modality of a MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    ``None``, or a copy of `adata` if `copy`. Writes:
+
+    ``.uns[key_added]["metrics"]``
+        DataFrame of scores, one row per model, see :func:`~scgeneformer.get.evaluation`: of classes as in
+        :class:`scgeneformer.evaluation.Report`, with ``mae`` and ``kappa`` if they are ordinal; of continuous labels as in
+        :func:`scgeneformer.evaluation.regression`.
+    ``.uns[key_added]["per_class"]``
+        DataFrame with ``precision``, ``recall``, ``f1``, ``support``, ``auc`` of each class, and the baselines' ``f1_probe`` and
+        ``f1_hvg``.
+    ``.uns[key_added]["confusion"]``
+        DataFrame of numbers of cells, true classes down, predicted ones across (``/`` replaced by ``|`` in columns).
+    ``.uns[key_added]["params"]``
+        Task, set that was evaluated, number of cells, model and its provenance.
+    ``.obs[key_added]``
+        ``"train"``, ``"validation"`` or ``"test"``, categorical; missing for cells in no set.
+    ``.obsm[f"{key_added}_proba"]``, ``.obsm[f"{key_added}_probe_proba"]``, ``.obsm[f"{key_added}_hvg_proba"]``
+        DataFrames of probabilities of classes (``/`` replaced by ``|``), float64 of shape (n_obs, n_classes), NaN for cells that
+        were not evaluated. Of continuous labels, ``.obs`` columns ``{key_added}_predicted``, ``{key_added}_probe_predicted``,
+        ``{key_added}_hvg_predicted``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    TypeError
+        If `model` is no classifier of cells.
+    ValueError
+        If the model is not trained or on other cells, every labelled cell was trained on, there are no counts, or a baseline is unknown.
+    """
+    from scanpy import logging as logg
+
+    wanted = _names(baselines)
+    classifier = load_classifier(model, adata)
+    if copy:
+        adata = adata.copy()
+    cells = keys.as_adata(adata, mod)
+    asked = classifier.task(task)
+    split = _split_of(classifier, cells, mod)
+    options = {"device": device, "precision": precision, "token_budget": token_budget}
+    tokens_key = classifier.registry["setup_args"]["tokens_key"]
+    labels = _labels_of(classifier, asked)
+
+    train = split.train[~np.isnan(labels[split.train])]
+    which, rows = _evaluated(split, labels)
+    start = logg.info(f"evaluating {asked.name!r} on {len(rows)} {which} cells")
+    told = _told(classifier, asked, rows, **options)
+    seen = np.isfinite(told.reshape(len(told), -1)[:, 0])
+    if not seen.all():
+        logg.warning(f"{np.sum(~seen)} {which} cells have no tokens in .obsm[{tokens_key!r}], and are left out.")
+    rows, answers = rows[seen], {"": told[seen]}
+    if which == "validation":
+        logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
+
+    if wanted:
+        sample = classifier.registry["setup_args"].get("sample")
+        groups = None if sample is None else cells.obs[sample].to_numpy()[train]
+        n_classes = None if asked.kind == "continuous" else len(asked.classes)
+        both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
+        for name in wanted:
+            features = (
+                embedding_features(cells, classifier, both, tokens_key=tokens_key, **options)
+                if name == "probe"
+                else gene_features(cells, both, is_train, layer=layer, tokens_key=tokens_key)
+            )
+            known = np.isfinite(features).all(axis=1) if name == "probe" else np.ones(len(both), dtype=bool)
+            answers[name] = answer(
+                features[known],
+                is_train[known],
+                labels[train][known[is_train]],
+                n_classes=n_classes,
+                groups=None if groups is None else groups[known[is_train]],
+                rng=rng,
+            )
+
+    found = Evaluated(
+        label=asked.name,
+        kind=asked.kind,
+        classes=asked.classes,
+        split=split,
+        rows=rows,
+        truth=labels[rows] if asked.kind == "continuous" else labels[rows].astype(np.int64),
+        training=labels[train],
+        answers=answers,
+        name="trained head" if classifier.module.frozen else "fine-tuned",
+    )
+    pretrained = classifier.to_pretrained()
+    metrics = write_evaluation(
+        cells,
+        key_added,
+        found,
+        set=which,
+        n_cells=len(rows),
+        model=pretrained.name,
+        weights_sha256=pretrained.sha256,
+        vocabulary_hash=pretrained.vocabulary.hash,
+        temperature=classifier.temperature_.get(asked.name),
+        tokens_key=tokens_key,
+        precision=precision or settings.precision,
+        rng=rng,
+    )
+    logg.info(metrics.to_string(float_format="{:.3f}".format))
+    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, scores (adata.uns), sets (adata.obs)")
+    return adata if copy else None
+
+
+def _names(baselines: bool | Sequence[str]) -> tuple[str, ...]:  # noqa: FBT001 - what the keyword of `evaluate` was given
+    """Names of the baselines to train."""
+    if isinstance(baselines, bool):
+        return tuple(BASELINES) if baselines else ()
+    names = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        msg = f"There are no baselines {unknown}. Choose from {list(BASELINES)}."
+        raise ValueError(msg)
+    return tuple(dict.fromkeys(names))
+
+
+def _split_of(classifier: CellClassifier, cells: AnnData, mod: str) -> Split:
+    """The split of the training, if it is of these cells."""
+    if classifier.adata is None:
+        msg = "This classifier has no data, and so no split of cells. Load it with the data: `CellClassifier.load(folder, adata)`."
+        raise ValueError(msg)
+    if classifier.split_ is None:
+        msg = "This classifier has not been trained, and so has no split of cells. Call `model.train()` first."
+        raise ValueError(msg)
+    known = keys.as_adata(classifier.adata, mod)
+    if known.n_obs != cells.n_obs or not known.obs_names.equals(cells.obs_names):
+        msg = (
+            f"adata has {cells.n_obs} cells that are not the {known.n_obs} which this classifier was trained and split on. Pass those, "
+            "or label others by `sg.tl.annotate(adata, model)`."
+        )
+        raise ValueError(msg)
+    return classifier.split
+
+
+def _labels_of(classifier: CellClassifier, asked: Any) -> np.ndarray:
+    """Codes of classes or numbers, float64 (n_obs,), NaN where missing."""
+    names = [task.name for task in classifier.tasks]
+    labels = classifier.labels()[:, names.index(asked.name)].astype(np.float64)
+    return labels * asked.sd + asked.mean if asked.kind == "continuous" else labels
+
+
+def _evaluated(split: Split, labels: np.ndarray) -> tuple[str, np.ndarray]:
+    """The set to evaluate and its labelled cells."""
+    for which in ("test", "validation"):
+        rows = getattr(split, which)
+        rows = rows[~np.isnan(labels[rows])]
+        if len(rows):
+            return which, rows
+    msg = "Every labelled cell was trained on. Train with `test_size` above 0, or a `split` with test cells."
+    raise ValueError(msg)
+
+
+def _told(classifier: CellClassifier, asked: Any, rows: np.ndarray, **options: Any) -> np.ndarray:
+    """Probabilities of classes (n_rows, n_classes), or numbers (n_rows,), by the classifier."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return np.asarray(classifier.predict(indices=rows, soft=asked.kind != "continuous", task=asked.name, **given))

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import copy
+
+import lightning.pytorch as pl
+import mudata as md
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+import scgeneformer as sg
+from scgeneformer import evaluation, nn
+from scgeneformer.model import CellClassifier, Geneformer
+
+TOKENS = "geneformer_tokens"
+
+
+@pytest.fixture
+def cells(cells):
+    """Four types, told by the first gene; every third cell without a label; ages and doses that follow from the type."""
+    kind = (cells.obsm[TOKENS][:, 1] - 4) // 10
+    cells.obs["type"] = pd.Categorical([f"type {k}" for k in kind])
+    cells.obs.loc[cells.obs_names[::3], "type"] = np.nan
+    cells.obs["age"] = 10.0 * kind + np.random.default_rng(0).normal(size=len(kind))
+    cells.obs.loc[cells.obs_names[1::7], "age"] = np.nan
+    cells.obs["dose"] = pd.Categorical(kind, categories=[0, 1, 2, 3], ordered=True)
+    cells.obs["donor"] = [f"donor {i % 6}" for i in range(len(kind))]
+    cells.obs["true"] = [f"type {k}" for k in kind]
+    return cells
+
+
+@pytest.fixture
+def start(vocabulary):
+    torch.manual_seed(0)
+    shape = {"n_layers": 2, "width": 32, "n_heads": 2, "feed_forward": 32, "dropout": 0.0}
+    return Geneformer(vocabulary=vocabulary, **shape)
+
+
+@pytest.fixture
+def quick(quick):
+    return quick | {"learning_rate": 5e-3, "token_budget": 300}
+
+
+def make(cells, start, labels="type", *, sample=None, **kwargs) -> CellClassifier:
+    CellClassifier.setup_anndata(cells, labels, sample=sample)
+    torch.manual_seed(1)
+    return CellClassifier(cells, start, **kwargs)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.module.network.state_dict().items()}
+
+
+def test_learns_and_labels_the_unlabelled(cells, start, quick):
+    model = make(cells, start)
+    model.train(12, **quick)
+    unlabelled = np.flatnonzero(cells.obs["type"].isna())
+    assert (model.predict(indices=unlabelled) == cells.obs["true"].to_numpy()[unlabelled]).mean() > 0.9
+    proba = model.predict(soft=True)
+    assert list(proba) == [f"type {k}" for k in range(4)]
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    np.testing.assert_array_equal(proba.columns.to_numpy()[proba.to_numpy().argmax(1)], model.predict())
+    split = model.split
+    assert len(split.train) + len(split.validation) + len(split.test) == 80
+    assert not np.isin(unlabelled, np.concatenate([split.train, split.validation, split.test])).any()
+    for name in ("loss", "accuracy", "macro_f1", "auc"):
+        assert len(model.history[f"validation_{name}"]) == 12
+    assert model.get_latent_representation().shape == (120, 32)
+
+
+def test_scores_are_those_of_transformers(cells, start, quick, tmp_path):
+    model = make(cells, start, pooling="cls")
+    model.train(2, **quick)
+    model.export(tmp_path)
+    theirs = BertForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokens = torch.from_numpy(cells.obsm[TOKENS].astype(np.int64))
+    with torch.no_grad():
+        expected = theirs(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
+    np.testing.assert_allclose(model.scores(), expected, atol=1e-5)
+    assert theirs.config.id2label == {k: f"type {k}" for k in range(4)}
+    theirs.save_pretrained(tmp_path / "back")
+    model.vocabulary.save(tmp_path / "back" / "vocabulary.json.gz")
+    back = CellClassifier.from_pretrained(tmp_path / "back")
+    np.testing.assert_allclose(back.scores(cells), expected, atol=1e-5)
+    assert back.tasks == model.tasks
+    (tmp_path / "back" / "config.json").write_text(BertConfig.from_pretrained(tmp_path / "back").to_json_string())
+    nn.add_to_config(tmp_path / "back", {"tasks": {}})  # as one that was trained elsewhere
+    other = CellClassifier.from_pretrained(tmp_path / "back", labels="kind")
+    assert [(task.name, task.classes) for task in other.tasks] == [("kind", model.tasks[0].classes)]
+    np.testing.assert_array_equal(other.predict(cells), model.predict())
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+def test_padding_has_no_part(cells, start, pooling):
+    model = make(cells, start, pooling=pooling)
+    network, tokens = model.module.network, torch.from_numpy(cells.obsm[TOKENS][:9].astype(np.int64))
+    with torch.no_grad():
+        together = network(tokens, tokens != 0)
+        alone = torch.cat([network(row[None, : (row != 0).sum()]) for row in tokens])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(model.scores(indices=np.arange(9)), together, atol=1e-6)
+    pooled = model.get_latent_representation(indices=np.arange(9))
+    if pooling == "mean":
+        np.testing.assert_allclose(
+            pooled, model.get_latent_representation(indices=np.arange(9), pooling="mean", emb_layer=0), atol=1e-6
+        )
+    with torch.no_grad():
+        np.testing.assert_allclose(network.scores(torch.from_numpy(pooled)), together, atol=1e-6)
+
+
+def test_several_columns_at_once(cells, start, quick):
+    labels = {"type": None, "age": "continuous", "dose": None}
+    model = make(cells, start, labels, task_weights="learned", pooling="attention")
+    assert [task.kind for task in model.tasks] == ["categorical", "continuous", "ordinal"]
+    model.train(20, **quick)
+    assert np.corrcoef(model.predict(task="age"), 10.0 * cells.obs["dose"].astype(int))[0, 1] > 0.9
+    assert (model.predict(task="dose") == cells.obs["dose"].astype(str)).mean() > 0.9
+    assert (model.predict(task="type") == cells.obs["true"]).mean() > 0.9
+    np.testing.assert_allclose(model.predict(task="dose", soft=True).sum(axis=1), 1)
+    assert {"validation_age_r2", "validation_dose_macro_f1", "validation_type_loss"} <= set(model.history)
+    assert model.module.log_variance.abs().min() > 0
+    with pytest.raises(ValueError, match=r"name one of \['type', 'age', 'dose'\]"):
+        model.predict()
+    with pytest.raises(ValueError, match="no probabilities"):
+        model.predict(task="age", soft=True)
+
+
+def test_missing_labels_do_not_train(cells, start, quick):
+    """Another value in the place of a missing label changes nothing, and neither do cells without any label."""
+    first = make(cells, start, ["type", "age"])
+    first.train(2, **quick)
+    labelled = ~(cells.obs["type"].isna() & cells.obs["age"].isna())
+    seen = np.concatenate([first.split.train, first.split.validation, first.split.test])
+    np.testing.assert_array_equal(np.sort(seen), np.flatnonzero(labelled))
+    second = make(cells, start, ["type", "age"])
+    second.labels = lambda: np.where(np.isnan(first.labels()), np.nan, first.labels())
+    second.train(2, **quick)
+    for name, value in weights(first).items():
+        assert torch.equal(value, weights(second)[name]), name
+
+
+@pytest.mark.parametrize("freeze", [0, 1, 2, "all"])
+def test_frozen_layers_keep_their_weights(cells, start, quick, freeze):
+    model = make(cells, start, freeze=freeze)
+    before = weights(model)
+    model.train(1, **quick, weight_decay=0.1)
+    moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    layers = {int(name.split(".")[2]) for name in moved if name.startswith("encoder.blocks")}
+    frozen = 2 if freeze == "all" else freeze
+    assert layers == set(range(frozen, 2))
+    assert any(name.startswith("encoder.embedding") for name in moved) == (freeze == 0)
+    assert {name.split(".")[0] for name in moved} >= {"pooler", "classifier"}
+
+
+def test_a_frozen_encoder_is_not_disturbed_by_dropout(cells, start):
+    model = make(cells, start, freeze="all", dropout=0.5)
+    model.module.train()
+    tokens = torch.from_numpy(cells.obsm[TOKENS][:3].astype(np.int64))
+    assert torch.equal(model.module.network.pooled(tokens), model.module.network.pooled(tokens))
+
+
+def test_what_a_model_starts_from_is_not_trained(cells, start, quick):
+    before = weights(start)
+    model = make(cells, start)
+    model.train(1, **quick)
+    assert all(torch.equal(value, before[name]) for name, value in weights(start).items())
+    for name, value in model.start_encoder().state_dict().items():
+        assert torch.equal(value, before[f"encoder.{name}"]), name
+
+
+def test_donors_are_not_shared(cells, start, quick):
+    model = make(cells, start, sample="donor")
+    sizes = {"train_size": 0.5, "validation_size": 0.25, "test_size": 0.25}
+    model.train(1, **sizes, **quick)
+    donors = cells.obs["donor"].to_numpy()
+    sets = [set(donors[getattr(model.split, name)]) for name in ("train", "validation", "test")]
+    assert all(sets)
+    assert not (sets[0] & sets[1])
+    assert not (sets[0] & sets[2])
+    assert not (sets[1] & sets[2])
+    kept = model.split
+    model.train(1, **sizes, **quick, rng=5)
+    np.testing.assert_array_equal(model.split.test, kept.test)  # further training does not see what tests
+    shared = evaluation.Split(np.arange(40), np.arange(40, 50), np.arange(50, 60))
+    with pytest.raises(ValueError, match="donor"):
+        model.train(1, split=shared, **quick)
+
+
+def test_split_of_ones_own(cells, start, quick):
+    cells.obs["set"] = np.where(np.arange(120) < 60, "train", np.where(np.arange(120) < 90, "test", "validation"))
+    model = make(cells, start)
+    model.train(1, split="set", **quick)
+    labelled = cells.obs["type"].notna().to_numpy()
+    np.testing.assert_array_equal(model.split.test, np.flatnonzero((cells.obs["set"] == "test").to_numpy() & labelled))
+    cells.obs["set"] = "holdout"
+    with pytest.raises(ValueError, match="has values \\['holdout'\\]"):
+        model.train(1, split="set", **quick)
+    with pytest.raises(KeyError, match="No column 'fold'"):
+        model.train(1, split="fold", **quick)
+    with pytest.raises(KeyError, match="No columns \\['sex'\\]"):
+        make(cells, start).train(1, balance=["sex"], **quick)
+
+
+def test_every_labelled_cell_is_tested_once(cells, start, quick):
+    model = make(cells, start, sample="donor")
+    before = weights(model)
+    found = model.cross_validate(3, max_epochs=15, **quick)
+    labelled = cells.obs["type"].notna().to_numpy()
+    np.testing.assert_array_equal(found.fold >= 0, labelled)
+    np.testing.assert_array_equal(found.predicted.notna().all(axis=1), labelled)
+    donors = pd.Series(found.fold[labelled]).groupby(cells.obs["donor"].to_numpy()[labelled])
+    assert (donors.nunique() == 1).all()
+    table = found.scores
+    assert list(table.index) == ["0", "1", "2", "mean", "std"]
+    assert table.loc["mean", "accuracy"] == pytest.approx(table["accuracy"].iloc[:3].mean())
+    assert table.loc["mean", "accuracy"] > 0.6
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    with pytest.raises(ValueError, match="4 groups cannot be split into 7"):
+        model.cross_validate(7)
+
+
+def test_temperature_is_that_of_the_validation_cells(cells, start, quick):
+    model = make(cells, start)
+    model.train(3, **quick)
+    there = model.split.validation
+    expected = evaluation.temperature(model.scores(indices=there), model.labels()[there, 0].astype(int))
+    assert model.temperature_ == {"type": pytest.approx(expected, rel=1e-6)}
+    raw, calibrated = (model.predict(soft=True, calibrated=c).to_numpy() for c in (False, True))
+    np.testing.assert_array_equal(raw.argmax(1), calibrated.argmax(1))
+    np.testing.assert_allclose(np.log(calibrated / calibrated[:, :1]) * expected, np.log(raw / raw[:, :1]), atol=1e-5)
+
+
+def test_saved_and_loaded(cells, start, quick, tmp_path):
+    model = make(cells, start, ["type", "age"], sample="donor", freeze=1)
+    model.train(1, train_size=0.5, validation_size=0.25, test_size=0.25, **quick)
+    model.save(tmp_path / "model")
+    model.export(tmp_path / "folder")
+    new = cells[:30].copy()
+    del new.obs
+    for loaded in (
+        CellClassifier.load(tmp_path / "model"),
+        CellClassifier.from_pretrained(tmp_path / "folder"),
+        CellClassifier.from_pretrained(tmp_path / "folder", new),
+    ):
+        assert loaded.tasks == model.tasks
+        assert loaded.temperature_ == model.temperature_
+        np.testing.assert_allclose(loaded.scores(new, task="age"), model.scores(indices=np.arange(30), task="age"))
+        assert not loaded.module.training
+    back = CellClassifier.load(tmp_path / "model", cells)
+    np.testing.assert_array_equal(back.split.test, model.split.test)
+    back.train(1, **quick)
+    with pytest.raises(ValueError, match="started from a model in memory"):
+        back.cross_validate(2, task="type")
+
+
+def test_modality_of_a_mudata(cells, start, quick):
+    mdata = md.MuData({"rna": cells, "adt": cells[:, :0].copy()})
+    CellClassifier.setup_mudata(mdata, "type", sample="donor")
+    torch.manual_seed(1)
+    model = CellClassifier(mdata, start)
+    model.train(1, train_size=0.5, validation_size=0.25, test_size=0.25, **quick)
+    np.testing.assert_array_equal(model.predict(), model.predict(mdata))
+
+
+def test_as_a_model_for_the_tools(cells, start, quick):
+    model = make(cells, start)
+    model.train(1, **quick)
+    sg.tl.embed(cells, model, emb_layer=0, pooling="mean")
+    expected = model.get_latent_representation(pooling="mean", emb_layer=0)
+    np.testing.assert_allclose(cells.obsm["X_geneformer"], expected, atol=1e-6)
+
+
+def test_adapters_are_trained_saved_and_merged(cells, start, quick, tmp_path):
+    model = make(cells, start, lora=2)
+    model.train(2, **quick)
+    model.save_adapter(tmp_path / "adapter")
+    model.save(tmp_path / "model")
+    expected = model.scores()
+    twin = make(cells, start)
+    twin.load_adapter(tmp_path / "adapter")
+    np.testing.assert_allclose(twin.scores(), expected, atol=1e-5)
+    twin.save(tmp_path / "twin")
+    np.testing.assert_allclose(CellClassifier.load(tmp_path / "twin").scores(cells), expected, atol=1e-5)
+    loaded = CellClassifier.load(tmp_path / "model", cells)
+    np.testing.assert_allclose(loaded.scores(), expected, atol=1e-6)
+    encoder = loaded.encoder.state_dict()
+    loaded.export(tmp_path / "plain")
+    assert loaded.encoder.state_dict().keys() == encoder.keys()  # exporting merges a copy
+    plain = CellClassifier.from_pretrained(tmp_path / "plain")
+    np.testing.assert_allclose(plain.scores(cells), expected, atol=1e-5)
+    loaded.merge_lora()
+    loaded.save(tmp_path / "merged")
+    np.testing.assert_allclose(CellClassifier.load(tmp_path / "merged").scores(cells), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"freeze": 3}, "number of layers from 0 to 2"),
+        ({"freeze": -1}, "number of layers from 0 to 2"),
+        ({"freeze": 1, "lora": 4}, "no use beside lora"),
+        ({"quantize": "nf4"}, "needs adapters to train"),
+        ({"pooling": "max"}, "pooling='max' is not one of"),
+        ({"task_weights": {"age": 1}}, "to each of \\['type'\\]"),
+    ],
+)
+def test_arguments_that_make_no_sense(cells, start, kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        make(cells, start, **kwargs)
+
+
+def test_data_that_cannot_be_learned_from(cells, start, toy, tmp_path):
+    cells.obs["one"], cells.obs["none"] = "a", np.nan
+    with pytest.raises(ValueError, match="one class only"):
+        make(cells, start, "one")
+    with pytest.raises(ValueError, match="No cell has a label"):
+        make(cells, start, "none")
+    with pytest.raises(KeyError, match="No column 'kind' in .obs"):
+        make(cells, start, "kind")
+    with pytest.raises(KeyError, match="No column 'patient' in .obs"):
+        make(cells, start, sample="patient")
+    make_vocabulary, _ = toy
+    other = Geneformer(vocabulary=make_vocabulary("other", 30), n_layers=1, width=8, n_heads=1, feed_forward=8)
+    with pytest.raises(ValueError, match="not the one given"):
+        make(cells, other)
+    make(cells, start).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="has no data"):
+        CellClassifier.load(tmp_path / "model", adata=False).train(1)
+
+
+def test_resumed_run_is_the_run_that_never_stopped(cells, start, quick, tmp_path):
+    quick |= {"max_epochs": 4, "plan_kwargs": {"total_steps": 100}}
+    whole = make(cells, start)
+    whole.module.network.encoder.embedding.dropout.p = 0.1  # so that generators matter
+    torch.manual_seed(2)
+    whole.train(checkpoints=tmp_path / "whole", **quick)
+    half = make(cells, start)
+    half.module.network.encoder.embedding.dropout.p = 0.1
+    torch.manual_seed(2)
+    half.train(checkpoints=tmp_path / "half", checkpoint_every=3, max_steps=13, **quick)
+    rest = make(cells, start)
+    rest.module.network.encoder.embedding.dropout.p = 0.1
+    rest.train(checkpoints=tmp_path / "half", ckpt_path=tmp_path / "half" / "last.ckpt", **quick)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(rest)[name]), name
+    assert rest.temperature_ == whole.temperature_
+    other = make(cells, start)
+    with pytest.raises(ValueError, match="Give the same data and arguments"):
+        other.train(ckpt_path=tmp_path / "half" / "last.ckpt", rng=3, **quick)
+
+
+def test_best_weights_are_kept(cells, start, quick):
+    """A rate that destroys what was learned: the model is left with the epoch that validated best."""
+    model = make(cells, start)
+    seen = []
+
+    class Record(pl.Callback):
+        def on_validation_end(self, trainer, plan):
+            seen.append(copy.deepcopy(plan.module.network.state_dict()))
+
+    model.train(6, schedule="constant", callbacks=[Record()], **quick | {"learning_rate": 0.1})
+    losses = model.history["validation_loss"]["validation_loss"].to_numpy()
+    best = int(losses.argmin())
+    assert best < 5
+    for name, value in weights(model).items():
+        assert torch.equal(value, seen[best][name]), name
+
+
+def test_a_folder_that_cannot_be_written_to_stops_before_the_first_step(cells, start, quick, tmp_path):
+    (tmp_path / "file").write_text("")
+    model = make(cells, start)
+    with pytest.raises(OSError, match="checkpoints=.*cannot be written to"):
+        model.train(1, checkpoints=tmp_path / "file" / "folder", **quick)
+    assert not model.history
+
+
+def test_gradients_that_are_no_numbers_never_reach_the_weights(cells, start, quick, tmp_path):
+    model = make(cells, start)
+    before = weights(model)
+    model.module.network.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(FloatingPointError, match="norm of the gradient became nan at step 0 "):
+        model.train(1, checkpoints=tmp_path, **quick)
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_checkpoints_of_others_are_told_by_shape(cells, start, tmp_path):
+    nn.save_checkpoint(tmp_path, start.module.network)
+    start.vocabulary.save(tmp_path / "vocabulary.json.gz")
+    with pytest.raises(KeyError, match="CellClassifier needs"):
+        CellClassifier.from_pretrained(tmp_path)
