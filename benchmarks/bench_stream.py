@@ -23,7 +23,7 @@ from lightning.pytorch import Callback
 from zarr.codecs import BloscCodec
 
 import scgeneformer as sg
-from scgeneformer.model._corpus import Corpus
+from scgeneformer.model import Corpus
 
 N_GENES = 20_000
 BLOCK = 4096  # cells that are generated together

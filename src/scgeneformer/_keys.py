@@ -46,12 +46,14 @@ def embedding_key(key: str) -> str:
     return f"X_{key}"
 
 
-def state_layer(key: str, state: str) -> str:
-    """Name of the layer of shifts with respect to `state`, where it is not the target.
+def slot_name(name: object) -> str:
+    """`name` as part of a slot's or a column's name: a slash would make a group within a file, so it becomes a bar."""
+    return str(name).replace("/", "|")
 
-    A slash would make a group within a file, so it becomes a bar: ``CD4+/CD25 T`` is ``shift_CD4+|CD25 T``.
-    """
-    return f"{key}_{state.replace('/', '|')}"
+
+def state_layer(key: str, state: str) -> str:
+    """Name of the layer of shifts with respect to `state`, where it is not the target: ``shift_CD4+|CD25 T`` for ``CD4+/CD25 T``."""
+    return f"{key}_{slot_name(state)}"
 
 
 def state_column(name: str, state: str) -> str:

@@ -244,7 +244,7 @@ def _effects_of_gene(
 
 def _effects_of_set(data: AnnData, key: str, perturbed: str) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
     """Affected genes and columns from the column of `perturbed` in ``.varm``, None if there is none."""
-    slots, column = _keys.effects_keys(key), perturbed.replace("/", "|")
+    slots, column = _keys.effects_keys(key), _keys.slot_name(perturbed)
     if slots[0] not in data.varm or column not in data.varm[slots[0]]:
         return None
     mean, n, sd = (_slot(data.varm, "varm", slot)[column].to_numpy() for slot in slots)

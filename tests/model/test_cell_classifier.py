@@ -251,7 +251,7 @@ def test_saved_and_loaded(cells, start, quick, tmp_path):
     back = CellClassifier.load(tmp_path / "model", cells)
     np.testing.assert_array_equal(back.split.test, model.split.test)
     back.train(1, **quick)
-    with pytest.raises(ValueError, match="started from a model in memory"):
+    with pytest.raises(ValueError, match="not known: it was loaded with its head"):
         back.cross_validate(2, task="type")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._classify import classify
+from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
 from ._device import resolve_device, resolve_precision
 from ._edits import KINDS
 from ._effects import GeneEffects
@@ -18,12 +19,14 @@ __all__ = [
     "KINDS",
     "Embeddings",
     "GeneEffects",
+    "GeneScores",
     "Outcome",
     "Perturbations",
     "Plan",
     "Store",
     "check_options",
     "classify",
+    "classify_genes",
     "count_tokens",
     "embed",
     "enumerate_perturbations",

@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from ._cell_classifier import CellClassifier
+from ._cell_validation import CellCrossValidation
 from ._corpus import Corpus
+from ._gene_classifier import GeneClassifier
+from ._gene_validation import GeneCrossValidation
 from ._geneformer import Geneformer
 from ._presets import presets, recipe
+from ._tune import TuneResult, tune
+from ._tune_space import default_space
 
-__all__ = ["CellClassifier", "Corpus", "Geneformer", "presets", "recipe"]
+__all__ = [
+    "CellClassifier",
+    "CellCrossValidation",
+    "Corpus",
+    "GeneClassifier",
+    "GeneCrossValidation",
+    "Geneformer",
+    "TuneResult",
+    "default_space",
+    "presets",
+    "recipe",
+    "tune",
+]

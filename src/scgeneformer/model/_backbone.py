@@ -117,11 +117,14 @@ def start_encoder(model: TransformerModel) -> nn.Encoder:
     Raises
     ------
     ValueError
-        If it was a model in memory, and `model` has been saved and loaded since.
+        If it was a model in memory and `model` has been saved and loaded since, or if it was loaded with its head.
     """
     if model._start is not None:
         return model._start.encoder
     if model.start_ is None:
-        msg = "This classifier started from a model in memory, which was not saved with it. Baselines need the model that was trained."
+        msg = (
+            "What this classifier started from is not known: it was loaded with its head, which has seen labels, or started from a "
+            "model in memory that was not saved with it. Baselines and cross-validation need a classifier made from a pretrained model."
+        )
         raise ValueError(msg)
     return hub.load(model.start_).encoder

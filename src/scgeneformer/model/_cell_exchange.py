@@ -80,7 +80,8 @@ class CellExchangeMixin:
         model = cls(config=shape, vocabulary=own, pooling=network.pooling, registry=registry)
         model.module.network.load_state_dict(network.state_dict())
         model.temperature_ = dict(config.get(_TEMPERATURES, {}))
-        model.start_, model._start = None, hub.Pretrained(found.name, own, model=network.encoder)
+        model.start_ = model._start = None  # its encoder has seen labels: nothing to compare a training with
+        model.history_ = {}
         model.is_trained_ = True
         if adata is not None:
             model._validate_anndata(adata)

@@ -224,8 +224,8 @@ class Plan(TrainingPlan):
         differs = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
         if differs:
             msg = (
-                f"The checkpoint is of a run with {({name: saved.get(name) for name in differs})}, this one has "
-                f"{({name: now.get(name) for name in differs})}. Give the same data and arguments, rng among them, to resume."
+                f"The checkpoint is of a run with { ({name: saved.get(name) for name in differs}) }, this one has "
+                f"{ ({name: now.get(name) for name in differs}) }. Give the same data and arguments, rng among them, to resume."
             )
             raise ValueError(msg)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FEWEST = 16  # queries
 _TILE = 2**21  # attention weights of a tile: what a core's cache holds
 
 
@@ -29,24 +35,66 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
     -------
     (B, N, Q, D).
     """
-    # torch's fused kernel for CPUs gains nothing from bfloat16; plain products do, and their tiles stay in the cache.
-    # A compiler would write out the loop over cells.
+    # torch's fused kernel for CPUs gains nothing from bfloat16; plain products do, and their tiles stay in the cache, if there
+    # are queries enough for products. A compiler would write out the loop over cells.
     eager = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager and q.dtype == torch.bfloat16 and not (q.requires_grad or causal):
-        return attend_in_tiles(q, k, v, mask)
+    if eager and q.dtype == torch.bfloat16 and q.shape[2] >= _FEWEST and not (causal or dropout):
+        return TiledAttention.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
-def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same without dropout or gradients, cell by cell and some queries at a time; padding is left out, not masked."""
-    out = torch.empty_like(q)
-    scale = q.shape[-1] ** -0.5
+class TiledAttention(torch.autograd.Function):
+    """Attention without dropout, cell by cell and some queries at a time; padding is left out, not masked.
+
+    Nothing of size L x L outlives its tile: the backward pass computes the weights again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out = torch.empty_like(q)
+        for b, there, rows in _tiles(q, k, mask):
+            weights = _weights(q[b, :, rows], k[b][:, there])  # (N, step, L)
+            out[b, :, rows] = weights @ v[b][:, there]
+        ctx.save_for_backward(q, k, v, out)
+        ctx.mask = mask
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, out = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        dq, dk, dv = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+        for b, there, rows in _tiles(q, k, ctx.mask):
+            keys, values = k[b][:, there], v[b][:, there]  # (N, L, D)
+            part, g = q[b, :, rows], grad[b, :, rows]  # (N, step, D)
+            weights = _weights(part, keys)  # (N, step, L)
+            dv[b, :, there] += weights.transpose(1, 2) @ g
+            # weights sum to one, so that a vector common to all values has no effect: without it, differences are exact enough
+            common = values.mean(1, keepdim=True)  # (N, 1, D)
+            of_weights = g @ (values - common).transpose(1, 2)  # (N, step, L)
+            wide = torch.promote_types(q.dtype, torch.float32)
+            shared = (g.to(wide) * (out[b, :, rows].to(wide) - common.to(wide))).sum(-1, keepdim=True)  # (N, step, 1)
+            of_scores = of_weights.sub_(shared).mul_(weights).mul_(scale)
+            dq[b, :, rows] = of_scores @ keys
+            dk[b, :, there] += of_scores.transpose(1, 2) @ part
+        return dq, dk, dv, None
+
+
+def _tiles(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | slice, slice]]:
+    """Each cell with its keys, and its queries in parts whose weights a cache holds."""
     for b in range(len(q)):
-        there = slice(None) if mask is None else mask[b, 0, 0]
-        keys, values = k[b][:, there].transpose(1, 2), v[b][:, there]  # (N, D, L), (N, L, D)
-        step = max(1, _TILE // (keys.shape[0] * keys.shape[2]))
+        there, n_keys = slice(None), k.shape[2]
+        if mask is not None:
+            row = mask[b, 0, 0]
+            n_keys = int(row.sum())
+            # keys on the left, as in all rows of tokens, need no copy
+            there = slice(n_keys) if row[:n_keys].all() else row.nonzero()[:, 0]
+        step = max(1, _TILE // (k.shape[1] * max(n_keys, 1)))
         for start in range(0, q.shape[2], step):
-            part = q[b, :, start : start + step]  # (N, step, D)
-            weights = torch.baddbmm(q.new_empty(()), part, keys, beta=0, alpha=scale)  # (N, step, L)
-            out[b, :, start : start + step] = torch.softmax(weights, -1, out=weights) @ values
-    return out
+            yield b, there, slice(start, start + step)
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """Softmax of the scaled scores, (N, step, D) and (N, L, D) -> (N, step, L)."""
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1] ** -0.5)
+    return torch.softmax(scores, -1, out=scores)

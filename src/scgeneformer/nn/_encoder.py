@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ._attention import attend
+from ._dropout import Dropout
 
 if TYPE_CHECKING:
     from ._config import EncoderConfig
@@ -30,7 +31,7 @@ class Embedding(nn.Module):
         self.position = nn.Embedding(config.max_length, config.width)
         self.segment = nn.Embedding(config.n_segments, config.width)  # only row 0 is used
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Tokens (B, L) at their ranks, or at `positions` (B, L) instead: states (B, L, H)."""
@@ -94,7 +95,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, positions: slice | None = None) -> Tensor:
         read = x if positions is None else x[:, positions]  # (B, Q, H)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._dropout import Dropout
 from ._encoder import _ACTIVATIONS, Encoder, init_weights
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class CellClassifier(nn.Module):
             self.attention = nn.Linear(config.width, 1)
             init_weights(self.attention, config.initializer_range)
         self.pooler = nn.Linear(config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, n_outputs)
         for layer in (self.pooler, self.classifier):
             init_weights(layer, config.initializer_range)
@@ -117,7 +118,7 @@ class GeneClassifier(nn.Module):
     def __init__(self, config: EncoderConfig, n_classes: int) -> None:
         super().__init__()
         self.encoder = Encoder(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, n_classes)
         init_weights(self.classifier, config.initializer_range)
 

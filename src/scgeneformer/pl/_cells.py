@@ -70,7 +70,7 @@ def effects_in_cells(
     for name in names:
         found = np.flatnonzero(data.var_names == name)
         found = found if len(found) else np.flatnonzero(symbols == name)
-        column = str(name).replace("/", "|")
+        column = _keys.slot_name(name)
         if len(found) and layer is not None:
             values, label = _stored(layer, found, data.n_obs), symbols[found[0]]
         elif sets is not None and column in sets:

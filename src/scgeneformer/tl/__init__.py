@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ._annotate import annotate
+from ._classify_genes import classify_genes
 from ._embed import embed
 from ._evaluate import evaluate
 from ._perturb import perturb
 from ._rank_shifts import rank_shifts
 from ._transfer import transfer
 
-__all__ = ["annotate", "embed", "evaluate", "perturb", "rank_shifts", "transfer"]
+__all__ = ["annotate", "classify_genes", "embed", "evaluate", "perturb", "rank_shifts", "transfer"]

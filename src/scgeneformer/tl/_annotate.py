@@ -183,5 +183,5 @@ def _write_classes(
     data.obs[f"{key}_score"] = score
     if ordinal:
         data.obs[f"{key}_value"] = proba @ np.arange(len(classes))
-    columns = [name.replace("/", "|") for name in classes]
+    columns = [keys.slot_name(name) for name in classes]
     data.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=data.obs_names, columns=columns)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgeneformer import _keys as keys
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -126,7 +128,7 @@ def tokens_of_sets(task: Task, sets: Any, *, missing: str, coming_in: bool = Fal
     if not sets:
         msg = "`sets` is empty."
         raise ValueError(msg)
-    names = [str(name).replace("/", "|") for name in sets]  # a slash would make a group within a file
+    names = [keys.slot_name(name) for name in sets]
     if len(set(names)) < len(names):
         msg = f"Names of `sets` must differ by more than a slash and a bar, which are the same in a file: {list(sets)}."
         raise ValueError(msg)

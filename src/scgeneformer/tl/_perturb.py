@@ -287,7 +287,7 @@ def perturb(
     )
     if target is not None:
         placed = zip(design.states, design.positions, strict=True)
-        table.uns[key_added]["states"] = {state.replace("/", "|"): vector for state, vector in placed}
+        table.uns[key_added]["states"] = {keys.slot_name(state): vector for state, vector in placed}
     written = "\n    ".join(name for result in results for name in result.slots)
     logg.info("    finished", time=start, deep=f"added\n    {written}")
     return data if copy else None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from scgeneformer import _keys as keys
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -42,7 +44,7 @@ def state_members(
     if others and target is None:
         msg = "`others` are states beside a `target`; name one."
         raise ValueError(msg)
-    if len({str(state).replace("/", "|") for state in named}) < len(named):  # slots tell them apart by this name
+    if len({keys.slot_name(state) for state in named}) < len(named):  # slots tell them apart by this name
         msg = f"States {named} name one state twice."
         raise ValueError(msg)
     labels = cells.obs[groupby].astype(str).to_numpy()

@@ -118,7 +118,7 @@ def transfer(
         votes[placed] = neighbors.votes(classes.codes[labelled], len(classes.categories))
         codes[placed] = votes[placed].argmax(axis=1)
 
-    columns = [str(category).replace("/", "|") for category in classes.categories]
+    columns = [_keys.slot_name(category) for category in classes.categories]
     data.obs[key] = pd.Categorical.from_codes(codes, dtype=classes.dtype)
     data.obs[f"{key}_score"] = votes.max(axis=1)
     data.obsm[f"{key}_proba"] = pd.DataFrame(votes, index=data.obs_names, columns=columns)

@@ -71,7 +71,7 @@ def write_evaluation(cells: AnnData, key: str, found: Evaluated, **params: Any) 
         if numbers:
             cells.obs[slots[baseline]] = values
         else:
-            columns = [name.replace("/", "|") for name in found.classes]
+            columns = [keys.slot_name(name) for name in found.classes]
             cells.obsm[slots[baseline]] = pd.DataFrame(values, index=cells.obs_names, columns=columns)
     sets = np.full(cells.n_obs, -1)
     for code, name in enumerate(SETS):
@@ -117,5 +117,5 @@ def _tables_of_classes(found: Evaluated) -> dict[str, pd.DataFrame]:
     confusion = reports[""].confusion
     return {
         "per_class": per_class,
-        "confusion": confusion.set_axis([name.replace("/", "|") for name in confusion.columns], axis=1),
+        "confusion": confusion.set_axis([keys.slot_name(name) for name in confusion.columns], axis=1),
     }

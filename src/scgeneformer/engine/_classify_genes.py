@@ -1,0 +1,123 @@
+"""What a classifier says of genes, in the context of cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ._batching import for_each_batch, row_lengths, to_device
+from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scgeneformer.nn import GeneClassifier
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class GeneScores:
+    """What `classify_genes` returns.
+
+    Attributes
+    ----------
+    proba
+        float64 (V, C), probabilities of classes for each token, averaged over the cells in which it occurs; NaN where it was not asked
+        for or never occurs.
+    n_cells
+        int64 (V,), in how many cells each token was scored.
+    rows, positions
+        int64 (M,), where each of M occurrences is, ordered by row and then position; None if not asked for.
+    occurrences
+        float32 (M, C), probabilities of classes at each of them; None if not asked for.
+    """
+
+    proba: np.ndarray
+    n_cells: np.ndarray
+    rows: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    occurrences: np.ndarray | None = None
+
+
+def classify_genes(
+    network: GeneClassifier,
+    tokens: np.ndarray,
+    *,
+    wanted: np.ndarray,
+    occurrences: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+    progress: bool = False,
+) -> GeneScores:
+    """Average the probabilities of each gene's classes over cells, in one pass.
+
+    Parameters
+    ----------
+    network
+        Left as it is, on whatever device.
+    tokens
+        uint16 (n, L), right-padded with 0.
+    wanted
+        bool (V,), which tokens to score. Cells without any of them are not computed.
+    occurrences
+        Also return the probabilities at each single position.
+    device, precision, token_budget, progress
+        As in `embed`.
+
+    Returns
+    -------
+    The scores; they do not depend on batches, padding or the order of rows beyond rounding.
+    """
+    place = resolve_device(device)
+    lengths = np.where(rows_with(tokens, wanted), row_lengths(tokens), 0)
+    n_classes = network.classifier.out_features
+    exact = torch.float32 if place.type == "mps" else torch.float64
+    sums = torch.zeros(len(wanted), n_classes, dtype=exact, device=place)
+    counts = torch.zeros(len(wanted), dtype=torch.int64, device=place)
+    table = torch.from_numpy(wanted).to(place)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    with at_work(network, place, resolve_precision(precision, place)) as working:
+
+        def step(rows: np.ndarray) -> None:
+            batch, mask = to_device(tokens[rows], lengths[rows], place)
+            where = table[batch]  # (B, L)
+            proba = working.classifier(working.encoder(batch, mask)[where]).float().softmax(-1)  # (M, C)
+            sums.index_add_(0, batch[where], proba.to(exact))
+            counts.index_add_(0, batch[where], torch.ones_like(batch[where]))
+            if occurrences:
+                row, position = (part.cpu().numpy() for part in torch.nonzero(where, as_tuple=True))
+                found.append((rows[row], position, proba.cpu().numpy()))
+
+        for_each_batch(
+            lengths, token_budget or default_token_budget(place), step, progress=progress, desc="classify genes"
+        )
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).double().cpu().numpy()
+        n_cells = counts.cpu().numpy()
+    if not occurrences:
+        return GeneScores(means, n_cells)
+    nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_classes), np.float32))
+    rows, positions, proba = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
+    order = np.lexsort((positions, rows))
+    return GeneScores(means, n_cells, rows[order], positions[order], proba[order])
+
+
+def rows_with(tokens: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which rows have any of the tokens that are `wanted`, bool (V,): bool (n,)."""
+    parts = [wanted[part].any(1) for part in _parts(tokens)]
+    return np.concatenate([np.empty(0, dtype=bool), *parts])
+
+
+def count_tokens(tokens: np.ndarray, n_tokens: int) -> np.ndarray:
+    """How often each token occurs, which for genes is in how many rows, int64 (V,)."""
+    return sum((np.bincount(part.ravel(), minlength=n_tokens) for part in _parts(tokens)), np.zeros(n_tokens, np.int64))
+
+
+def _parts(tokens: np.ndarray) -> Iterator[np.ndarray]:
+    """Pieces of the matrix, so that what is made of it stays small."""
+    return (tokens[start : start + _ROWS_AT_ONCE] for start in range(0, len(tokens), _ROWS_AT_ONCE))

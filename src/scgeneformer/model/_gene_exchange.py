@@ -1,0 +1,121 @@
+"""Classifiers of genes as folders that others read, and as adapters."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from scgeneformer import hub, nn
+
+from ._base import dtype_named
+from ._data import registry_without_data
+from ._gene_labels import GeneClasses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from anndata import AnnData
+    from mudata import MuData
+
+_CLASSES = "gene_classes"  # key of ours in config.json, which others pass over
+
+
+class GeneExchangeMixin:
+    """Gives a classifier of genes its ways in and out."""
+
+    def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
+        """Write a folder that :meth:`from_pretrained`, :func:`scgeneformer.hub.load` and transformers load.
+
+        ``BertForTokenClassification`` gives the same scores; ``id2label`` has the names of the classes, in their order. Adapters are
+        merged into the weights.
+
+        Parameters
+        ----------
+        folder
+            Made if missing: ``config.json``, ``model.safetensors``, ``vocabulary.json.gz``.
+        dtype
+            Precision of the weights in the file.
+        """
+        kept, network = dtype_named(dtype), self.module.network
+        if hasattr(network.encoder, "peft_config"):
+            network = copy.deepcopy(network)
+            nn.merge_lora(network)
+        nn.save_checkpoint(folder, network, dtype=kept, labels=list(self._classes.names))
+        nn.add_to_config(folder, {_CLASSES: self.classes})
+        self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        adata: AnnData | MuData | None = None,
+        *,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        vocabulary: Any = None,
+    ) -> Self:
+        """Load a classifier with its head, to predict or to train it further.
+
+        Parameters
+        ----------
+        folder
+            Written by :meth:`export`, by the official tool, or by transformers' ``BertForTokenClassification``.
+        adata
+            Tokenized data to work on; None for none yet.
+        classes
+            Genes of each class, in the order of the head's outputs. Folders of ours know them; those of others know names of classes
+            at most, which is enough to predict, but not to train.
+        vocabulary
+            As of :func:`scgeneformer.hub.load`.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many classes as the head has outputs.
+        """
+        found, network, config = (
+            hub.load(folder, vocabulary=vocabulary),
+            nn.load_gene_classifier(folder),
+            nn.read_config(folder),
+        )
+        n_classes, labels = network.classifier.out_features, config.get("id2label", {})
+        known = config.get(_CLASSES) or {str(labels.get(str(i), f"LABEL_{i}")): [] for i in range(n_classes)}
+        if classes is not None and len(classes) != n_classes:
+            msg = f"classes={list(classes)}, but the head in {folder} tells {n_classes} classes apart: {list(known)}."
+            raise ValueError(msg)
+        own = found.vocabulary
+        if classes is not None:
+            known = GeneClasses.of(classes, own).lists(own)
+        registry = registry_without_data(cls.__name__, own.name, own.hash)
+        model = cls(classes=known, config=asdict(network.encoder.config), vocabulary=own, registry=registry)
+        model.module.network.load_state_dict(network.state_dict())
+        model.start_ = model._start = None  # not this encoder, which was told classes of genes
+        model.told_ = np.arange(len(model.genes))  # some of them at least
+        model.is_trained_, model.history_ = True, {}
+        if adata is not None:
+            model._validate_anndata(adata)
+        return model
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
+        nn.save_adapter(folder, self.module.network)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Take over adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, has written.
+
+        For a model without adapters, that starts from the weights that they were trained beside.
+        """
+        nn.load_adapter(folder, self.module.network)
+        made = self.encoder.peft_config["default"]
+        options = {"rank": made.r, "alpha": made.lora_alpha, "dropout": made.lora_dropout}
+        self.init_params_["non_kwargs"]["lora"] = options | {"targets": sorted(made.target_modules)}  # for `load`
+        self.is_trained_ = True
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights beside them; the model then is a plain one."""
+        nn.merge_lora(self.module.network)
+        self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None

@@ -1,0 +1,166 @@
+"""Classes of genes, resolved to tokens of a vocabulary."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from scgeneformer.tokens import Vocabulary
+
+RESERVED = ("cell", "rank", "n_cells", "predicted")  # columns of tables that have a column for each class, too
+_SHOWN = 5  # names in a message
+_EXAMPLE = "{'sensitive': ['GATA4', ...], 'insensitive': [...]}"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneClasses:
+    """Which genes are of which class.
+
+    Attributes
+    ----------
+    names
+        Of the classes.
+    tokens
+        int64 (n_genes,), the classified genes, ascending; each is there once.
+    codes
+        int64 (n_genes,), the class of each.
+    """
+
+    names: tuple[str, ...]
+    tokens: np.ndarray
+    codes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def of(cls, classes: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GeneClasses:
+        """Find the genes of lists in a vocabulary; those that are not there are named in a warning and play no part.
+
+        Parameters
+        ----------
+        classes
+            Genes of each class by Ensembl id (version or not), symbol, alias or retired id. A gene may be listed twice in one class.
+        vocabulary
+            Where they are looked for.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two classes, one has no gene in the vocabulary or a name that tables need, or a gene is in two.
+        """
+        if len(classes) < 2:
+            msg = f"There are {len(classes)} classes of genes ({list(classes)}), and it takes two or more, such as classes={_EXAMPLE}."
+            raise ValueError(msg)
+        reserved = sorted(set(RESERVED) & {str(name) for name in classes})
+        if reserved:
+            msg = f"Classes cannot be called {reserved}, which are other columns of tables of genes. Rename them."
+            raise ValueError(msg)
+        found: dict[int, int] = {}
+        for code, (name, genes) in enumerate(classes.items()):
+            if isinstance(genes, str):
+                msg = f"classes[{name!r}] is one string. Give a list of genes: classes={_EXAMPLE}."
+                raise ValueError(msg)
+            tokens = tokens_of(genes, vocabulary, f"class {str(name)!r}", stacklevel=4)  # who makes the model
+            if len(tokens) == 0:
+                msg = (
+                    f"Class {str(name)!r} has no gene of the vocabulary {vocabulary.name!r}. Name human genes by Ensembl id or symbol, "
+                    "or leave the class out."
+                )
+                raise ValueError(msg)
+            twice = [token for token in tokens.tolist() if found.setdefault(token, code) != code]
+            if twice:
+                other = list(classes)[found[twice[0]]]
+                msg = f"Genes of class {str(name)!r} are in another class, such as {other!r}, too: {few(vocabulary.ids[twice])}. Leave them out of one."
+                raise ValueError(msg)
+        tokens = np.array(sorted(found), dtype=np.int64)
+        return cls(tuple(map(str, classes)), tokens, np.array([found[t] for t in tokens.tolist()], dtype=np.int64))
+
+    @classmethod
+    def restored(cls, lists: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GeneClasses:
+        """From what `lists` of another says; classes may have no genes, as those of a checkpoint of others."""
+        tokens = [vocabulary.token_of(genes).astype(np.int64) for genes in lists.values()]
+        codes = np.repeat(np.arange(len(tokens)), [len(part) for part in tokens])
+        order = np.argsort(np.concatenate(tokens), kind="stable")
+        return cls(tuple(lists), np.concatenate(tokens)[order], codes[order])
+
+    def lists(self, vocabulary: Vocabulary) -> dict[str, list[str]]:
+        """Ids of the genes of each class."""
+        return {name: vocabulary.ids[self.tokens[self.codes == i]].tolist() for i, name in enumerate(self.names)}
+
+    def table(self, vocabulary: Vocabulary) -> pd.DataFrame:
+        """The genes with ``symbol`` and ``class``, indexed by id, in the order of `tokens`."""
+        symbols = np.full(len(self), "") if vocabulary.symbols is None else vocabulary.symbols[self.tokens]
+        classes = pd.Categorical.from_codes(self.codes, list(self.names))
+        index = pd.Index(vocabulary.ids[self.tokens], name="gene_id")
+        return pd.DataFrame({"symbol": symbols.astype(object), "class": classes}, index=index)
+
+    def code_of_token(self, n_tokens: int, genes: np.ndarray) -> np.ndarray:
+        """Class of each token of some `genes`, given by their numbers here, and -1 for all others; int64 (V,)."""
+        codes = np.full(n_tokens, -1, dtype=np.int64)
+        codes[self.tokens[genes]] = self.codes[genes]
+        return codes
+
+    def wanted(self, n_tokens: int, genes: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Which tokens are those of some `genes`, bool (V,)."""
+        there = np.zeros(n_tokens, dtype=bool)
+        there[self.tokens[genes]] = True
+        return there
+
+
+def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stacklevel: int = 3) -> np.ndarray:
+    """Tokens of genes in their order, each once, int64; a warning names those that have none."""
+    names = list(dict.fromkeys(str(gene) for gene in genes))
+    tokens = vocabulary.tokens_of(names)
+    unknown = [name for name, token in zip(names, tokens.tolist(), strict=True) if token < 0]
+    if unknown:
+        msg = f"{len(unknown)} of {len(names)} genes of {where} are not in the vocabulary {vocabulary.name!r} and are left out: {few(unknown)}."
+        warnings.warn(msg, stacklevel=stacklevel)
+    return np.array(list(dict.fromkeys(tokens[tokens >= 0].tolist())), dtype=np.int64)
+
+
+def lists_of(classes: Any, cells: AnnData | None, token_id: str, vocabulary: Vocabulary) -> Mapping[str, Sequence[str]]:
+    """Lists of genes as they are, or from a column of ``var``, whose missing values are genes without a class.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    TypeError
+        If `classes` is neither.
+    """
+    if isinstance(classes, Mapping):
+        return classes
+    if not isinstance(classes, str) or cells is None:
+        msg = f"classes={classes!r} must give lists of genes, {_EXAMPLE}, or the name of a column of .var of the data."
+        raise TypeError(msg)
+    if classes not in cells.var:
+        msg = (
+            f"No column {classes!r} in .var, which has {list(cells.var)}. Name one with classes of genes by `classes=`."
+        )
+        raise KeyError(msg)
+    column = cells.var[classes]
+    labelled = column[column.notna()]
+    if token_id not in cells.var:
+        msg = f"No column {token_id!r} in .var, which `sg.pp.tokenize` writes, and which tells the token of each gene. Tokenize again."
+        raise KeyError(msg)
+    tokens = cells.var.loc[column.notna().to_numpy(), token_id].to_numpy()
+    ids = np.where(tokens >= 0, vocabulary.ids[np.maximum(tokens, 0)], labelled.index.to_numpy().astype(str))
+    known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(labelled.unique())
+    return {str(name): ids[(labelled == name).to_numpy()].tolist() for name in known if (labelled == name).any()}
+
+
+def few(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(map(str, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

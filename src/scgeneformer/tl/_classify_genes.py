@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys as keys
+from scgeneformer._settings import settings
+
+from ._embed import by_gene
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.model import GeneClassifier, GeneCrossValidation
+
+
+def classify_genes(
+    adata: AnnData | MuData,
+    model: GeneClassifier | GeneCrossValidation | str | Path,
+    *,
+    genes: Sequence[str] | None = None,
+    tokens_key: str = keys.TOKENS,
+    key_added: str = keys.GENE_CLASSES,
+    device: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] | None = None,
+    token_budget: int | None = None,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Write classes of genes, as a trained classifier or a cross-validation tells them.
+
+    Parameters
+    ----------
+    adata
+        Tokenized by :func:`scgeneformer.pp.tokenize`. A classifier reads genes in the context of these cells.
+    model
+        A trained :class:`scgeneformer.model.GeneClassifier`; a folder, written by its ``save`` or ``export``, by the official tool, or by
+        ``BertForTokenClassification`` of transformers; or what its ``cross_validate`` returned, which has an answer for every
+        classified gene by a model that was not told its class.
+    genes
+        Ensembl ids, symbols or aliases. None for all: of a classifier all genes that occur, but those whose classes it was told in training.
+    tokens_key
+        Slot of the tokens in ``.obsm``.
+    key_added
+        Name of the results.
+    device, precision, token_budget
+        Override `scgeneformer.settings`. Not used with a cross-validation.
+    mod
+        Modality of a MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    ``None``, or a copy of `adata` if `copy`. Writes:
+
+    ``.varm[key_added]``
+        DataFrame of the probabilities of all classes, averaged over the cells in which a gene occurs, float64 of shape (n_vars, n_classes);
+        NaN for genes without an answer. Columns are the classes, ``/`` replaced by ``|``, since files have no names with slashes.
+    ``.var[key_added]``
+        Most probable class, categorical.
+    ``.uns[key_added]``
+        ``"params"``: model, vocabulary hash, version; of a cross-validation also ``"scores"``, mean and standard deviation over
+        folds for the model and its baselines.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    TypeError
+        If `model` is none of the above.
+    ValueError
+        If the model is not trained, or the tokens were made for another vocabulary or are longer than the model can read.
+    """
+    from scanpy import logging as logg
+
+    from scgeneformer.model import GeneCrossValidation
+
+    if copy:
+        adata = adata.copy()
+    data = keys.as_adata(adata, mod)
+    start = logg.info("classifying genes")
+    if isinstance(model, GeneCrossValidation):
+        proba, params, tables = _of_folds(data, model, genes, tokens_key)
+    else:
+        options = {"device": device or settings.device, "precision": precision or settings.precision}
+        options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
+        proba, params = _of_classifier(data, _load(model), genes, tokens_key, options)
+        tables = {}
+    of_gene = by_gene(proba.to_numpy(), data.var[keys.token_id_key(tokens_key)].to_numpy())
+    there = ~np.isnan(of_gene[:, 0])
+    codes = np.where(there, np.nan_to_num(of_gene).argmax(1), -1)
+
+    columns = [keys.slot_name(name) for name in proba]
+    data.varm[key_added] = pd.DataFrame(of_gene, index=data.var_names, columns=columns)
+    data.var[key_added] = pd.Categorical.from_codes(codes, list(proba))
+    keys.write_params(data, key_added, classes=tuple(proba), tokens_key=tokens_key, **params)
+    data.uns[key_added] |= tables
+    added = f"    {key_added!r}, probabilities of classes for {there.sum()} genes (adata.varm)"
+    logg.info("    finished", time=start, deep=f"added\n{added}")
+    return adata if copy else None
+
+
+def _of_folds(
+    data: AnnData, found: GeneCrossValidation, genes: Sequence[str] | None, tokens_key: str
+) -> tuple[pd.DataFrame, dict[str, Any], dict[str, pd.DataFrame]]:
+    """Out-of-fold probabilities by token, what made them, and their scores."""
+    vocabulary = found.vocabulary
+    keys.read_tokens(data, tokens_key, vocabulary, model=str(found.params["model"]))  # whose genes these are
+    tokens = vocabulary.token_of(found.genes.index)
+    asked = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
+    proba = np.full((len(vocabulary), len(found.classes)), np.nan)
+    proba[tokens[asked]] = found.proba.to_numpy()[asked]
+    return pd.DataFrame(proba, columns=list(found.classes)), dict(found.params), {"scores": found.summary}
+
+
+def _of_classifier(
+    data: AnnData, model: GeneClassifier, genes: Sequence[str] | None, tokens_key: str, options: dict[str, Any]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Probabilities by token, and what made them.
+
+    Raises
+    ------
+    ValueError
+        If the model is not trained, cells are too long for it, or it knows none of `genes`.
+    """
+    from scgeneformer import engine
+
+    if not model.is_trained_:
+        msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
+        raise ValueError(msg)
+    vocabulary, network = model.vocabulary, model.module.network
+    name = "GeneClassifier"
+    tokens = np.asarray(keys.read_tokens(data, tokens_key, vocabulary, model=name))
+    model._check_lengths(int(engine.row_lengths(tokens).max(initial=0)))
+    wanted = np.zeros(len(vocabulary), dtype=bool)
+    if genes is None:
+        wanted[vocabulary.n_special :] = True
+        wanted[vocabulary.token_of(model.told)] = False
+    else:
+        asked = vocabulary.tokens_of(genes)
+        if not (asked >= 0).any():
+            msg = f"None of genes= is in the vocabulary {vocabulary.name!r}. Name them by Ensembl id or symbol."
+            raise ValueError(msg)
+        wanted[asked[asked >= 0]] = True
+    found = engine.classify_genes(network, tokens, wanted=wanted, **options)
+    params = {
+        "model": name,
+        "weights_sha256": model.to_pretrained().sha256,
+        "vocabulary": vocabulary.name,
+        "vocabulary_hash": vocabulary.hash,
+        "precision": options["precision"],
+    }
+    return pd.DataFrame(found.proba, columns=list(model.classes)), params
+
+
+def _load(model: Any) -> GeneClassifier:
+    """The classifier itself, or the one in a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    TypeError
+        If it is neither.
+    """
+    import os
+    from pathlib import Path
+
+    from scgeneformer.model import GeneClassifier
+
+    if isinstance(model, GeneClassifier):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        msg = f"model is a {type(model).__name__}, not a GeneClassifier, its cross-validation, or a folder. Train one: `sg.model.GeneClassifier(adata, classes)`."
+        raise TypeError(msg)
+    folder = Path(model)
+    if not folder.is_dir():
+        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
+        raise FileNotFoundError(msg)
+    if (folder / "model.pt").exists():
+        return GeneClassifier.load(str(folder), adata=False)
+    return GeneClassifier.from_pretrained(folder)
