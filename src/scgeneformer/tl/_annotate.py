@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
+
+from ._classifier import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +89,7 @@ def annotate(
     """
     from scanpy import logging as logg
 
-    classifier = load_classifier(model)
+    classifier = load_classifier(model, "CellClassifier")
     asked = classifier.task(task)
     if not classifier.is_trained_:
         msg = "This classifier is not trained: its labels would be chance. Call `model.train()` first."
@@ -133,42 +135,6 @@ def annotate(
     )
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
     return adata if copy else None
-
-
-def load_classifier(model: Any, adata: AnnData | MuData | None = None) -> CellClassifier:
-    """The classifier itself, or the one in a folder.
-
-    Parameters
-    ----------
-    model
-        Classifier or folder.
-    adata
-        Data to load a saved classifier with; None for none.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    TypeError
-        If it is neither.
-    """
-    import os
-    from pathlib import Path
-
-    from scgeneformer.model import CellClassifier
-
-    if isinstance(model, CellClassifier):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        msg = f"model is a {type(model).__name__}, not a CellClassifier or the folder of one. Train one: `sg.model.CellClassifier(adata)`."
-        raise TypeError(msg)
-    folder = Path(model)
-    if not folder.is_dir():
-        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
-        raise FileNotFoundError(msg)
-    if (folder / "model.pt").exists():
-        return CellClassifier.load(str(folder), adata=False if adata is None else adata)
-    return CellClassifier.from_pretrained(folder, adata)
 
 
 def _write_classes(

@@ -8,6 +8,7 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
 
+from ._classifier import load_classifier
 from ._embed import by_gene
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def classify_genes(
     else:
         options = {"device": device or settings.device, "precision": precision or settings.precision}
         options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
-        proba, params = _of_classifier(data, _load(model), genes, tokens_key, options)
+        proba, params = _of_classifier(data, load_classifier(model, "GeneClassifier"), genes, tokens_key, options)
         tables = {}
     of_gene = by_gene(proba.to_numpy(), data.var[keys.token_id_key(tokens_key)].to_numpy())
     there = ~np.isnan(of_gene[:, 0])
@@ -159,32 +160,3 @@ def _of_classifier(
         "precision": options["precision"],
     }
     return pd.DataFrame(found.proba, columns=list(model.classes)), params
-
-
-def _load(model: Any) -> GeneClassifier:
-    """The classifier itself, or the one in a folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    TypeError
-        If it is neither.
-    """
-    import os
-    from pathlib import Path
-
-    from scgeneformer.model import GeneClassifier
-
-    if isinstance(model, GeneClassifier):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        msg = f"model is a {type(model).__name__}, not a GeneClassifier, its cross-validation, or a folder. Train one: `sg.model.GeneClassifier(adata, classes)`."
-        raise TypeError(msg)
-    folder = Path(model)
-    if not folder.is_dir():
-        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
-        raise FileNotFoundError(msg)
-    if (folder / "model.pt").exists():
-        return GeneClassifier.load(str(folder), adata=False)
-    return GeneClassifier.from_pretrained(folder)

@@ -7,8 +7,8 @@ import numpy as np
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
 
-from ._annotate import load_classifier
 from ._baselines import answer, embedding_features, gene_features
+from ._classifier import load_classifier
 from ._write_evaluation import BASELINES, Evaluated, write_evaluation
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def evaluate(
     from scanpy import logging as logg
 
     wanted = _names(baselines)
-    classifier = load_classifier(model, adata)
+    classifier = load_classifier(model, "CellClassifier", adata)
     if copy:
         adata = adata.copy()
     cells = keys.as_adata(adata, mod)

@@ -1,0 +1,57 @@
+"""A trained classifier, or the one in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.model import CellClassifier, GeneClassifier
+
+
+@overload
+def load_classifier(
+    model: Any, kind: Literal["CellClassifier"], adata: AnnData | MuData | None = None
+) -> CellClassifier: ...
+@overload
+def load_classifier(
+    model: Any, kind: Literal["GeneClassifier"], adata: AnnData | MuData | None = None
+) -> GeneClassifier: ...
+def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None) -> Any:
+    """The classifier itself, or the one in a folder.
+
+    Parameters
+    ----------
+    model
+        Classifier, or a folder that its ``save`` or ``export``, or transformers, has written.
+    kind
+        Class of :mod:`scgeneformer.model` that it is to be of.
+    adata
+        Data to load a saved classifier with; None for none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    TypeError
+        If it is neither.
+    """
+    from scgeneformer import model as models
+
+    wanted = getattr(models, kind)
+    if isinstance(model, wanted):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        msg = f"model is a {type(model).__name__}, not a {kind} or the folder of one. Train one: `sg.model.{kind}(adata, ...)`."
+        raise TypeError(msg)
+    folder = Path(model)
+    if not folder.is_dir():
+        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
+        raise FileNotFoundError(msg)
+    if (folder / "model.pt").exists():
+        return wanted.load(str(folder), adata=False if adata is None else adata)
+    return wanted.from_pretrained(folder, adata)
