@@ -335,3 +335,14 @@ def test_ahead_is_the_same_iterator_in_a_thread():
         next(made)
     assert threading.get_ident() not in threads
     assert list(ahead(iter([]), 2)) == []
+
+
+def test_trains_by_a_recipe(folder, vocabulary, quick):
+    """Whose batches are numbers of cells, which the corpus takes over."""
+    quick.pop("token_budget")
+    model = sg.model.Geneformer(vocabulary=vocabulary, n_layers=1, width=8, n_heads=1)
+    corpus = Corpus(folder, vocabulary, **SMALL)
+    recipe = sg.model.recipe("V1-10M") | {"max_epochs": 1, "warmup": 0.1, "accumulate": 1}
+    model.train(datamodule=corpus, **recipe, **quick)
+    assert corpus.batch_size == 12
+    assert len(model.history["train_loss_step"]) == len(corpus.train_dataloader())

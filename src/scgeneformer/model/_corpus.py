@@ -132,6 +132,10 @@ class Corpus(LightningDataModule):
 
     __str__ = __repr__
 
+    def set_batch_size(self, batch_size: int) -> None:
+        """Take over the `batch_size` that ``train`` was given, as data modules of scvi-tools do."""
+        self.batch_size = batch_size
+
     def check_fits(self, vocabulary: Vocabulary, n_positions: int) -> None:
         """Refuse a model that has another vocabulary, or too few positions for the cells.
 

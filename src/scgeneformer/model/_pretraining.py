@@ -136,8 +136,12 @@ class PretrainingMixin:
         if isinstance(datamodule, Corpus):
             datamodule.check_fits(self.vocabulary, self.encoder.config.max_length)
         if datamodule is not None:
-            asked = {"train_size": train_size, "validation_size": validation_size, "batch_size": batch_size}
-            asked |= {"token_budget": token_budget, "datasplitter_kwargs": datasplitter_kwargs}
+            asked = {"train_size": train_size, "validation_size": validation_size, "token_budget": token_budget}
+            asked |= {"datasplitter_kwargs": datasplitter_kwargs}
+            if batch_size is not None and hasattr(datamodule, "set_batch_size"):
+                datamodule.set_batch_size(batch_size)
+            else:
+                asked["batch_size"] = batch_size
             given = [name for name, value in asked.items() if value is not None]
             if given:
                 msg = f"{', '.join(given)} have no effect on a data module, which makes its own batches and sets: give them to that."
