@@ -25,8 +25,6 @@ from ._tune_trial import OBJECTIVE, Search
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ray.tune import ResultGrid
-
     from ._base import TransformerModel
 
 _SCHEDULERS = ("asha", "fifo")
@@ -216,7 +214,7 @@ def tune(
         return _found(grid, search, adata, folder)
 
 
-def _found(grid: ResultGrid, search: Search, adata: AnnData, folder: Path) -> TuneResult:
+def _found(grid: Any, search: Search, adata: AnnData, folder: Path) -> TuneResult:
     """Read the trials, and load the best model."""
     trials = sorted(grid, key=lambda result: Path(result.path).name)
     params = [json.loads((Path(result.path) / "params.json").read_text()) for result in trials]

@@ -59,12 +59,8 @@ def add_lora(
 
     Notes
     -----
-    The method is of [Hu22]_. Names in the state dict depend on `targets` only: to restore a saved one, build the model, call this with
+    The method is of Hu et al. (2022). Names in the state dict depend on `targets` only: to restore a saved one, build the model, call this with
     the same arguments and load it.
-
-    References
-    ----------
-    .. [Hu22] Hu *et al.* (2022), LoRA: Low-Rank Adaptation of Large Language Models. ICLR.
     """
     known = {*TARGETS, *layer_names(encoder_of(model))}
     if isinstance(targets, str) or not targets or not set(targets) <= known:
