@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,6 +72,9 @@ def search(cells, vocabulary, folder: Path, *, poisoned: bool = False, **kwargs)
 
 @pytest.fixture(scope="module")
 def cluster():
+    os.environ.setdefault(
+        "RAY_TQDM_PATCH_PRINT", "0"
+    )  # as `tune` does where it starts Ray: print is no other tests' either
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=2, object_store_memory=80 * 2**20)
     with settings.override(progress=False):
         yield
@@ -318,3 +322,8 @@ def test_descriptions_tell_searches_apart(toys):
 if __name__ == "__main__":
     settings.progress = False
     search(*make_toys(), Path(sys.argv[1]), scheduler="fifo")
+
+
+def test_print_is_python_s_own(found):
+    """Ray puts another in its place, with which numba compiles nothing that prints, such as the search for neighbours."""
+    assert isinstance(print, types.BuiltinFunctionType)

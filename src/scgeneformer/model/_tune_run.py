@@ -29,6 +29,7 @@ _ENVIRONMENT = {  # for Ray, where the user has not said otherwise
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths among the arguments stay valid
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one does not know how to be quiet
+    "RAY_TQDM_PATCH_PRINT": "0",  # it replaces the built-in print for good, and numba cannot compile the other
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what can be resumed is a second old at most
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # states are small, and trials long
 }
