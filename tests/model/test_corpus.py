@@ -301,7 +301,8 @@ def test_a_file_of_which_little_is_known(tmp_path, vocabulary):
     assert share < 0.5
     with pytest.warns(UserWarning, match=f"{share:.1%} of the counts in X of .*`gene_ids=`") as caught:
         Corpus(write(tmp_path, adata), vocabulary, validation=0)
-    assert [Path(warning.filename).name for warning in caught] == ["test_corpus.py"]
+    ours = [warning for warning in caught if "gene_ids" in str(warning.message)]  # newer zarr warns, too
+    assert [Path(warning.filename).name for warning in ours] == ["test_corpus.py"]
 
 
 def test_values_are_checked_where_they_are_read(tmp_path, vocabulary):
