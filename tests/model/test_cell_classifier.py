@@ -295,6 +295,17 @@ def test_adapters_are_trained_saved_and_merged(cells, start, quick, tmp_path):
     np.testing.assert_allclose(CellClassifier.load(tmp_path / "merged").scores(cells), expected, atol=1e-5)
 
 
+def test_adapters_of_some_blocks_only_are_kept(cells, start, quick, tmp_path):
+    model = make(cells, start, lora={"rank": 2, "targets": ["blocks.1.attention.query"]})
+    model.train(1, **quick)
+    model.save_adapter(tmp_path / "adapter")
+    twin = make(cells, start)
+    twin.load_adapter(tmp_path / "adapter")
+    np.testing.assert_allclose(twin.scores(), model.scores(), atol=1e-5)
+    twin.save(tmp_path / "twin")
+    np.testing.assert_allclose(CellClassifier.load(tmp_path / "twin").scores(cells), model.scores(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [

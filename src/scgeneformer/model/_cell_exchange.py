@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import hub, nn
 
+from ._adapters import AdapterMixin, plain_copy
 from ._base import dtype_named
 from ._data import field_registry, registry_without_data
 from ._labels import LABELS_PREFIX
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others pass over
 
 
-class CellExchangeMixin:
+class CellExchangeMixin(AdapterMixin):
     """Gives a classifier of cells its ways in and out."""
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
@@ -86,41 +86,6 @@ class CellExchangeMixin:
         if adata is not None:
             model._validate_anndata(adata)
         return model
-
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
-        nn.save_adapter(folder, self.module.network)
-
-    def load_adapter(self, folder: str | Path) -> None:
-        """Take over adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, has written.
-
-        Adapters that are in some of the blocks only are merged at once.
-        """
-        nn.load_adapter(folder, self.module.network)
-        self.is_trained_ = True
-        found = self.encoder.peft_config["default"]
-        ends = sorted({name.rpartition(".")[2] for name in found.target_modules})
-        if len(found.target_modules) not in (len(ends), len(ends) * self.encoder.config.n_layers):
-            self.merge_lora()  # adapters in some blocks only: the arguments of a model cannot say which
-            return
-        settings = {"rank": found.r, "alpha": found.lora_alpha, "dropout": found.lora_dropout, "targets": ends}
-        self.init_params_["non_kwargs"]["lora"] = settings
-
-    def merge_lora(self) -> None:
-        """Add the adapters to the weights beside them; the model then is a plain one."""
-        nn.merge_lora(self.module.network)
-        self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
-
-
-def plain_copy(network: nn.CellClassifier | nn.GeneClassifier) -> nn.CellClassifier | nn.GeneClassifier:
-    """A copy without adapters and quantized layers, that computes the same; the network itself if it has none."""
-    if hasattr(network.encoder, "peft_config"):
-        network = copy.deepcopy(network)
-        nn.merge_lora(network)
-    elif nn.is_quantized(network):
-        network = copy.deepcopy(network)
-        nn.dequantize(network)
-    return network
 
 
 def _output_names(tasks: tuple[CellTask, ...]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 
 from scgeneformer import hub, nn
 
+from ._adapters import AdapterMixin, plain_copy
 from ._base import dtype_named
 from ._data import registry_without_data
 from ._gene_labels import GeneClasses
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _CLASSES = "gene_classes"  # key of ours in config.json, which others pass over
 
 
-class GeneExchangeMixin:
+class GeneExchangeMixin(AdapterMixin):
     """Gives a classifier of genes its ways in and out."""
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :meth:`from_pretrained`, :func:`scgeneformer.hub.load` and transformers load.
 
         ``BertForTokenClassification`` gives the same scores; ``id2label`` has the names of the classes, in their order. Adapters are
-        merged into the weights.
+        merged into the weights, and quantized ones written as the float32 numbers that they stand for.
 
         Parameters
         ----------
@@ -41,10 +41,7 @@ class GeneExchangeMixin:
         dtype
             Precision of the weights in the file.
         """
-        kept, network = dtype_named(dtype), self.module.network
-        if hasattr(network.encoder, "peft_config"):
-            network = copy.deepcopy(network)
-            nn.merge_lora(network)
+        kept, network = dtype_named(dtype), plain_copy(self.module.network)
         nn.save_checkpoint(folder, network, dtype=kept, labels=list(self._classes.names))
         nn.add_to_config(folder, {_CLASSES: self.classes})
         self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
@@ -99,23 +96,3 @@ class GeneExchangeMixin:
         if adata is not None:
             model._validate_anndata(adata)
         return model
-
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
-        nn.save_adapter(folder, self.module.network)
-
-    def load_adapter(self, folder: str | Path) -> None:
-        """Take over adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, has written.
-
-        For a model without adapters, that starts from the weights that they were trained beside.
-        """
-        nn.load_adapter(folder, self.module.network)
-        made = self.encoder.peft_config["default"]
-        options = {"rank": made.r, "alpha": made.lora_alpha, "dropout": made.lora_dropout}
-        self.init_params_["non_kwargs"]["lora"] = options | {"targets": sorted(made.target_modules)}  # for `load`
-        self.is_trained_ = True
-
-    def merge_lora(self) -> None:
-        """Add the adapters to the weights beside them; the model then is a plain one."""
-        nn.merge_lora(self.module.network)
-        self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
