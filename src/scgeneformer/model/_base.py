@@ -10,10 +10,10 @@ import torch
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
-from scgeneformer import hub, nn
+from scgeneformer import _keys, hub, nn
 from scgeneformer.tokens import Vocabulary
 
-from ._data import TOKENS_FIELD, registry_without_data
+from ._data import TOKENS_FIELD, MuDataTokensField, TokensField, registry_without_data
 from ._representation import RepresentationMixin
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from ._data import TokensField
 
 _GENERATIONS, _EMBEDDED = ("V1", "V2"), "default"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -62,6 +61,51 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
         manager = AnnDataManager(fields=list(fields), setup_method_args=setup_args)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
+        """Register tokenized data with this model class.
+
+        Parameters
+        ----------
+        adata
+            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
+        tokens_key
+            Their name in ``.obsm``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If there are no tokens, or those of another vocabulary than a given registry's.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        tokens_key: str = _keys.TOKENS,
+        modalities: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the tokenized modality of a MuData with this model class.
+
+        Parameters
+        ----------
+        mdata
+            MuData of which one modality has tokens.
+        tokens_key
+            Their name in that modality's ``.obsm``.
+        modalities
+            Which modality: ``{"tokens_key": "rna"}``, which is also what None means.
+        """
+        modalities = dict(modalities or {"tokens_key": "rna"})
+        setup_method_args = cls._get_setup_method_args(**locals())
+        found = cls._create_modalities_attr_dict(modalities, setup_method_args)
+        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=found.tokens_key, mod_required=True)
+        cls._register(mdata, [field], setup_method_args, **kwargs)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -10,7 +10,7 @@ from scgeneformer import _keys, hub, nn
 
 from ._backbone import Backbone, limit_training, start_encoder
 from ._base import TransformerModel
-from ._data import TOKENS_FIELD, MuDataTokensField, TokensField
+from ._data import TOKENS_FIELD
 from ._gene_exchange import GeneExchangeMixin
 from ._gene_labels import GeneClasses, lists_of
 from ._gene_module import GeneClassifierModule
@@ -110,55 +110,6 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
             self.classes,
         )  # saved models hold their weights themselves
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
-        """Register tokenized data with this model class.
-
-        Parameters
-        ----------
-        adata
-            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
-        tokens_key
-            Name of the tokens in ``.obsm``.
-
-        Raises
-        ------
-        KeyError
-            If there are no tokens.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
-
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        *,
-        tokens_key: str = _keys.TOKENS,
-        modalities: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register the tokenized modality of a MuData with this model class.
-
-        Parameters
-        ----------
-        mdata
-            MuData of which one modality has tokens.
-        tokens_key
-            Name of the tokens in ``.obsm`` of that modality.
-        modalities
-            Which modality: ``{"tokens_key": "rna"}``, which is also what None means.
-        """
-        modalities = dict(modalities or {"tokens_key": "rna"})
-        setup_method_args = cls._get_setup_method_args(**locals())
-        mod = cls._create_modalities_attr_dict(modalities, setup_method_args).tokens_key
-        cls._register(
-            mdata,
-            [MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=mod, mod_required=True)],
-            setup_method_args,
-            **kwargs,
-        )
 
     @property
     def classes(self) -> dict[str, list[str]]:

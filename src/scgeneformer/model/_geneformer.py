@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scgeneformer import _keys, hub, nn
+from scgeneformer import hub, nn
 
 from ._base import TransformerModel, dtype_named
-from ._data import TOKENS_FIELD, MuDataTokensField, TokensField
 from ._module import EncoderDecoderModule, GeneformerModule
 from ._presets import preset_named
 from ._pretraining import PretrainingMixin
@@ -119,51 +118,6 @@ class Geneformer(PretrainingMixin, TransformerModel):
             f"{config.max_length} positions, {self._vocabulary!r}"
         )
         self.init_params_ = self._get_init_params(locals())
-
-    @classmethod
-    def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
-        """Register tokenized data with this model class.
-
-        Parameters
-        ----------
-        adata
-            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
-        tokens_key
-            Their name in ``.obsm``.
-
-        Raises
-        ------
-        KeyError, ValueError
-            If there are no tokens, or those of another vocabulary than a given registry's.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
-
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        *,
-        tokens_key: str = _keys.TOKENS,
-        modalities: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register the tokenized modality of a MuData with this model class.
-
-        Parameters
-        ----------
-        mdata
-            MuData of which one modality has tokens.
-        tokens_key
-            Their name in that modality's ``.obsm``.
-        modalities
-            Which modality: ``{"tokens_key": "rna"}``, which is also what None means.
-        """
-        modalities = dict(modalities or {"tokens_key": "rna"})
-        setup_method_args = cls._get_setup_method_args(**locals())
-        found = cls._create_modalities_attr_dict(modalities, setup_method_args)
-        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=found.tokens_key, mod_required=True)
-        cls._register(mdata, [field], setup_method_args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, model: Any, adata: AnnData | MuData | None = None) -> Geneformer:
