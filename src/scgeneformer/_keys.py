@@ -12,10 +12,9 @@ from ._version import __version__
 if TYPE_CHECKING:
     from mudata import MuData
 
-    from .tokens import Vocabulary
-
 TOKENS = "geneformer_tokens"  # obsm, uint16 (n_obs, L); uns[TOKENS]["params"]
 N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens included; see `lengths_key`
+TOKEN_VOCABULARY = "token_vocabulary"  # obs, name and hash of the vocabulary; see `vocabulary_key`
 TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary; see `token_id_key`
 GENEFORMER = "geneformer"  # obsm["X_geneformer"], varm["geneformer"], uns["geneformer"]["params"]
 SYMBOLS = (
@@ -39,6 +38,11 @@ def lengths_key(key: str) -> str:
 def token_id_key(key: str) -> str:
     """Name of the `var` column with the token of each gene; tokens of another vocabulary, under another key, have their own."""
     return TOKEN_ID if key == TOKENS else f"{key}_{TOKEN_ID}"
+
+
+def vocabulary_key(key: str) -> str:
+    """Name of the `obs` column with the vocabulary of each cell's tokens in ``.obsm[key]``."""
+    return TOKEN_VOCABULARY if key == TOKENS else f"{key}_{TOKEN_VOCABULARY}"
 
 
 def embedding_key(key: str) -> str:
@@ -152,31 +156,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value
-
-
-def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str) -> Any:
-    """Return the token matrix in ``.obsm[key]`` after checking that it was made with `vocabulary`.
-
-    Returns
-    -------
-    uint16 array of shape (n_obs, L), NumPy or dask, right-padded with 0.
-
-    Raises
-    ------
-    KeyError
-        If there are no tokens.
-    ValueError
-        If they were made with another vocabulary, which is named together with the model's.
-    """
-    cure = f'sg.pp.tokenize(adata, "{model}")'
-    if key not in adata.obsm:
-        msg = f"No tokens in .obsm[{key!r}]. Run `{cure}` first."
-        raise KeyError(msg)
-    made_with = params(adata, key, cure=cure)
-    if made_with["vocabulary_hash"] != vocabulary.hash:
-        msg = (
-            f"The tokens in .obsm[{key!r}] were made with vocabulary {made_with['vocabulary']!r}, but model {model!r} "
-            f"was trained with vocabulary {vocabulary.name!r}. Run `{cure}`, with another `key_added` to keep both."
-        )
-        raise ValueError(msg)
-    return adata.obsm[key]

@@ -66,19 +66,19 @@ def test_a_column_of_var():
         index=["g0", "g1", "g2", "g3", "g4"],
     )
     cells = ad.AnnData(var=var)
-    lists = lists_of("kind", cells, "token_id", VOCABULARY)
+    lists = lists_of("kind", cells, "geneformer_tokens", VOCABULARY)
     assert lists == {"y": [IDS[0], IDS[0]], "x": [IDS[3], "g3"]}
     with pytest.warns(UserWarning, match="1 of 2 genes of class 'x'.*g3"):
         found = GeneClasses.of(lists, VOCABULARY)
     np.testing.assert_array_equal(found.tokens, [4, 7])
     var["text"] = ["b", None, "a", np.nan, "a"]
-    assert list(lists_of("text", ad.AnnData(var=var), "token_id", VOCABULARY)) == ["a", "b"]
+    assert list(lists_of("text", ad.AnnData(var=var), "geneformer_tokens", VOCABULARY)) == ["a", "b"]
     with pytest.raises(KeyError, match=r"No column 'other' in .var"):
-        lists_of("other", cells, "token_id", VOCABULARY)
+        lists_of("other", cells, "geneformer_tokens", VOCABULARY)
     with pytest.raises(KeyError, match="sg.pp.tokenize"):
         lists_of("kind", cells, "other", VOCABULARY)
     with pytest.raises(TypeError, match="classes=None must give"):
-        lists_of(None, cells, "token_id", VOCABULARY)
+        lists_of(None, cells, "geneformer_tokens", VOCABULARY)
 
 
 @given(st.lists(st.integers(-1, 2), min_size=12, max_size=12))

@@ -149,13 +149,15 @@ def test_expression_is_described_by_ranks(vocabulary):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])
-def test_profiles_are_principal_components(kind):
+def test_profiles_are_principal_components(kind, toy):
     rng = np.random.default_rng(0)
     counts = rng.poisson(1.0, (30, 9)).astype(float)
     counts[:, 8] = counts[:, 7]
     cells = ad.AnnData(kind(counts), var={"token_id": [9, 8, 7, 6, 5, 4, 10, -1, 4]})
+    cells.obsm[KEY] = np.zeros((30, 8), np.uint16)
+    vocabulary = toy[0]()
     cells.uns[KEY] = {"params": {"counts": "raw"}}
-    found = profile_features(cells, np.array([4, 7, 10]), KEY, 0)
+    found = profile_features(cells, np.array([4, 7, 10]), KEY, vocabulary, 0)
     logs = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
     profiles = np.stack([logs[:, 5] + logs[:, 8], *(logs[:, i] for i in (4, 3, 2, 1, 0, 6))])  # tokens 4 to 10
     expected = PCA(6, svd_solver="full").fit_transform(profiles)[[0, 3, 6]]
@@ -163,7 +165,7 @@ def test_profiles_are_principal_components(kind):
     cells.layers["logs"] = logs
     cells.uns[KEY] = {"params": {"counts": "log1p", "layer": "logs"}}
     np.testing.assert_allclose(
-        np.abs(profile_features(cells, np.array([4, 7, 10]), KEY, 0)), np.abs(expected), atol=1e-8
+        np.abs(profile_features(cells, np.array([4, 7, 10]), KEY, vocabulary, 0)), np.abs(expected), atol=1e-8
     )
 
 

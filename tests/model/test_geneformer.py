@@ -103,7 +103,7 @@ def test_setup_names_slot_and_cure(cells):
     with pytest.raises(KeyError, match=r"\.obsm\['other'\]"):
         Geneformer.setup_anndata(cells, tokens_key="other")
     cells.obsm[KEY] = cells.obsm[KEY].astype(float)
-    with pytest.raises(ValueError, match="integers"):
+    with pytest.raises(TypeError, match="integers"):
         Geneformer.setup_anndata(cells)
 
 

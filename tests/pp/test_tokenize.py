@@ -27,7 +27,13 @@ def untouched(adata: ad.AnnData) -> Any:
 def test_what_is_written(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     before = slots(adata), adata.X.copy()
     assert sg.pp.tokenize(adata, vocabulary) is None
-    assert slots(adata) - before[0] == {("obsm", KEY), ("obs", "n_tokens"), ("var", "token_id"), ("uns", KEY)}
+    assert slots(adata) - before[0] == {
+        ("obsm", KEY),
+        ("obs", "n_tokens"),
+        ("obs", "token_vocabulary"),
+        ("var", "token_id"),
+        ("uns", KEY),
+    }
     assert (adata.X != before[1]).nnz == 0
     tokens, lengths = adata.obsm[KEY], adata.obs["n_tokens"]
     assert (tokens.dtype, tokens.shape, lengths.dtype) == (np.uint16, (N_OBS, 80), np.int32)
@@ -38,6 +44,7 @@ def test_what_is_written(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
         order = np.argsort(-(x[:80] / x.sum() * 10_000 / medians), kind="stable") + 4
         order = [2, *order[: (x[:80] > 0).sum()][:78], 3]
         assert row[:length].tolist() == order
+    assert adata.obs["token_vocabulary"].cat.categories.tolist() == [f"own:{vocabulary.hash}"]
     params = adata.uns[KEY]["params"]
     assert params["vocabulary"] == "own"
     assert params["vocabulary_hash"] == vocabulary.hash

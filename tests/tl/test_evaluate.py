@@ -55,6 +55,7 @@ def world(tmp_path_factory):
     model = sg.model.CellClassifier(adata, folder)
     model.train(3, train_size=0.5, validation_size=0.25, test_size=0.25, **QUICK)
     adata.obsm["geneformer_tokens"][model.split.test[0]] = 0
+    adata.obs.loc[adata.obs_names[model.split.test[0]], "n_tokens"] = 0
     return adata, model, folder
 
 
@@ -153,7 +154,8 @@ def test_values_that_are_logarithms_are_taken_as_they_are(done) -> None:
 def test_genes_are_chosen_by_training_cells_only() -> None:
     rng = np.random.default_rng(0)
     counts = sparse.csr_matrix(rng.poisson(1 + rng.gamma(1, 1, 2100), (60, 2100)).astype(np.float32))
-    adata = ad.AnnData(counts, uns={"tokens": {"params": {}}})
+    tokens = {"obsm": {"tokens": np.zeros((60, 1), np.uint16)}, "uns": {"tokens": {"params": {}}}}
+    adata = ad.AnnData(counts, **tokens)
     rows, is_train = np.arange(5, 55), np.arange(50) < 30
     found = gene_features(adata, rows, is_train, layer=None, tokens_key="tokens")
     assert found.shape == (50, 2000)

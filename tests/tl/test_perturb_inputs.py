@@ -252,7 +252,8 @@ def test_foreign_entries_of_uns_do_not_fail_a_finished_run(tokenized, folder, fo
 
 def test_cells_without_genes(tokenized, folder):
     tokenized.obsm["geneformer_tokens"][:5] = 0
-    tokenized.obsm["geneformer_tokens"][5, 2:] = 0  # <cls>, a gene, and no <eos>
+    tokenized.obsm["geneformer_tokens"][5, 2:] = [3, *[0] * 61]  # one gene between <cls> and <eos>
+    tokenized.obs["n_tokens"] = (tokenized.obsm["geneformer_tokens"] != 0).sum(axis=1)
     sg.tl.perturb(tokenized, folder, effects=True)
     assert set(tokenized.layers["shift"].tocoo().row) == set(range(6, 40))
     sg.tl.perturb(tokenized, folder, "vocabulary", kind="overexpress", max_cells=None)

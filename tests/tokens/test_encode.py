@@ -207,7 +207,25 @@ def test_logarithms_are_undone(token_id: np.ndarray, small: Vocabulary, base: fl
     check(encoded, expected(X, token_id, distinct))
 
 
-def test_width(small: Vocabulary) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_a_token_do_not_depend_on_order_or_matrix(small: Vocabulary, dtype: type) -> None:
+    """Fractions whose plain sums differ in the last bit with their order; in the second half of the genes they make ties of sums."""
+    rng = np.random.default_rng(5)
+    token_id = np.tile(np.arange(4, 24, dtype=np.int32), 8)  # eight columns for each token
+    even = replace(small, medians=np.r_[[np.nan] * small.n_special, np.ones(60)])
+    parts = rng.permuted(np.tile(rng.random(8) * 10.0 ** rng.integers(-8, 8, 8), (30, 20, 1)), axis=2).astype(dtype)
+    X = parts.transpose(0, 2, 1).reshape(30, 160)  # all sums of a row are of the same eight values: all are ties
+    expected_tokens = encode(X, token_id, even, counts="linear").tokens
+    first = int(even.has_cls)
+    np.testing.assert_array_equal(expected_tokens[:, first : first + 20], np.tile(np.arange(4, 24), (30, 1)))
+    order = rng.permutation(160)
+    for kind, make in MATRICES.items():
+        permuted = encode(make(X[:, order]), token_id[order], even, counts="linear").tokens
+        np.testing.assert_array_equal(np.asarray(permuted), expected_tokens, err_msg=kind)
+
+
+def test_width_does_not_depend_on_the_cells(small: Vocabulary) -> None:
+    """Otherwise `ad.concat` would cut the tokens of the data set with longer cells."""
     large = replace(
         small,
         ids=np.r_[small.ids, [f"G{i}" for i in range(300)]],
@@ -217,13 +235,13 @@ def test_width(small: Vocabulary) -> None:
     token_id = np.arange(len(large), dtype=np.int32)
     token_id[: large.n_special] = -1
     enclosing = 2 * large.has_cls
-    for n, width in ((0, 64), (64 - enclosing, 64), (65 - enclosing, 128), (150, 192), (195, 200), (300, 200)):
+    for n in (0, 64 - enclosing, 150, 200 - enclosing, 300):
         X = np.zeros((2, len(large)))
         X[0, large.n_special : large.n_special + n] = 1
         encoded = encode(X, token_id, large)
-        assert encoded.tokens.shape == (2, width)
+        assert encoded.tokens.shape == (2, 200)
         check(encoded, expected(X, token_id, large))
-    assert encode(X[:0], token_id, large).tokens.shape == (0, 64)
+    assert encode(X[:0], token_id, large).tokens.shape == (0, 200)
     assert encode(X, token_id, large, max_length=100).tokens.shape == (2, 100)
 
 

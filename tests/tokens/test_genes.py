@@ -40,15 +40,6 @@ def test_takes_the_column_with_most_hits(var: pd.DataFrame, vocabulary: Vocabula
     assert (found.source, found.n_exact, found.n_mapped) == ("var_names", 0, 60)
 
 
-def test_hits_are_weighted(var: pd.DataFrame, vocabulary: Vocabulary) -> None:
-    """A gene without counts is no reason to prefer aliases."""
-    var["ensembl"] = var["ensembl"].where(np.arange(60) != 0, "unknown")
-    weights = np.r_[0.0, np.ones(59)]
-    assert resolve_genes(var, vocabulary).source == "var_names"
-    assert resolve_genes(var, vocabulary, weights=weights).source == "ensembl"
-    assert resolve_genes(var, vocabulary, weights=np.zeros(60)).source == "var_names"
-
-
 @pytest.mark.parametrize("kind", ["object", "string", "category"])
 def test_kinds_of_text_and_missing_values(var: pd.DataFrame, vocabulary: Vocabulary, kind: str) -> None:
     column = var["ensembl"].astype(object)

@@ -130,7 +130,7 @@ class CellTrainingMixin:
         if self.adata_manager is None:
             msg = "This model has no data. Run `CellClassifier.setup_anndata(adata, labels)` and pass `adata` to the constructor or `load`."
             raise ValueError(msg)
-        tokens, lengths = registered_tokens(self.adata_manager, self.vocabulary.pad_id)
+        tokens, lengths = registered_tokens(self.adata_manager, self.vocabulary)
         self._check_lengths(int(lengths.max(initial=0)))
         labels = self.labels()
         sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}

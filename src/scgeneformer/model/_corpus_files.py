@@ -137,9 +137,7 @@ class CorpusFile:
             raise ValueError(msg)
         log_base = read_elem(file["uns/log1p"]).get("base") if counts == "log1p" and "uns/log1p" in file else None
         some, var = _sample(stored), read_elem(file["var"])
-        weights = np.asarray(some.sum(axis=0), dtype=np.float64).ravel()
-        usable = np.isfinite(weights).all() and (weights >= 0).all()  # what is wrong otherwise, the inspection says
-        genes = tokens.resolve_genes(var, vocabulary, gene_ids=gene_ids, weights=weights if usable else None)
+        genes = tokens.resolve_genes(var, vocabulary, gene_ids=gene_ids)
         seen = tokens.inspect(some, genes.token_id, counts=counts, log_base=log_base, slot=label)
         _check_coverage(label, vocabulary, genes, seen.fraction_mapped)
         options = {"log_base": log_base, "max_length": max_length, "slot": label}

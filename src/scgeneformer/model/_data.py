@@ -9,6 +9,7 @@ from scvi.data.fields import MuDataWrapper, ObsmField
 from scvi.dataloaders import DataSplitter
 
 from scgeneformer import _keys
+from scgeneformer.tokens import read_tokens, token_params
 
 from ._batches import TokenBatches, TokenDataset, TokenLoader
 
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
 
+    from scgeneformer.tokens import Vocabulary
+
     from ._masking import Masking
 
 TOKENS_FIELD = "tokens"  # name of the field in the registry
-_CURE = "sg.pp.tokenize(adata, model)"
 
 
 class TokensField(ObsmField):
@@ -33,20 +35,13 @@ class TokensField(ObsmField):
         super().__init__(registry_key, attr_key, correct_data_format=False)
 
     def validate_field(self, adata: AnnData) -> None:
-        """Check that there are tokens, with their provenance, as integers."""
-        if self.attr_key not in adata.obsm:
-            msg = f"No tokens in .obsm[{self.attr_key!r}]. Run `{_CURE}` first."
-            raise KeyError(msg)
-        _keys.params(adata, self.attr_key, cure=_CURE)
-        tokens = adata.obsm[self.attr_key]
-        if getattr(tokens, "ndim", 0) != 2 or np.dtype(getattr(tokens, "dtype", object)).kind not in "iu":
-            msg = f".obsm[{self.attr_key!r}] must be a matrix of integers, as `{_CURE}` writes it."
-            raise ValueError(msg)
+        """Check that there are tokens of one vocabulary; whether they are whole is seen when they are read."""
+        token_params(adata, self.attr_key)
 
     def register_field(self, adata: AnnData) -> dict[str, str]:
         """Note the vocabulary."""
         self.validate_field(adata)
-        made_with = _keys.params(adata, self.attr_key, cure=_CURE)
+        made_with = token_params(adata, self.attr_key)
         return vocabulary_state(str(made_with["vocabulary"]), str(made_with["vocabulary_hash"]))
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, str]:
@@ -91,10 +86,12 @@ def field_registry(slot: str, key: str, state: dict[str, Any]) -> dict[str, Any]
     return {"data_registry": {"attr_name": slot, "attr_key": key}, "state_registry": state, "summary_stats": {}}
 
 
-def registered_tokens(manager: AnnDataManager, pad_id: int) -> tuple[Any, np.ndarray]:
-    """Token matrix of registered data (NumPy or dask) and the length of each row."""
-    tokens = manager.get_from_registry(TOKENS_FIELD)
-    return tokens, np.asarray((tokens != pad_id).sum(axis=1)).astype(np.int64)
+def registered_tokens(manager: AnnDataManager, vocabulary: Vocabulary) -> tuple[Any, np.ndarray]:
+    """Token matrix of registered data (NumPy or dask), checked, and the length of each row."""
+    where = manager.data_registry[TOKENS_FIELD]
+    cells = manager.adata if where.get("mod_key") is None else manager.adata[where["mod_key"]]
+    tokens = read_tokens(cells, where["attr_key"], vocabulary, model=vocabulary.name)
+    return tokens, np.asarray((tokens != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
 
 
 class TokenSplitter(DataSplitter):
@@ -108,8 +105,8 @@ class TokenSplitter(DataSplitter):
         What to hide.
     token_budget, batch_size
         See `TokenBatches`.
-    pad_id
-        Token that fills up rows.
+    vocabulary
+        What the tokens were made with.
     train_size, validation_size, shuffle_set_split, external_indexing
         As in scvi-tools.
     seed
@@ -125,7 +122,7 @@ class TokenSplitter(DataSplitter):
         masking: Masking,
         token_budget: int,
         batch_size: int | None,
-        pad_id: int,
+        vocabulary: Vocabulary,
         train_size: float,
         validation_size: float | None,
         shuffle_set_split: bool = True,
@@ -142,7 +139,7 @@ class TokenSplitter(DataSplitter):
         )
         self.masking, self.token_budget, self.batch_size, self.seed = masking, token_budget, batch_size, seed
         self.loader_kwargs = loader_kwargs
-        tokens, self.lengths = registered_tokens(adata_manager, pad_id)
+        tokens, self.lengths = registered_tokens(adata_manager, vocabulary)
         self.tokens = np.asarray(tokens)
 
     def setup(self, stage: str | None = None) -> None:

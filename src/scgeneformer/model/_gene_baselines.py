@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scgeneformer import _keys, engine
+from scgeneformer import engine
+from scgeneformer.tokens import token_ids, token_params
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +45,9 @@ def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocab
     return np.column_stack([np.log(n_cells), ranks[genes] / n_cells, np.log(vocabulary.medians[genes])])
 
 
-def profile_features(cells: AnnData, genes: np.ndarray, tokens_key: str, rng: int) -> np.ndarray:
+def profile_features(
+    cells: AnnData, genes: np.ndarray, tokens_key: str, vocabulary: Vocabulary, rng: int
+) -> np.ndarray:
     """Principal components of the log-normalised expression of genes across cells, (n_genes, 50 or fewer).
 
     Raises
@@ -54,7 +57,7 @@ def profile_features(cells: AnnData, genes: np.ndarray, tokens_key: str, rng: in
     """
     from sklearn.decomposition import PCA
 
-    made_with = _keys.params(cells, tokens_key, cure="sg.pp.tokenize(adata, model)")
+    made_with = token_params(cells, tokens_key)
     layer = made_with.get("layer")
     counts = cells.X if layer is None else cells.layers[layer]
     if counts is None or not (isinstance(counts, np.ndarray) or sparse.issparse(counts)):
@@ -65,7 +68,7 @@ def profile_features(cells: AnnData, genes: np.ndarray, tokens_key: str, rng: in
     if made_with.get("counts") != "log1p":
         total = np.asarray(values.sum(1)).ravel()
         values = (sparse.diags(1e4 / np.maximum(total, 1)) @ values).log1p()
-    token_id = cells.var[_keys.token_id_key(tokens_key)].to_numpy()
+    token_id = token_ids(cells, tokens_key, vocabulary)
     there = np.flatnonzero(token_id >= 0)
     kinds, kind = np.unique(token_id[there], return_inverse=True)
     gather = sparse.csr_matrix((np.ones(len(there)), (kind, there)), shape=(len(kinds), len(token_id)))

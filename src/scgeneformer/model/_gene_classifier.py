@@ -87,7 +87,7 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
         vocabulary = self._begin(adata, registry, start.vocabulary)
         if config is None:
             cells = None if adata is None else self._cells()
-            lists = lists_of(classes, cells, _keys.token_id_key(self._tokens_key), self.vocabulary)
+            lists = lists_of(classes, cells, self._tokens_key, self.vocabulary)
             self._classes = GeneClasses.of(lists, self.vocabulary)
         else:
             self._classes = GeneClasses.restored(classes, self.vocabulary)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgeneformer.tokens import token_ids
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -129,7 +131,9 @@ def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stack
     return np.array(list(dict.fromkeys(tokens[tokens >= 0].tolist())), dtype=np.int64)
 
 
-def lists_of(classes: Any, cells: AnnData | None, token_id: str, vocabulary: Vocabulary) -> Mapping[str, Sequence[str]]:
+def lists_of(
+    classes: Any, cells: AnnData | None, tokens_key: str, vocabulary: Vocabulary
+) -> Mapping[str, Sequence[str]]:
     """Lists of genes as they are, or from a column of ``var``, whose missing values are genes without a class.
 
     Raises
@@ -151,10 +155,7 @@ def lists_of(classes: Any, cells: AnnData | None, token_id: str, vocabulary: Voc
         raise KeyError(msg)
     column = cells.var[classes]
     labelled = column[column.notna()]
-    if token_id not in cells.var:
-        msg = f"No column {token_id!r} in .var, which `sg.pp.tokenize` writes, and which tells the token of each gene. Tokenize again."
-        raise KeyError(msg)
-    tokens = cells.var.loc[column.notna().to_numpy(), token_id].to_numpy()
+    tokens = token_ids(cells, tokens_key, vocabulary)[column.notna().to_numpy()]
     ids = np.where(tokens >= 0, vocabulary.ids[np.maximum(tokens, 0)], labelled.index.to_numpy().astype(str))
     known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(labelled.unique())
     return {str(name): ids[(labelled == name).to_numpy()].tolist() for name in known if (labelled == name).any()}

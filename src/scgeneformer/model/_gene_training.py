@@ -195,7 +195,7 @@ class GeneTrainingMixin:
         if len(np.unique(self._classes.codes)) < len(self._classes.names):
             msg = f"This model knows no genes of some of its classes {list(self._classes.names)}. Give them as `from_pretrained(..., classes=)`."
             raise ValueError(msg)
-        tokens, lengths = registered_tokens(self.adata_manager, self.vocabulary.pad_id)
+        tokens, lengths = registered_tokens(self.adata_manager, self.vocabulary)
         self._check_lengths(int(lengths.max(initial=0)))
         return np.asarray(tokens), lengths
 

@@ -190,7 +190,7 @@ class GeneValidationMixin:
         make = {
             "probe": lambda: embedding_features(self.start_encoder(), tokens, genes, self.vocabulary, **settled({})),
             "expression": lambda: expression_features(tokens, genes, self.vocabulary),
-            "profiles": lambda: profile_features(self._cells(), genes, self._tokens_key, rng),
+            "profiles": lambda: profile_features(self._cells(), genes, self._tokens_key, self.vocabulary, rng),
         }
         there = np.isin(self._classes.tokens, genes)
         features = {}

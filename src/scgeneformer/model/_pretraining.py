@@ -157,7 +157,7 @@ class PretrainingMixin:
             datamodule = TokenSplitter(
                 self.adata_manager,
                 masking=rule,
-                pad_id=self.vocabulary.pad_id,
+                vocabulary=self.vocabulary,
                 train_size=_train_size(train_size, validation_size),
                 validation_size=validation_size,
                 shuffle_set_split=shuffle_set_split,

@@ -95,7 +95,7 @@ class RepresentationMixin:
             msg = "This model has no data: pass tokenized `adata`."
             raise ValueError(msg)
         adata = self._validate_anndata(adata)
-        tokens, lengths = registered_tokens(self.get_anndata_manager(adata, required=True), self.vocabulary.pad_id)
+        tokens, lengths = registered_tokens(self.get_anndata_manager(adata, required=True), self.vocabulary)
         self._check_lengths(int(lengths.max(initial=0)))
         return np.asarray(tokens if indices is None else tokens[np.asarray(indices)])
 

@@ -4,10 +4,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
-from scgeneformer._keys import TOKENS, as_adata, lengths_key, token_id_key, write_params
-from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes
+from scgeneformer._keys import TOKENS, as_adata, lengths_key, token_id_key, vocabulary_key, write_params
+from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 _WARN_BELOW = 0.5
 _FAIL_BELOW = 0.05
-_SAMPLE_ROWS = 1024
 
 
 def tokenize(
@@ -79,13 +77,15 @@ def tokenize(
     ``None``, or the copy, with
 
     ``.obsm[key_added]``
-        uint16 of shape (n_obs, L): tokens, special tokens of the model included (V2), right-padded with 0. L is the longest cell rounded up
-        to 64, and no more than `max_length`. A dask array if the counts are dask or in a file: the values are read once now, for
+        uint16 of shape (n_obs, L): tokens, special tokens of the model included (V2), right-padded with 0. L is `max_length`, whatever
+        the cells, so that ``ad.concat`` keeps all tokens. A dask array if the counts are dask or in a file: the values are read once now, for
         checks and lengths, and once when the tokens are asked for, chunk by chunk.
     ``.obsm[f"{key_added}_counts"]``
         float32 of the same shape, if `keep_counts`: counts per 10,000 of each token's gene, 0 elsewhere.
     ``.obs["n_tokens"]``
         int32: length of each cell, special tokens included. A cell without known genes has 0 (V1) or 2 (V2).
+    ``.obs["token_vocabulary"]``
+        Categorical: ``"<name>:<hash>"`` of the vocabulary that the tokens were made with. It stays with the cells when they are concatenated.
     ``.var["token_id"]``
         int32: token of each gene, -1 if it is not in the vocabulary.
     ``.uns[key_added]``
@@ -115,7 +115,7 @@ def tokenize(
     totals = None if total_counts is None else _column(adata, total_counts)
     log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
 
-    genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids, weights=_detected(X))
+    genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids)
     inspection = inspect(X, genes.token_id, counts=counts, log_base=log_base, slot=slot)
     coverage = _coverage(adata, genes, inspection, vocabulary)
     encoded = encode(
@@ -136,6 +136,7 @@ def tokenize(
     if keep_counts:
         adata.obsm[f"{key_added}_counts"] = encoded.counts
     adata.obs[lengths_key(key_added)] = encoded.lengths
+    adata.obs[vocabulary_key(key_added)] = vocabulary_column(vocabulary, adata.n_obs)
     adata.var[token_id_key(key_added)] = genes.token_id
     write_params(
         adata,
@@ -153,7 +154,7 @@ def tokenize(
     logg.info(
         "    finished",
         time=start,
-        deep=f"added\n    {key_added!r}, tokens (adata.obsm)\n    {lengths_key(key_added)!r}, lengths (adata.obs)\n"
+        deep=f"added\n    {key_added!r}, tokens (adata.obsm)\n    {lengths_key(key_added)!r} and {vocabulary_key(key_added)!r}, lengths and vocabulary (adata.obs)\n"
         f"    {token_id_key(key_added)!r}, tokens of genes (adata.var)\n    {key_added!r}, parameters and coverage (adata.uns)",
     )
     return data if copy else None
@@ -187,15 +188,6 @@ def _column(adata: AnnData, name: str) -> np.ndarray:
         msg = f"No column {name!r} in .obs. Leave `total_counts` out to use the sums of the counts."
         raise KeyError(msg)
     return adata.obs[name].to_numpy(dtype=np.float64)
-
-
-def _detected(X: Any) -> np.ndarray | None:
-    """What genes count for in the choice of a column: their sums over some cells, where these cost nothing to read."""
-    if not (isinstance(X, np.ndarray) or (sparse.issparse(X) and X.format == "csr")):
-        return None
-    some = X[:: max(1, X.shape[0] // _SAMPLE_ROWS)]
-    sums = np.asarray(some.sum(axis=0), dtype=np.float64).ravel()
-    return sums if np.isfinite(sums).all() and (sums >= 0).all() else None
 
 
 def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
+from scgeneformer.tokens import read_tokens
 
 from ._classifier import load_classifier
 
@@ -101,7 +102,7 @@ def annotate(
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
     found = classifier.to_pretrained()
-    tokens = keys.read_tokens(data, tokens_key, found.vocabulary, model=found.name)
+    tokens = read_tokens(data, tokens_key, found.vocabulary, model=found.name)
     key = f"{asked.name}_predicted" if key_added is None else key_added
     options = {"device": device or settings.device, "precision": precision or settings.precision}
     options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}

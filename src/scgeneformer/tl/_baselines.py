@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scgeneformer import _keys as keys
 from scgeneformer import evaluation
+from scgeneformer.tokens import token_params
 
 from ._task import prepare
 
@@ -70,7 +70,7 @@ def gene_features(
     import scanpy as sc
     from anndata import AnnData
 
-    made = keys.params(cells, tokens_key, cure="sg.pp.tokenize(adata, model)")
+    made = token_params(cells, tokens_key)
     layer = made.get("layer") if layer is None else layer
     slot = ".X" if layer is None else f".layers[{layer!r}]"
     cure = "Name the one with counts by `layer=`, or leave this baseline out: `baselines=['probe']`."

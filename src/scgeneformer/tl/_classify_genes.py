@@ -7,6 +7,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
+from scgeneformer.tokens import read_tokens, token_ids
 
 from ._classifier import load_classifier
 from ._embed import by_gene
@@ -89,13 +90,16 @@ def classify_genes(
     data = keys.as_adata(adata, mod)
     start = logg.info("classifying genes")
     if isinstance(model, GeneCrossValidation):
+        vocabulary = model.vocabulary
         proba, params, tables = _of_folds(data, model, genes, tokens_key)
     else:
         options = {"device": device or settings.device, "precision": precision or settings.precision}
         options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
-        proba, params = _of_classifier(data, load_classifier(model, "GeneClassifier"), genes, tokens_key, options)
+        classifier = load_classifier(model, "GeneClassifier")
+        vocabulary = classifier.vocabulary
+        proba, params = _of_classifier(data, classifier, genes, tokens_key, options)
         tables = {}
-    of_gene = by_gene(proba.to_numpy(), data.var[keys.token_id_key(tokens_key)].to_numpy())
+    of_gene = by_gene(proba.to_numpy(), token_ids(data, tokens_key, vocabulary))
     there = ~np.isnan(of_gene[:, 0])
     codes = np.where(there, np.nan_to_num(of_gene).argmax(1), -1)
 
@@ -114,7 +118,7 @@ def _of_folds(
 ) -> tuple[pd.DataFrame, dict[str, Any], dict[str, pd.DataFrame]]:
     """Out-of-fold probabilities by token, what made them, and their scores."""
     vocabulary = found.vocabulary
-    keys.read_tokens(data, tokens_key, vocabulary, model=str(found.params["model"]))  # whose genes these are
+    read_tokens(data, tokens_key, vocabulary, model=str(found.params["model"]))  # whose genes these are
     tokens = vocabulary.token_of(found.genes.index)
     asked = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
     proba = np.full((len(vocabulary), len(found.classes)), np.nan)
@@ -139,7 +143,7 @@ def _of_classifier(
         raise ValueError(msg)
     vocabulary, network = model.vocabulary, model.module.network
     name = "GeneClassifier"
-    tokens = np.asarray(keys.read_tokens(data, tokens_key, vocabulary, model=name))
+    tokens = np.asarray(read_tokens(data, tokens_key, vocabulary, model=name))
     model._check_lengths(int(engine.row_lengths(tokens).max(initial=0)))
     wanted = np.zeros(len(vocabulary), dtype=bool)
     if genes is None:

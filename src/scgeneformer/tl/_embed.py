@@ -107,6 +107,7 @@ def embed(
     if genes and lazy:
         msg = f"genes=True needs tokens in memory, but .obsm[{tokens_key!r}] is a dask array. Call .compute() on it first."
         raise ValueError(msg)
+    token_id = task.token_id if genes else None
     start = logg.info(f"embedding {cells.n_obs} cells with {task.pretrained.name}")
     if lazy:
         states, gene_states = _lazily(task), None
@@ -124,7 +125,7 @@ def embed(
 
     cells.obsm[keys.embedding_key(key_added)] = states
     if gene_states is not None:
-        cells.varm[key_added] = by_gene(gene_states, task.token_id)
+        cells.varm[key_added] = by_gene(gene_states, token_id)
     keys.write_params(cells, key_added, **task.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
     if gene_states is not None:

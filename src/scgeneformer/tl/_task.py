@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
+from scgeneformer.tokens import read_tokens, token_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,7 @@ class Task:
     @cached_property
     def token_id(self) -> np.ndarray:
         """Token of each gene in `var`, -1 if none, (n_vars,)."""
-        return self.cells.var[keys.token_id_key(self.tokens_key)].to_numpy()
+        return token_ids(self.cells, self.tokens_key, self.vocabulary)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def prepare(
         raise TypeError(msg)
     pretrained = hub.load(model)
     vocabulary = pretrained.vocabulary
-    tokens = keys.read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
+    tokens = read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
     options = {
         "pooling": engine.resolve_pooling(pooling, pretrained.encoder.config, has_cls=vocabulary.has_cls),
         "n_special": vocabulary.n_special,

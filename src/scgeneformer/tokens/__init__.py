@@ -5,6 +5,20 @@ from __future__ import annotations
 from ._encode import Encoded, encode
 from ._genes import GeneMap, resolve_genes
 from ._inspect import Inspection, inspect
+from ._slot import check_tokens, read_tokens, token_ids, token_params, vocabulary_column
 from ._vocabulary import Vocabulary
 
-__all__ = ["Encoded", "GeneMap", "Inspection", "Vocabulary", "encode", "inspect", "resolve_genes"]
+__all__ = [
+    "Encoded",
+    "GeneMap",
+    "Inspection",
+    "Vocabulary",
+    "check_tokens",
+    "encode",
+    "inspect",
+    "read_tokens",
+    "resolve_genes",
+    "token_ids",
+    "token_params",
+    "vocabulary_column",
+]

@@ -57,11 +57,11 @@ class Source:
     @cached_property
     def matrix(self) -> Any:
         if self.layer is None:
-            return as_rows(self.adata.X)
+            return as_rows(self.adata.X, self.label)
         if self.layer not in self.adata.layers:
             msg = f"No layer {self.layer!r} in .layers, which has {list(self.adata.layers)}."
             raise KeyError(msg)
-        return as_rows(self.adata.layers[self.layer])
+        return as_rows(self.adata.layers[self.layer], self.label)
 
     @cached_property
     def column(self) -> str:
@@ -132,11 +132,12 @@ class Source:
 
     def _blocks(self) -> Iterator[tuple[int, Rows]]:
         if not is_lazy(self.matrix):
-            yield from slabs(self.matrix)
+            _ = self.inspection  # which checks the indices, where given `total_counts` have not asked for it
+            yield from slabs(self.matrix, self.label)
             return
         start = 0
         for block in self.matrix.to_delayed().ravel():
-            rows = to_rows(block.compute())
+            rows = to_rows(block.compute(), self.label)
             yield start, rows
             start += rows.shape[0]
 

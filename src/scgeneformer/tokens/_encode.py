@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ._inspect import Counts, Inspection
     from ._vocabulary import Vocabulary
 
-_WIDTH_STEP = 64
 _TARGET_SUM = 10_000.0
 
 
@@ -74,7 +73,7 @@ def encode(
     log_base
         Of the logarithm, if not e.
     max_length
-        Shorter than the vocabulary's, special tokens included.
+        Shorter than the vocabulary's, special tokens included; the width of the result.
     total_counts
         Shape (n_obs,): total counts by which `keep_counts` scales, by default the sums of `X`. They do not change the order.
     keep_counts
@@ -86,7 +85,7 @@ def encode(
 
     Returns
     -------
-    `Encoded`, of width L = the longest cell rounded up to 64, and at most `max_length`.
+    `Encoded`, of width L = `max_length`, whatever the cells: tokens of several data sets can be put together.
 
     Raises
     ------
@@ -99,17 +98,15 @@ def encode(
     max_length = _check_max_length(max_length, vocabulary)
     enclosing = 2 if vocabulary.has_cls else 0
     lengths = np.minimum(inspection.n_genes + enclosing, max_length).astype(np.int32)
-    longest = int(lengths.max(initial=1))
-    width = min(max_length, -(-longest // _WIDTH_STEP) * _WIDTH_STEP)
-    ranker = Ranker(token_id, vocabulary, counts, log_base, max_length, width, inspection.has_duplicates)
+    ranker = Ranker(token_id, vocabulary, counts, log_base, max_length, inspection.has_duplicates)
     totals = inspection.totals if total_counts is None else _check_totals(total_counts, inspection)
     scale = np.divide(_TARGET_SUM, totals, out=np.zeros(len(totals)), where=totals > 0)
 
-    X = as_rows(X)
+    X = as_rows(X, slot)
     if is_lazy(X):
         tokens, kept = ranker.lazily(X, scale if keep_counts else None)
         return Encoded(tokens, lengths, kept)
-    tokens = np.zeros((X.shape[0], width), np.uint16)
+    tokens = np.zeros((X.shape[0], max_length), np.uint16)
     kept = np.zeros(tokens.shape, np.float32) if keep_counts else None
     ranker.eagerly(X, tokens, scale, kept)
     return Encoded(tokens, lengths, kept)

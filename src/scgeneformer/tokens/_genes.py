@@ -48,7 +48,6 @@ def resolve_genes(
     vocabulary: Vocabulary,
     *,
     gene_ids: str | None = None,
-    weights: np.ndarray | None = None,
 ) -> GeneMap:
     """Find the names that the vocabulary knows best.
 
@@ -60,13 +59,12 @@ def resolve_genes(
         Whose ids, symbols, aliases and retired ids are looked for.
     gene_ids
         Column of `var` to use, or ``"var_names"``. By default ``var_names`` and all columns of text are tried.
-    weights
-        Shape (n_vars,): what a gene counts for in the comparison of columns, such as the counts detected.
 
     Returns
     -------
-    The names that map the most weight. Among those within 1 % of it the one with the most genes named by id is taken, since an alias
-    can have come to mean another gene and an id cannot; then ``var_names``, then the columns in their order.
+    The names that map the most genes. Among those within 1 % of that the one with the most genes named by id is taken, since an alias
+    can have come to mean another gene and an id cannot; then ``var_names``, then the columns in their order. Only `var` decides, so
+    that a cell has the same tokens in whatever matrix, and beside whatever cells, it is stored.
 
     Raises
     ------
@@ -77,9 +75,8 @@ def resolve_genes(
         return _map(_names(var, gene_ids), gene_ids, vocabulary)
     sources = [VAR_NAMES, *(column for column in var.columns if _is_text(var[column]))]
     maps = [_map(_names(var, source), source, vocabulary) for source in sources]
-    weights = np.ones(len(var)) if weights is None or not weights.sum() > 0 else weights
-    mapped = [weights[m.token_id >= 0].sum() for m in maps]
-    good = [m for m, weight in zip(maps, mapped, strict=True) if weight >= 0.99 * max(mapped)]
+    most = max(m.n_mapped for m in maps)
+    good = [m for m in maps if m.n_mapped >= 0.99 * most]
     return max(good, key=lambda m: m.n_exact)  # the first of equals
 
 

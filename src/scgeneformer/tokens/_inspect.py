@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ._matrix import Rows, as_rows, check_matrix, is_lazy, slabs, to_rows
+from ._matrix import as_rows, check_columns, check_matrix, is_lazy, slabs, to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from ._matrix import Rows
 
     Counts = Literal["raw", "linear", "log1p"]
 
@@ -89,14 +91,19 @@ def inspect(
         msg = f"counts={counts!r} is not one of 'raw', 'linear', 'log1p'."
         raise ValueError(msg)
     check_matrix(X, slot)
-    X = as_rows(X)
+    if X.shape[1] != len(token_id):
+        msg = f"{slot} has {X.shape[1]:,} columns, but there are {len(token_id):,} genes."
+        raise ValueError(msg)
+    X = as_rows(X, slot)
     if is_lazy(X):
         import dask
 
         blocks = X.to_delayed().ravel()
-        parts = dask.compute(*(dask.delayed(_inspect_block)(block, token_id, counts, log_base) for block in blocks))
+        parts = dask.compute(
+            *(dask.delayed(_inspect_block)(block, token_id, counts, log_base, slot) for block in blocks)
+        )
     else:
-        parts = _in_threads(X, token_id, counts, log_base)
+        parts = _in_threads(X, token_id, counts, log_base, slot)
     found = _join(parts)
     _check(found, counts, slot)
     return found
@@ -111,20 +118,26 @@ def linearise(rows: Rows, counts: Counts, log_base: float | None) -> Rows:
         return rows._replace(data=np.expm1(exponent))
 
 
-def _in_threads(X: Any, token_id: np.ndarray, counts: Counts, log_base: float | None) -> list[Inspection]:
+def _in_threads(X: Any, token_id: np.ndarray, counts: Counts, log_base: float | None, slot: str) -> list[Inspection]:
     from ._threads import in_order
 
-    return list(in_order(lambda slab: _inspect_block(slab[1], token_id, counts, log_base), slabs(X)))
+    return list(in_order(lambda slab: _inspect_rows(slab[1], token_id, counts, log_base, slot), slabs(X, slot)))
 
 
-def _inspect_block(block: Any, token_id: np.ndarray, counts: Counts, log_base: float | None) -> Inspection:
-    from ._kernels import FRACTION, inspect_rows
+def _inspect_block(block: Any, token_id: np.ndarray, counts: Counts, log_base: float | None, slot: str) -> Inspection:
+    return _inspect_rows(to_rows(block, slot), token_id, counts, log_base, slot)
 
-    rows = linearise(to_rows(block) if not isinstance(block, Rows) else block, counts, log_base)
+
+def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: float | None, slot: str) -> Inspection:
+    from ._kernels import FRACTION, OUTSIDE, inspect_rows
+
+    rows = linearise(rows, counts, log_base)
     n = rows.shape[0]
     n_genes, totals, mapped = np.empty(n, np.int64), np.empty(n), np.empty(n)
     seen = np.full(token_id.max(initial=-1) + 1, -1, dtype=np.int64)
     flags, peak = inspect_rows(rows.indptr, rows.indices, rows.data, token_id, seen, n_genes, totals, mapped)
+    if flags & OUTSIDE:
+        check_columns(rows, slot)  # raises
     sums = np.empty(0)
     if flags & FRACTION and peak < _LOG_PEAK:
         sums = np.asarray(rows.scipy()[:_SAMPLE_ROWS].astype(np.float64).expm1().sum(axis=1)).ravel()

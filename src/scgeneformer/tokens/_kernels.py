@@ -7,7 +7,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-NEGATIVE, NOT_FINITE, FRACTION, DUPLICATE = 1, 2, 4, 8
+NEGATIVE, NOT_FINITE, FRACTION, DUPLICATE, OUTSIDE = 1, 2, 4, 8, 16
+UNKNOWN, GAP, REPEATED, MISPLACED = 1, 2, 3, 4
 _LARGEST = 1e200
 
 # A key is what the genes of a cell are sorted by, ascending: 48 bits of value, reversed, above 16 bits of token.
@@ -35,14 +36,21 @@ def _bits(typing, x):
 def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
     """Count distinct tokens and sum values per row; return what is unusual about the values, and the largest.
 
-    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token.
+    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token. A row with a column
+    index outside `token` ends the pass before anything is read by it.
     """
     flags = 0
+    n_columns = np.uint64(len(token))
     peak = 0.0
     for i in range(len(indptr) - 1):
         n = 0
         total = 0.0
         known = 0.0
+        outside = False
+        for p in range(indptr[i], indptr[i + 1]):
+            outside |= np.uint64(indices[p]) >= n_columns  # a negative index is a large one
+        if outside:
+            return flags | OUTSIDE, peak
         for p in range(indptr[i], indptr[i + 1]):
             x = np.float64(data[p])
             if not (0.0 <= x <= _LARGEST):
@@ -64,6 +72,37 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
         totals[i] = total
         mapped[i] = known
     return flags, peak
+
+
+@njit(nogil=True, cache=True)
+def sum_by_token(indptr, indices, data, token, n_tokens, new_indptr, new_indices, new_data):
+    """Sum the values of each row that share a token; `new_indices` are tokens, in the order in which a row first has them.
+
+    A sum is carried together with its rounding error (Knuth's two-sum), so that it does not depend on the order of the values.
+    """
+    high = np.zeros(n_tokens)
+    low = np.zeros(n_tokens)
+    n = 0
+    new_indptr[0] = 0
+    for i in range(len(indptr) - 1):
+        first = n
+        for p in range(indptr[i], indptr[i + 1]):
+            t = token[indices[p]]
+            x = np.float64(data[p])
+            if t < 0 or not x > 0.0:
+                continue
+            if high[t] == 0.0:
+                new_indices[n] = t
+                n += 1
+            total = high[t] + x
+            added = total - high[t]
+            low[t] += (high[t] - (total - added)) + (x - added)
+            high[t] = total
+        for q in range(first, n):
+            t = new_indices[q]
+            new_data[q] = high[t] + low[t]
+            high[t] = low[t] = 0.0
+        new_indptr[i + 1] = n
 
 
 @njit(nogil=True, cache=True)
@@ -198,3 +237,37 @@ def look_up(indptr, indices, data, token, scale, tokens, first, n_genes, counts)
                 value_of[t] = np.float64(data[p]) * scale[i]
         for r in range(n_genes[i]):
             counts[i, first + r] = value_of[tokens[i, first + r]]
+
+
+@njit(nogil=True, cache=True)
+def check_tokens(tokens, n_tokens, n_special, lengths):
+    """Count the tokens of each row; return the first row that no tokenizer has written, and what is wrong with it, or 0 and 0.
+
+    With four special tokens, a row is enclosed in the third and the fourth, or is empty; with two, it has none.
+    """
+    seen = np.full(n_tokens, -1, np.int64)
+    for i in range(tokens.shape[0]):
+        n = 0
+        while n < tokens.shape[1] and tokens[i, n] != 0:
+            n += 1
+        lengths[i] = n
+        behind = False
+        for p in range(n, tokens.shape[1]):
+            behind |= tokens[i, p] != 0
+        if behind:
+            return i, GAP
+        first, last = 0, n
+        if n_special == 4:
+            if n > 0 and (n < 2 or tokens[i, 0] != 2 or tokens[i, n - 1] != 3):
+                return i, MISPLACED
+            first, last = 1, n - 1
+        for p in range(first, last):
+            t = np.int64(tokens[i, p])
+            if t < n_special:
+                return i, MISPLACED if t >= 0 else UNKNOWN
+            if t >= n_tokens:
+                return i, UNKNOWN
+            if seen[t] == i:
+                return i, REPEATED
+            seen[t] = i
+    return 0, 0

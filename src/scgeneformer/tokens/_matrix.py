@@ -33,17 +33,31 @@ def check_matrix(X: Any, slot: str) -> None:
         raise TypeError(msg)
 
 
-def as_rows(X: Any) -> Any:
-    """Return `X` so that rows can be cut out of it cheaply: matrices in columns are turned once, files become dask arrays."""
+def as_rows(X: Any, slot: str = "X") -> Any:
+    """Return `X` so that rows can be cut out of it cheaply: CSC matrices are converted once, files become dask arrays."""
     if sparse.issparse(X):
-        return X.tocsr()
+        return _to_csr(X, slot)
     if isinstance(X, np.ndarray):
         return np.asarray(X)
     if getattr(X, "format", None) == "csc":
         msg = "This file stores the matrix by genes (CSC), which cannot be read by cells: it is loaded whole. Store it as CSR."
         warnings.warn(msg, UserWarning, stacklevel=3)
-        return X.to_memory().tocsr()
+        return _to_csr(X.to_memory(), slot)
     return _as_dask(X)
+
+
+def _to_csr(X: Any, slot: str) -> Any:
+    """Convert a sparse matrix to CSR. SciPy's conversion reads and writes outside its arrays where the indices are wrong."""
+    if X.format == "csr":  # its rows are checked block by block, by `slabs` and `to_rows`
+        return X
+    if X.format == "csc":
+        turned = _with_pointers_checked(Rows(X.indptr, X.indices, X.data, X.shape[::-1]), slot)
+        check_columns(turned, slot, axis="row")
+    return X.tocsr()
+
+
+def _damaged(slot: str, what: str) -> ValueError:
+    return ValueError(f"{slot} is damaged: {what}. Read it again from its source, or write the file again.")
 
 
 def _as_dask(X: Any) -> da.Array:
@@ -100,26 +114,65 @@ class Rows(NamedTuple):
         return sparse.csr_array((self.data, self.indices, self.indptr), shape=self.shape)
 
 
-def slabs(X: Any) -> Iterator[tuple[int, Rows]]:
-    """Cut rows of an array or CSR matrix in memory: pairs of the first row and the block, a view where `X` is CSR."""
+def slabs(X: Any, slot: str = "X") -> Iterator[tuple[int, Rows]]:
+    """Cut rows of an array or CSR matrix in memory: pairs of the first row and the block, a view where `X` is CSR.
+
+    Row pointers are checked here; whether the column indices of CSR lie within `X`, `inspect` says, which comes before all else.
+
+    Raises
+    ------
+    ValueError
+        If the row pointers of `X` do not describe its rows; `slot` is named.
+    """
     step = slab_rows(X)
     for start in range(0, X.shape[0], step):
         stop = min(start + step, X.shape[0])
         if isinstance(X, np.ndarray):
-            yield start, to_rows(X[start:stop])
+            yield start, to_rows(X[start:stop], slot)
             continue
         first, last = X.indptr[start], X.indptr[stop]
-        indptr = X.indptr[start : stop + 1] - first
-        yield start, Rows(indptr, X.indices[first:last], _known(X.data[first:last]), (stop - start, X.shape[1]))
+        stored = slice(max(first, 0), max(last, 0))
+        rows = Rows(X.indptr[start : stop + 1] - first, X.indices[stored], X.data[stored], (stop - start, X.shape[1]))
+        yield start, _with_pointers_checked(rows, slot)
 
 
-def to_rows(block: Any) -> Rows:
-    """One block of rows, dense or sparse."""
-    csr = block.tocsr() if sparse.issparse(block) else sparse.csr_array(_known(np.asarray(block)))
-    return Rows(csr.indptr, csr.indices, _known(csr.data), csr.shape)
+def to_rows(block: Any, slot: str = "X") -> Rows:
+    """One block of rows, dense or sparse.
+
+    Raises
+    ------
+    ValueError
+        If the row pointers or column indices do not fit its shape; `slot` is named.
+    """
+    csr = _to_csr(block, slot) if sparse.issparse(block) else sparse.csr_array(_native(np.asarray(block)))
+    rows = _with_pointers_checked(Rows(csr.indptr, csr.indices, csr.data, csr.shape), slot)
+    check_columns(rows, slot)
+    return rows
 
 
-def _known(data: np.ndarray) -> np.ndarray:
+def check_columns(rows: Rows, slot: str, axis: str = "column") -> None:
+    """Raise if a column index of `rows` lies outside their shape; `axis` is what a column of theirs is in the matrix."""
+    indices, n_columns = rows.indices, rows.shape[1]
+    # as unsigned integers, negative indices are large ones: one pass instead of two
+    if len(indices) and indices.view(indices.dtype.str.replace("i", "u")).max() >= n_columns:
+        wrong = indices[(indices < 0) | (indices >= n_columns)][0]
+        raise _damaged(slot, f"it has a value in {axis} {wrong:,}, but {n_columns:,} {axis}s")
+
+
+def _with_pointers_checked(rows: Rows, slot: str) -> Rows:
+    """The same rows, with values of a type that the kernels know."""
+    indptr, indices, data, (n_rows, _) = rows
+    if len(indptr) != n_rows + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise _damaged(slot, "its row pointers (indptr) do not ascend from 0")
+    if not indptr[-1] <= len(indices) or not indptr[-1] <= len(data):
+        raise _damaged(
+            slot, f"its row pointers (indptr) tell of {indptr[-1]:,} values, of which {len(data):,} are there"
+        )
+    n_stored = indptr[-1]
+    return rows._replace(indices=indices[:n_stored], data=_native(data[:n_stored]))
+
+
+def _native(data: np.ndarray) -> np.ndarray:
     """Values as numbers that SciPy and the kernels know."""
     if data.dtype.kind == "b" or data.dtype in (np.float16, np.longdouble):
         return data.astype(np.float64)

@@ -7,17 +7,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from ._inspect import linearise
-from ._matrix import slabs, to_rows
+from ._matrix import Rows, slabs, to_rows
 from ._threads import in_order
 
 if TYPE_CHECKING:
     import dask.array as da
 
     from ._inspect import Counts
-    from ._matrix import Rows
     from ._vocabulary import Vocabulary
 
 # 41 of 52 mantissa bits decide, as in `_kernels`
@@ -35,8 +33,6 @@ class Ranker:
         Shape (n_vars,), int32: token of each gene, -1 if it has none.
     vocabulary, counts, log_base, max_length
         As in `encode`.
-    width
-        Columns of the token matrix.
     has_duplicates
         Whether some cell has two values for one token, which are to be summed.
     """
@@ -46,7 +42,6 @@ class Ranker:
     counts: Counts
     log_base: float | None
     max_length: int
-    width: int
     has_duplicates: bool
 
     @cached_property
@@ -58,13 +53,6 @@ class Ranker:
     def weight(self) -> np.ndarray:
         """Shape (n_vars,): 1 / median of each gene, 0 where it has no token."""
         return np.where(self.token_id >= 0, self.reciprocals[self.token_id], 0.0)
-
-    @cached_property
-    def summation(self) -> sparse.csr_array:
-        """Shape (n_vars, n_tokens): the product of a matrix with it has one column for each token."""
-        genes = np.flatnonzero(self.token_id >= 0)
-        ones = np.ones(len(genes))
-        return sparse.csr_array((ones, (genes, self.token_id[genes])), shape=(len(self.token_id), len(self.vocabulary)))
 
     def eagerly(self, X: Any, tokens: np.ndarray, scale: np.ndarray, kept: np.ndarray | None) -> None:
         """Rank a matrix in memory, in threads, into `tokens`; and its values times `scale` into `kept`."""
@@ -92,7 +80,7 @@ class Ranker:
                 scales,
                 what=what,
                 dtype=dtype,
-                chunks=(rows, (self.width,)),
+                chunks=(rows, (self.max_length,)),
                 meta=np.empty((0, 0), dtype),
             )
 
@@ -100,7 +88,7 @@ class Ranker:
 
     def _rank_block(self, block: Any, scale: np.ndarray, what: int) -> np.ndarray:
         rows = to_rows(block)
-        tokens = np.zeros((rows.shape[0], self.width), np.uint16)
+        tokens = np.zeros((rows.shape[0], self.max_length), np.uint16)
         kept = np.zeros(tokens.shape, np.float32) if what == 1 else None
         self.rank(rows, tokens, scale.ravel(), kept)
         return tokens if kept is None else kept
@@ -111,7 +99,7 @@ class Ranker:
 
         rows, token_id, weight = linearise(rows, self.counts, self.log_base), self.token_id, self.weight
         if self.has_duplicates:
-            rows = to_rows(rows.scipy().astype(np.float64) @ self.summation)
+            rows = _summed(rows, token_id, len(self.vocabulary))
             token_id, weight = np.arange(len(self.vocabulary), dtype=np.int32), self.reciprocals
         first, eos = (1, self.vocabulary.eos_id) if self.vocabulary.has_cls else (0, -1)
         tokens[:, :first] = self.vocabulary.cls_id or 0
@@ -125,6 +113,16 @@ class Ranker:
             tokens[row, first + len(ranked) : 2 * first + len(ranked)] = max(eos, 0)
         if kept is not None:
             look_up(rows.indptr, rows.indices, rows.data, token_id, scale, tokens, first, n_genes, kept)
+
+
+def _summed(rows: Rows, token_id: np.ndarray, n_tokens: int) -> Rows:
+    """The same rows with one column for each token."""
+    from ._kernels import sum_by_token
+
+    indptr, indices = np.empty_like(rows.indptr), np.empty(len(rows.indices), np.int32)
+    data = np.empty(len(rows.indices))
+    sum_by_token(rows.indptr, rows.indices, rows.data, token_id, n_tokens, indptr, indices, data)
+    return Rows(indptr, indices, data, (rows.shape[0], n_tokens))
 
 
 def _rank_slowly(rows: Rows, row: int, token_id: np.ndarray, weight: np.ndarray) -> np.ndarray:

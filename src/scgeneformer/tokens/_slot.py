@@ -1,0 +1,237 @@
+"""The one way in which tokens are read from an AnnData: what they were made with, and whether they are whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys
+
+from ._genes import resolve_genes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ._vocabulary import Vocabulary
+
+_CURE = "sg.pp.tokenize(adata, model)"
+_SEPARATOR = ":"
+
+
+def vocabulary_column(vocabulary: Vocabulary, n_obs: int) -> pd.Categorical:
+    """What `obs` holds of the vocabulary that each cell was tokenized with: ``"<name>:<hash>"``.
+
+    Concatenation keeps columns of `obs` and drops `uns`, and it may bring cells of several vocabularies together.
+    """
+    return pd.Categorical.from_codes(np.zeros(n_obs, np.int8), [f"{vocabulary.name}{_SEPARATOR}{vocabulary.hash}"])
+
+
+def token_params(adata: AnnData, key: str, *, cure: str = _CURE) -> dict[str, Any]:
+    """What is known of the tokens in ``.obsm[key]``: ``.uns[key]["params"]``, its vocabulary taken from ``.obs`` where that has it.
+
+    Returns
+    -------
+    At least ``vocabulary`` and ``vocabulary_hash``.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens, or nothing tells their vocabulary.
+    TypeError
+        If they are no integers.
+    ValueError
+        If cells were tokenized with different vocabularies, or some not at all.
+    """
+    if key not in adata.obsm:
+        msg = f"No tokens in .obsm[{key!r}]. Run `{cure}` first."
+        raise KeyError(msg)
+    _integers(adata.obsm[key], f".obsm[{key!r}]", cure)
+    column = _keys.vocabulary_key(key)
+    if column not in adata.obs:
+        return _keys.params(adata, key, cure=cure)
+    values = adata.obs[column].astype("object")
+    n_without = int(values.isna().sum())
+    if n_without:
+        msg = (
+            f"{n_without:,} of {adata.n_obs:,} cells have tokens in .obsm[{key!r}] but no vocabulary in .obs[{column!r}], as after "
+            f"concatenation with cells that were not tokenized. Run `{cure}` on all of them."
+        )
+        raise ValueError(msg)
+    names = values.unique()
+    if len(names) > 1:
+        listed = " and ".join(repr(str(name).partition(_SEPARATOR)[0]) for name in names)
+        msg = f"The cells in .obsm[{key!r}] were tokenized with different vocabularies, {listed}. Run `{cure}` on all of them."
+        raise ValueError(msg)
+    run = dict(adata.uns.get(key, {}).get("params", {}))
+    if len(names):
+        name, _, digest = str(names[0]).rpartition(_SEPARATOR)
+        if run.get("vocabulary_hash") != digest:  # parameters of other tokens say nothing about these
+            run = {"vocabulary": name, "vocabulary_hash": digest}
+    return run
+
+
+def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str) -> Any:
+    """Return the tokens in ``.obsm[key]`` after checking that they were made with `vocabulary` and are whole.
+
+    Parameters
+    ----------
+    adata
+        Tokenized cells.
+    key
+        Slot of the tokens in `obsm`.
+    vocabulary
+        The model's.
+    model
+        What the model is called, for errors.
+
+    Returns
+    -------
+    Integers of shape (n_obs, L), NumPy or dask, right-padded with 0. Blocks of a dask array are checked when they are computed.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    TypeError, ValueError
+        If they were made with another vocabulary, which is named together with the model's; or as `check_tokens`.
+    """
+    cure = f'sg.pp.tokenize(adata, "{model}")'
+    made_with = token_params(adata, key, cure=cure)
+    if made_with["vocabulary_hash"] != vocabulary.hash:
+        msg = (
+            f"The tokens in .obsm[{key!r}] were made with vocabulary {made_with['vocabulary']!r}, but model {model!r} "
+            f"was trained with vocabulary {vocabulary.name!r}. Run `{cure}`, with another `key_added` to keep both."
+        )
+        raise ValueError(msg)
+    return check_tokens(adata.obsm[key], vocabulary, n_tokens=_read_lengths(adata, key), key=key, cure=cure)
+
+
+def _read_lengths(adata: AnnData, key: str) -> np.ndarray | None:
+    """Number of tokens of each cell as `pp.tokenize` counted them, int64 (n_obs,); None if the column is gone."""
+    column = _keys.lengths_key(key)
+    if column not in adata.obs:
+        return None
+    values = adata.obs[column]
+    if values.dtype.kind not in "iuf" or values.isna().any():
+        msg = f".obs[{column!r}] must hold the number of tokens of each cell. Run `{_CURE}` again."
+        raise ValueError(msg)
+    return values.to_numpy().astype(np.int64)
+
+
+def check_tokens(
+    tokens: Any, vocabulary: Vocabulary, *, n_tokens: np.ndarray | None, key: str = _keys.TOKENS, cure: str = _CURE
+) -> Any:
+    """Return `tokens` if a model of `vocabulary` can read them.
+
+    Parameters
+    ----------
+    tokens
+        Shape (n_obs, L), NumPy or dask.
+    vocabulary
+        Gives the range of tokens, and which are special.
+    n_tokens
+        Shape (n_obs,): how many tokens each cell had when it was tokenized; None if that is not known.
+    key, cure
+        Slot of the tokens in `obsm`, and what to run, for errors.
+
+    Raises
+    ------
+    TypeError
+        If it is no matrix of integers.
+    ValueError
+        If a cell has other tokens than `n_tokens` tells, tokens outside the vocabulary, padding between tokens, a gene twice, or special
+        tokens elsewhere than the vocabulary has them.
+    """
+    slot = f".obsm[{key!r}]"
+    dtype = _integers(tokens, slot, cure)
+    longest = 0 if n_tokens is None else int(n_tokens.max(initial=0))
+    if longest > tokens.shape[1]:
+        msg = (
+            f"{slot} has {tokens.shape[1]} columns, but cells of up to {longest} tokens (.obs[{_keys.lengths_key(key)!r}]): "
+            f"it was cut, for example by concatenating tokens of different `max_length`. Run `{cure}` again."
+        )
+        raise ValueError(msg)
+    if isinstance(tokens, np.ndarray):
+        return _check_block(tokens, n_tokens, vocabulary, slot, cure)
+    if tokens.numblocks[1] != 1:
+        tokens = tokens.rechunk({1: -1})
+    if n_tokens is None:
+        return tokens.map_blocks(_check_block, None, vocabulary, slot, cure, dtype=dtype, meta=np.empty((0, 0), dtype))
+    import dask.array as da
+
+    lengths = da.from_array(n_tokens[:, None], chunks=(tokens.chunks[0], 1))
+    return da.map_blocks(
+        _check_block,
+        tokens,
+        lengths,
+        vocabulary,
+        slot,
+        cure,
+        dtype=dtype,
+        chunks=tokens.chunks,
+        meta=np.empty((0, 0), dtype),
+    )
+
+
+def _integers(tokens: Any, slot: str, cure: str) -> np.dtype:
+    """The type of a matrix of integers; raises for anything else."""
+    dtype = np.dtype(getattr(tokens, "dtype", object))
+    if getattr(tokens, "ndim", 0) != 2 or dtype.kind not in "iu":
+        msg = (
+            f"{slot} is {type(tokens).__name__} of {dtype}, not a matrix of integers. It was changed after tokenizing, for example by "
+            f"concatenating tokens of different widths. Run `{cure}` again."
+        )
+        raise TypeError(msg)
+    return dtype
+
+
+def _check_block(
+    tokens: np.ndarray, n_tokens: np.ndarray | None, vocabulary: Vocabulary, slot: str, cure: str
+) -> np.ndarray:
+    """Check some cells."""
+    from ._kernels import GAP, MISPLACED, REPEATED, UNKNOWN, check_tokens
+
+    tokens = np.asarray(tokens)
+    lengths = np.empty(len(tokens), np.int64)
+    row, problem = check_tokens(tokens, len(vocabulary), vocabulary.n_special, lengths)
+    if not problem and n_tokens is not None and (lengths != np.ravel(n_tokens)).any():
+        row = int(np.flatnonzero(lengths != np.ravel(n_tokens))[0])
+        what = f"{lengths[row]} tokens where {np.ravel(n_tokens)[row]} were written"
+    elif problem:
+        what = {
+            UNKNOWN: f"a token beyond the {len(vocabulary):,} of vocabulary {vocabulary.name!r}",
+            GAP: "padding between tokens",
+            REPEATED: "a gene twice",
+            MISPLACED: f"special tokens where vocabulary {vocabulary.name!r} has none, or lacks some",
+        }[problem]
+    else:
+        return tokens
+    msg = f"{slot} was changed after tokenizing: a cell (row {row} of {len(tokens)}) has {what}. Run `{cure}` again."
+    raise ValueError(msg)
+
+
+def token_ids(adata: AnnData, key: str, vocabulary: Vocabulary) -> np.ndarray:
+    """Token of each gene of ``.var``, -1 where the vocabulary has none; int32 (n_vars,).
+
+    They are looked up again by the names of the genes where concatenation has dropped the column that :func:`scgeneformer.pp.tokenize` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the column holds anything but tokens of `vocabulary`, or is gone and the vocabulary knows none of the names.
+    """
+    column = _keys.token_id_key(key)
+    if column not in adata.var:
+        gene_ids = token_params(adata, key).get("gene_ids")
+        genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids if gene_ids in adata.var else None)
+        if genes.n_mapped == 0:
+            msg = f"No column {column!r} in .var, and vocabulary {vocabulary.name!r} knows none of the genes' names. Run `{_CURE}` again."
+            raise ValueError(msg)
+        return genes.token_id
+    values = adata.var[column]
+    if values.dtype.kind not in "iu" or not values.between(-1, len(vocabulary) - 1).all():
+        msg = f".var[{column!r}] must hold integers from -1 to {len(vocabulary) - 1}, as `{_CURE}` writes them. Run it again."
+        raise ValueError(msg)
+    return values.to_numpy().astype(np.int32)
