@@ -396,8 +396,10 @@ def test_gradients_that_are_no_numbers_never_reach_the_weights(cells, start, qui
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
-def test_checkpoints_of_others_are_told_by_shape(cells, start, tmp_path):
+def test_checkpoints_of_other_models_are_refused(cells, start, tmp_path):
     nn.save_checkpoint(tmp_path, start.module.network)
     start.vocabulary.save(tmp_path / "vocabulary.json.gz")
-    with pytest.raises(KeyError, match="CellClassifier needs"):
+    with pytest.raises(
+        TypeError, match=r"a masked-gene head.*, not a classifier of cells.*Geneformer\.from_pretrained"
+    ):
         CellClassifier.from_pretrained(tmp_path)

@@ -65,10 +65,8 @@ class Pretrained:
 
         Raises
         ------
-        KeyError
-            If the folder has no masked-gene head.
         TypeError
-            If the model in memory has none.
+            If the model has none.
         """
         from scgeneformer.nn import MaskedGeneModel, load_masked_gene_model
 

@@ -13,6 +13,7 @@ from ._checkpoint import (
     load_gene_classifier,
     load_masked_gene_model,
     read_config,
+    read_state,
     save_checkpoint,
     weights_file,
 )
@@ -22,6 +23,7 @@ from ._decoder import EncoderDecoder
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier, MaskedGeneHead, MaskedGeneModel
 from ._quantize import dequantize, is_quantized, quantize
+from ._weights import load_plain, read_weights
 
 __all__ = [
     "CellClassifier",
@@ -43,9 +45,12 @@ __all__ = [
     "load_encoder_decoder",
     "load_gene_classifier",
     "load_masked_gene_model",
+    "load_plain",
     "merge_lora",
     "quantize",
     "read_config",
+    "read_state",
+    "read_weights",
     "save_adapter",
     "save_checkpoint",
     "weights_file",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ._adapters import (
     NAME,
@@ -22,6 +22,7 @@ from ._adapters import (
 from ._checkpoint import _ENCODER, _HEADS
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier
+from ._weights import checked, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +109,7 @@ def load_adapter(folder: str | Path, model: nn.Module) -> None:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    adapters, heads = _translate(load_file(folder / WEIGHTS), model, config["r"], folder)
+    adapters, heads = _translate(read_weights(folder / WEIGHTS), model, config["r"], folder)
     rank, alpha = config["r"], config.get("lora_alpha", 8)  # what is missing has peft's default
     if config.get("use_rslora"):
         alpha *= rank**0.5  # the same scale, in the usual way: alpha / rank
@@ -166,6 +167,7 @@ def _translate(
         if tuple(value.shape) != expected:
             msg = f"The adapter in {folder} is for another model: {theirs!r} has shape {tuple(value.shape)}, not {expected}."
             raise ValueError(msg)
+        checked(value, value.dtype, name, folder / WEIGHTS)
     if not adapters:
         msg = f"{WEIGHTS} in {folder} has no adapters."
         raise ValueError(msg)

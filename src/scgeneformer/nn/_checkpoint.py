@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ._config import EncoderConfig
 from ._decoder import EncoderDecoder
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier, MaskedGeneModel
 from ._quantize import is_quantized
+from ._weights import checked, read_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
 
@@ -56,6 +57,13 @@ _HF_CLASS = {
     CellClassifier: "BertForSequenceClassification",
     GeneClassifier: "BertForTokenClassification",
 }
+_WHAT = {  # what a folder holds, and what loads it
+    Encoder: ("an encoder without a head", "sg.hub.load"),
+    MaskedGeneModel: ("a model with a masked-gene head", "sg.model.Geneformer.from_pretrained"),
+    EncoderDecoder: ("an encoder with a decoder", "sg.model.Geneformer.from_pretrained"),
+    CellClassifier: ("a classifier of cells", "sg.model.CellClassifier.from_pretrained"),
+    GeneClassifier: ("a classifier of genes", "sg.model.GeneClassifier.from_pretrained"),
+}
 
 
 def _names(model: nn.Module) -> dict[str, str]:
@@ -80,12 +88,18 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     ------
     FileNotFoundError
         If there is none.
+    ValueError
+        If it is not JSON.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
         msg = f"No {CONFIG} in {folder}. Expected a folder in the Hugging Face layout: {CONFIG} and {WEIGHTS}."
         raise FileNotFoundError(msg)
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        msg = f"{path} is not JSON, or is damaged. Fetch it again from its source."
+        raise ValueError(msg) from None
 
 
 def add_to_config(folder: str | Path, values: dict[str, Any]) -> None:
@@ -103,29 +117,56 @@ def weights_file(folder: str | Path) -> Path:
     raise FileNotFoundError(msg)
 
 
-def _read_weights(folder: str | Path) -> dict[str, Tensor]:
-    path = weights_file(folder)
-    if path.name == WEIGHTS:
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)  # admits tensors only, runs no code
+def read_state(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Weights of `model` from a file with Hugging Face's names, under the model's own names and in its precision.
+
+    Raises
+    ------
+    KeyError
+        If weights are missing.
+    ValueError
+        If weights have another shape than the model's, are there twice, or are not finite floating-point numbers.
+    """
+    return _state(model, read_weights(path), path)
 
 
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Copy `weights` (Hugging Face names) into `model`; names and shapes must fit, precision becomes float32."""
-    if isinstance(model, Encoder):  # a checkpoint with a head keeps the encoder under "bert."
-        weights = {name.removeprefix("bert."): value for name, value in weights.items()}
+def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    twice = [name for name in weights if f"bert.{name}" in weights]
+    if twice:
+        msg = f"{path} has weights {twice[0]!r} and 'bert.{twice[0]}', which are the same ones by two names. Keep those of one model."
+        raise ValueError(msg)
     names, state = _names(model), {}
     for ours, value in model.state_dict().items():
         theirs = names[ours]
+        if (
+            isinstance(model, Encoder) and theirs not in weights
+        ):  # a checkpoint with a head keeps the encoder under "bert."
+            theirs = f"bert.{theirs}"
         if theirs not in weights:
-            msg = f"{folder} has no weights {theirs!r}, which a {type(model).__name__} needs."
+            msg = f"{path} has no weights {theirs!r}, which a {type(model).__name__} needs."
             raise KeyError(msg)
         if weights[theirs].shape != value.shape:
             found, expected = tuple(weights[theirs].shape), tuple(value.shape)
-            msg = f"Weights {theirs!r} in {folder} have shape {found}, but its {CONFIG} asks for {expected}."
+            msg = f"Weights {theirs!r} in {path} have shape {found}, but its {CONFIG} asks for {expected}."
             raise ValueError(msg)
-        state[ours] = weights[theirs].to(value.dtype)
-    model.load_state_dict(state, assign=True)
+        state[ours] = checked(weights[theirs], value.dtype, theirs, path)
+    return state
+
+
+def _kind(config: Mapping[str, Any], names: Collection[str]) -> type:
+    """The class of model that a folder holds: as its config says, else as the `names` of its weights show."""
+    if POOLING in config:
+        return CellClassifier
+    if config.get("n_decoder_layers"):
+        return EncoderDecoder
+    for cls, name in _HF_CLASS.items():
+        if name in (config.get("architectures") or ()):
+            return cls
+    if any(name.startswith("cls.predictions.") for name in names):
+        return MaskedGeneModel
+    if "classifier.weight" in names:  # BERT pools before it classifies cells, and not before it classifies tokens
+        return CellClassifier if "bert.pooler.dense.weight" in names else GeneClassifier
+    return Encoder
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -160,10 +201,23 @@ def _n_classes(folder: str | Path) -> int:
 
 
 def _load(cls: type, folder: str | Path, *args: int) -> Any:
-    config = EncoderConfig.from_hf(read_config(folder))
+    """Load a model of the class `cls`; an encoder comes from any.
+
+    Raises
+    ------
+    TypeError
+        If the folder holds a model of another class.
+    """
+    settings, path = read_config(folder), weights_file(folder)
+    config, weights = EncoderConfig.from_hf(settings), read_weights(path)
+    kind = _kind(settings, weights)
+    if cls not in (Encoder, kind):
+        (what, function), (wanted, _) = _WHAT[kind], _WHAT[cls]
+        msg = f"{folder} holds {what} ({_HF_CLASS[kind]}), not {wanted}. Load it with `{function}({str(folder)!r})`."
+        raise TypeError(msg)
     with torch.device("meta"):  # nothing is drawn only to be overwritten
         model = cls(config, *args)
-    _fill(model, _read_weights(folder), folder)
+    model.load_state_dict(_state(model, weights, path), assign=True)
     return model.eval()
 
 

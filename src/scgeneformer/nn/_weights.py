@@ -1,0 +1,95 @@
+"""Tensors from files: read without running code, and checked before they become weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+)  # what torch says of pickles that it refuses, or that are damaged
+
+
+def load_plain(path: str | Path, *, mmap: bool = False) -> Any:
+    """Content of a file of ``torch.save``, if that is tensors and plain values; nothing else is unpickled.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mmap
+        Leave tensors on disk until they are used.
+
+    Raises
+    ------
+    ValueError
+        If the file holds anything else, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except _UNREADABLE:
+        # torch's own message advises to load the file without this restriction
+        msg = (
+            f"{path} was refused: it is a pickle of more than tensors and plain values, which could run code, or it is damaged. "
+            "Do not load it by other means unless you trust its source; ask that source for safetensors."
+        )
+        raise ValueError(msg) from None
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, or from an older ``pytorch_model.bin``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds anything but tensors by name, or is damaged.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            msg = f"{path} is not a safetensors file, or is damaged ({error}). Fetch it again from its source."
+            raise ValueError(msg) from None
+    weights = load_plain(path)
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        msg = f"{path} does not hold tensors by name. Save the model with `save_pretrained` of transformers."
+        raise ValueError(msg)
+    return weights
+
+
+def checked(value: Tensor, dtype: torch.dtype, name: str, path: str | Path) -> Tensor:
+    """The weights `name` of the file `path` in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If they are not floating-point numbers, or not finite.
+    """
+    if value.dtype not in _FLOATS:
+        kind = str(value.dtype).removeprefix("torch.")
+        msg = f"Weights {name!r} in {path} are {kind}, not floating-point numbers. Save the model in float32, float16 or bfloat16."
+        raise ValueError(msg)
+    value = value.to(dtype)
+    # a sum is finite only if all its terms are, and takes a tenth of the time; sums of large numbers may overflow
+    if not torch.isfinite(value.sum()) and not torch.isfinite(value).all():
+        n_bad = int((~torch.isfinite(value)).sum())
+        msg = (
+            f"Weights {name!r} in {path} have {n_bad:,} values of {value.numel():,} that are NaN or infinite: the model would "
+            "give no results. Its training diverged, or the file is damaged: use an earlier checkpoint, or fetch it again."
+        )
+        raise ValueError(msg)
+    return value
