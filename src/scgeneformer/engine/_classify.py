@@ -8,6 +8,7 @@ import numpy as np
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._finite import check_finite
 
 if TYPE_CHECKING:
     from scgeneformer.nn import CellClassifier
@@ -40,6 +41,11 @@ def classify(
     -------
     float32 (n, outputs) or (n, H), in the order of the rows of tokens; NaN for empty rows. They do not depend on batches or padding
     beyond rounding.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite scores for cells that have tokens.
     """
     place = resolve_device(device)
     lengths = row_lengths(tokens)
@@ -50,7 +56,9 @@ def classify(
 
         def step(rows: np.ndarray) -> None:
             batch, mask = to_device(tokens[rows], lengths[rows], place)
-            out[rows] = read(batch, mask).float().cpu().numpy()
+            scores = read(batch, mask).float().cpu().numpy()
+            check_finite(scores)
+            out[rows] = scores
 
         for_each_batch(lengths, token_budget or default_token_budget(place), step, progress=progress, desc="classify")
     return out

@@ -10,6 +10,7 @@ import torch
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._finite import check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +73,11 @@ def classify_genes(
     Returns
     -------
     The scores; they do not depend on batches, padding or the order of rows beyond rounding.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite scores for genes that occur.
     """
     place = resolve_device(device)
     lengths = np.where(rows_with(tokens, wanted), row_lengths(tokens), 0)
@@ -99,6 +105,7 @@ def classify_genes(
         )
         means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).double().cpu().numpy()
         n_cells = counts.cpu().numpy()
+    check_finite(means, n_cells > 0)
     if not occurrences:
         return GeneScores(means, n_cells)
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_classes), np.float32))

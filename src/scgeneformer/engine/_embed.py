@@ -10,6 +10,7 @@ import torch
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._finite import check_finite, has_states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,6 +136,11 @@ def embed(
     Returns
     -------
     The embeddings; they do not depend on batches, padding or the order of rows beyond rounding.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite states for cells that have genes.
     """
     check_pooling(pooling)
     place = resolve_device(device)
@@ -152,6 +158,7 @@ def embed(
             batch, mask = to_device(tokens[rows], lengths[rows], place)
             hidden = network(batch, mask, n_layers=n_layers, positions=first_only)  # (B, L or 1, H)
             pooled = pool(hidden, batch, pooling, n_special).cpu().numpy()
+            check_finite(pooled, has_states(tokens[rows], pooling, n_special))
             if genes:
                 there = batch >= n_special
                 sums.index_add_(0, batch[there], hidden[there].float())
@@ -162,5 +169,7 @@ def embed(
         for_each_batch(lengths, budget, step, progress=progress, desc="embed")
         if not genes:
             return Embeddings(cells)
-        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan)
-        return Embeddings(cells, means.cpu().numpy(), counts.cpu().numpy())
+        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).cpu().numpy()
+        n_cells = counts.cpu().numpy()
+        check_finite(means, n_cells > 0)
+        return Embeddings(cells, means, n_cells)

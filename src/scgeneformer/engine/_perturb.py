@@ -12,6 +12,7 @@ from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
 from ._edits import edit
 from ._embed import check_pooling, embed, layers_to_run, pool
+from ._finite import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,11 @@ def perturb(
     float64 (P, 1) without: the cosine similarity of perturbed and original (1 is no effect), of the first states for
     ``"cls"``, and the mean over the genes that are not perturbed of each gene's own cosine for ``"mean"``, as the official
     tool does; NaN where there are none.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite states.
     """
     check_pooling(pooling)
     place = resolve_device(device)
@@ -96,6 +102,7 @@ def perturb(
                 values[batch, 0] = torch.nanmean(cosines.cpu().double(), 1)
             else:
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
+                check_finite(after)
                 values[batch] = _compare(before[of[batch]], after, states)
             if effects is not None:
                 measured, at = torch.nonzero(~cosines.isnan(), as_tuple=True)
@@ -156,4 +163,5 @@ class _GeneComparison:
         before = before.gather(1, at[..., None].expand(-1, -1, before.shape[-1]))  # (B, L', H)
         cosine = F.cosine_similarity(before.float(), hidden.float(), dim=-1)  # (B, L')
         background = (edited.tokens >= self.n_special) & (edited.source < length)
+        check_finite(cosine[background].cpu().numpy())
         return torch.where(background, cosine, torch.nan)

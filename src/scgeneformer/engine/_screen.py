@@ -20,6 +20,7 @@ from ._batching import for_each_batch, row_lengths, to_device
 from ._device import at_work, default_token_budget, resolve_device, resolve_precision
 from ._edits import new_rank
 from ._embed import layers_to_run, pool
+from ._finite import check_finite
 from ._gates import Base, Probes, gate_gradients
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def screen(
     Returns
     -------
     float64 (n, L, S), NaN at special tokens and padding.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite numbers for cells that have genes.
     """
     out = np.full((*tokens.shape, len(states)), np.nan)
     at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
@@ -110,6 +116,11 @@ def screen_absent(
     Returns
     -------
     float32 (n, G, S), NaN where a cell expresses the gene, and for empty cells.
+
+    Raises
+    ------
+    FloatingPointError
+        If the model gives NaN or infinite numbers for cells that have genes.
     """
     out = np.full((len(tokens), len(genes), len(states)), np.nan, dtype=np.float32)
     at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
@@ -191,6 +202,7 @@ class _Screen:
         total = np.cumsum(steps, axis=1)
         curve = total[:, -1:] - total if up else total - steps
         before = found.values.cpu().double().numpy()
+        check_finite(before, (batch >= self.n_special).any(1).cpu().numpy())
         curve += self._correction(batch, mask, ranks, moved, before, curve, first, n_points, up=up)
         if kind == "delete":
             return _at_genes(curve - base, batch, self.n_special)
@@ -241,7 +253,9 @@ class _Screen:
         probes = Probes(candidates, torch.full_like(candidates, first), torch.full_like(candidates, length))
         found = gate_gradients(self.network, Base(batch, shifted, mask), probes, self.readout, **self.options)
         moved = found.values.cpu().double().numpy() - self.value(batch, mask)
-        return moved[:, None] + found.probes.cpu().double().numpy()
+        estimated = moved[:, None] + found.probes.cpu().double().numpy()
+        check_finite(estimated, (batch >= self.n_special).any(1).cpu().numpy())
+        return estimated
 
     def _without_lowest(self, batch: Tensor, first: int) -> tuple[Tensor, Tensor | None]:
         """The same without the lowest gene of each row that fills all positions."""
@@ -254,5 +268,7 @@ class _Screen:
 
 
 def _at_genes(values: np.ndarray, batch: Tensor, n_special: int) -> np.ndarray:
-    values[(batch < n_special).cpu().numpy()] = np.nan
+    genes = (batch >= n_special).cpu().numpy()
+    check_finite(values, genes)
+    values[~genes] = np.nan
     return values

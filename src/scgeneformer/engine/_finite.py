@@ -1,0 +1,36 @@
+"""Results that are no numbers are the model's fault, unless there was nothing to compute them from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None:
+    """Raise if the model gives no number where it had something to read.
+
+    Parameters
+    ----------
+    values
+        (n, ...).
+    computed
+        bool (n,) or of the shape of `values`: where numbers must be. None for everywhere.
+
+    Raises
+    ------
+    FloatingPointError
+        If one of them is NaN or infinite.
+    """
+    wrong = ~np.isfinite(values)
+    if computed is not None:
+        wrong &= computed.reshape(computed.shape + (1,) * (values.ndim - computed.ndim))
+    if wrong.any():
+        msg = (
+            f"The model gives NaN or infinite numbers for cells that have genes ({int(wrong.sum()):,} of {wrong.size:,} numbers in one "
+            "batch). Its weights are not finite, or too large for the precision: use another checkpoint, or precision='float32'."
+        )
+        raise FloatingPointError(msg)
+
+
+def has_states(tokens: np.ndarray, pooling: str, n_special: int) -> np.ndarray:
+    """Which rows have something to pool, bool (n,): a gene for ``"mean"``, any token for ``"cls"``."""
+    return (tokens >= (n_special if pooling == "mean" else 1)).any(1)
