@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.json.gz", "vocabulary.parquet")
-_CONFIG = "config.json"
+_CONFIG, _PICKLE = "config.json", "model.pt"
 
 
 def vocabulary(model: Any) -> Vocabulary:
@@ -76,14 +76,23 @@ def find_folder(model: str | os.PathLike[str]) -> Path:
         raise ValueError(msg)
     if not (folder / _CONFIG).is_file():
         msg = f"No {_CONFIG} in {folder}. Expected a model folder in the Hugging Face layout: {_CONFIG} and model.safetensors."
+        if (folder / _PICKLE).is_file():
+            msg += (
+                f" Its {_PICKLE} is a pickle, as older versions saved models, and could run any code. Only if you trust its source: load it "
+                "with `load(folder, allow_pickle=True)` of its class in `sg.model`, and save the model again."
+            )
         raise FileNotFoundError(msg)
     return folder
 
 
 def of_folder(folder: Path, given: Any = None) -> Vocabulary:
     """Vocabulary of the model in `folder`: `given` by the user, kept beside the weights, or an official one of that size."""
-    config = json.loads((folder / _CONFIG).read_text())
-    n_tokens, max_length = config["vocab_size"], config["max_position_embeddings"]
+    try:
+        config = json.loads((folder / _CONFIG).read_bytes())
+        n_tokens, max_length = config["vocab_size"], config["max_position_embeddings"]
+    except (ValueError, KeyError, TypeError):
+        msg = f"{folder / _CONFIG} does not describe a BERT model, or is damaged. Fetch it again from its source."
+        raise ValueError(msg) from None
     if given is not None:
         return fitting(vocabulary(given), n_tokens, max_length, str(folder))
     for name in VOCABULARY_FILES:

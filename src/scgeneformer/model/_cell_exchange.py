@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import hub, nn
 
 from ._adapters import AdapterMixin, plain_copy
-from ._base import dtype_named
 from ._data import field_registry, registry_without_data
 from ._labels import LABELS_PREFIX
 from ._tasks import CellTask
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
     from anndata import AnnData
@@ -39,12 +38,8 @@ class CellExchangeMixin(AdapterMixin):
         dtype
             Precision of the weights in the file.
         """
-        kept = dtype_named(dtype)
-        network = plain_copy(self.module.network)
-        nn.save_checkpoint(folder, network, dtype=kept, labels=_output_names(self.tasks))
-        own = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
-        nn.add_to_config(folder, own)
-        self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
+        ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
+        self._export(folder, plain_copy(self.module.network), dtype, labels=_output_names(self.tasks), **ours)
 
     @classmethod
     def from_pretrained(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi.train import SaveCheckpoint
+
+from scgeneformer import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning.pytorch import LightningModule, Trainer
+
+    from ._base import TransformerModel
 
 
 def check_writable(folder: str | Path, argument: str) -> Path:
@@ -30,6 +38,50 @@ def check_writable(folder: str | Path, argument: str) -> Path:
         msg = f"{argument}={str(folder)!r} cannot be written to ({error.strerror}). Name another folder."
         raise type(error)(error.errno, msg) from error
     return folder
+
+
+def check_plain(ckpt_path: str | Path) -> None:
+    """Refuse a checkpoint that Lightning could not load, or that could run code.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not a file: Lightning would also load addresses, and folders of shards, which are pickles.
+    ValueError
+        If it holds more than tensors and plain values.
+    """
+    path = Path(ckpt_path)
+    if not path.is_file():
+        msg = f"ckpt_path={str(ckpt_path)!r} is not a file. Name the `last.ckpt` that `train(checkpoints=...)` wrote."
+        raise FileNotFoundError(msg)
+    nn.load_plain(path, mmap=True)
+
+
+@contextmanager
+def best_restored(model: TransformerModel, trainer: Trainer) -> Iterator[None]:
+    """Give `model` the weights that scvi-tools' ``SaveCheckpoint`` kept, which that would itself look for in a pickle."""
+    savers = [callback for callback in trainer.callbacks if isinstance(callback, SaveCheckpoint)]
+    asked = [(saver, saver.load_best_on_end, saver.check_nan_gradients) for saver in savers]
+    for saver in savers:
+        saver.load_best_on_end = saver.check_nan_gradients = False
+    at_end, on_error = ([saver for saver, *when in asked if when[i]] for i in (0, 1))
+    try:
+        yield
+    except Exception:
+        _restore(model, on_error)
+        raise
+    else:
+        _restore(model, at_end)
+    finally:
+        for saver, load_best_on_end, check_nan_gradients in asked:
+            saver.load_best_on_end, saver.check_nan_gradients = load_best_on_end, check_nan_gradients
+
+
+def _restore(model: TransformerModel, savers: list[SaveCheckpoint]) -> None:
+    for saver in savers:
+        if saver.best_model_path:
+            best = type(model).load(saver.best_model_path, adata=False, accelerator="cpu")
+            model.module.load_state_dict(best.module.state_dict())
 
 
 class LastCheckpoint(Callback):

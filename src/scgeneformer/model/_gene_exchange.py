@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,12 +10,12 @@ import numpy as np
 from scgeneformer import hub, nn
 
 from ._adapters import AdapterMixin, plain_copy
-from ._base import dtype_named
 from ._data import registry_without_data
 from ._gene_labels import GeneClasses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
     from anndata import AnnData
@@ -41,10 +40,8 @@ class GeneExchangeMixin(AdapterMixin):
         dtype
             Precision of the weights in the file.
         """
-        kept, network = dtype_named(dtype), plain_copy(self.module.network)
-        nn.save_checkpoint(folder, network, dtype=kept, labels=list(self._classes.names))
-        nn.add_to_config(folder, {_CLASSES: self.classes})
-        self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
+        ours = {_CLASSES: self.classes}
+        self._export(folder, plain_copy(self.module.network), dtype, labels=list(self._classes.names), **ours)
 
     @classmethod
     def from_pretrained(

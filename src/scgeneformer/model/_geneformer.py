@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import hub, nn
 
-from ._base import TransformerModel, dtype_named
+from ._base import TransformerModel
 from ._module import EncoderDecoderModule, GeneformerModule
 from ._presets import preset_named
 from ._pretraining import PretrainingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
@@ -132,7 +132,7 @@ class Geneformer(PretrainingMixin, TransformerModel):
 
         Raises
         ------
-        KeyError, TypeError
+        TypeError
             If the model has neither.
         ValueError
             If the tokens are of another vocabulary.
@@ -197,8 +197,7 @@ class Geneformer(PretrainingMixin, TransformerModel):
         dtype
             Precision of the weights in the file.
         """
-        nn.save_checkpoint(folder, self.module.network, dtype=dtype_named(dtype))
-        self.vocabulary.save(Path(folder) / "vocabulary.json.gz")
+        self._export(folder, self.module.network, dtype)
 
 
 def _pretraining_network(pretrained: hub.Pretrained) -> nn.MaskedGeneModel | nn.EncoderDecoder:

@@ -13,7 +13,7 @@ from scvi.train import TrainRunner
 from scgeneformer import engine, nn
 from scgeneformer._settings import settings
 
-from ._checkpoints import check_writable
+from ._checkpoints import best_restored, check_plain, check_writable
 from ._history import History, joined
 
 if TYPE_CHECKING:
@@ -63,12 +63,16 @@ def run_training(
     Raises
     ------
     OSError
-        If the folder for checkpoints cannot be written to.
+        If the folder for checkpoints cannot be written to, or the checkpoint to resume from is not there.
+    ValueError
+        If that checkpoint holds more than tensors and plain values.
     FloatingPointError
         If the loss or the norm of its gradient is no longer a number.
     """
     if plan.checkpoints is not None:
         check_writable(plan.checkpoints, "checkpoints")
+    if ckpt_path is not None:
+        check_plain(ckpt_path)
     if getattr(datamodule, "n_val", 1):
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
     if precision == "auto":
@@ -101,7 +105,8 @@ def run_training(
             nn.compile_blocks(model.module.network)
         model.encoder.checkpoint_activations = checkpoint_activations
         model.module.train()  # Lightning leaves modes as it finds them, and dropout would stay off
-        runner()
+        with best_restored(model, runner.trainer):
+            runner()
 
 
 @contextmanager

@@ -37,8 +37,8 @@ def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None
     ------
     FileNotFoundError
         If there is no such folder.
-    TypeError
-        If it is neither.
+    TypeError, ValueError
+        If it is neither, or of another kind.
     """
     from scgeneformer import model as models
 
@@ -52,6 +52,6 @@ def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None
     if not folder.is_dir():
         msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
         raise FileNotFoundError(msg)
-    if (folder / "model.pt").exists():
-        return wanted.load(str(folder), adata=False if adata is None else adata)
-    return wanted.from_pretrained(folder, adata)
+    if (folder / "config.json").is_file() and not wanted.is_saved(folder):
+        return wanted.from_pretrained(folder, adata)
+    return wanted.load(folder, adata=False if adata is None else adata)

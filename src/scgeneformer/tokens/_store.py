@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,9 +52,13 @@ def save(vocabulary: Vocabulary, path: Path) -> None:
 
 def load(path: Path) -> Vocabulary:
     """Read a file written by `save` and compare its hash with the one that it was written with."""
-    content = _read(path)
+    suffix = _suffix(path)
+    try:
+        content = _read(path, suffix)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):
+        content = None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        msg = f"{path} is not a vocabulary written by `Vocabulary.save`."
+        msg = f"{path} is not a vocabulary written by `Vocabulary.save`, or is damaged. Save it again, or name the vocabulary by `vocabulary=`."
         raise ValueError(msg)
     vocabulary = Vocabulary(
         name=content["name"],
@@ -69,8 +74,8 @@ def load(path: Path) -> Vocabulary:
     return vocabulary
 
 
-def _read(path: Path) -> Any:
-    match _suffix(path):
+def _read(path: Path, suffix: str) -> Any:
+    match suffix:
         case ".json":
             return json.loads(path.read_text(encoding="utf-8"))
         case ".json.gz":
