@@ -341,27 +341,6 @@ def test_data_that_cannot_be_learned_from(cells, start, toy, tmp_path):
         CellClassifier.load(tmp_path / "model", adata=False).train(1)
 
 
-def test_resumed_run_is_the_run_that_never_stopped(cells, start, quick, tmp_path):
-    quick |= {"max_epochs": 4, "plan_kwargs": {"total_steps": 100}}
-    whole = make(cells, start)
-    whole.module.network.encoder.embedding.dropout.p = 0.1  # so that generators matter
-    torch.manual_seed(2)
-    whole.train(checkpoints=tmp_path / "whole", **quick)
-    half = make(cells, start)
-    half.module.network.encoder.embedding.dropout.p = 0.1
-    torch.manual_seed(2)
-    half.train(checkpoints=tmp_path / "half", checkpoint_every=3, max_steps=13, **quick)
-    rest = make(cells, start)
-    rest.module.network.encoder.embedding.dropout.p = 0.1
-    rest.train(checkpoints=tmp_path / "half", ckpt_path=tmp_path / "half" / "last.ckpt", **quick)
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(rest)[name]), name
-    assert rest.temperature_ == whole.temperature_
-    other = make(cells, start)
-    with pytest.raises(ValueError, match="Give the same data and arguments"):
-        other.train(ckpt_path=tmp_path / "half" / "last.ckpt", rng=3, **quick)
-
-
 def test_best_weights_are_kept(cells, start, quick):
     """A rate that destroys what was learned: the model is left with the epoch that validated best."""
     model = make(cells, start)

@@ -174,23 +174,6 @@ def test_an_untrained_model_is_saved_too(model, tmp_path):
     assert alone.told == []
 
 
-def test_resumed_run_is_the_run_that_never_stopped(ranked, classes, start, quick, tmp_path):
-    quick |= {"learning_rate": 1e-2, "batch_size": 6, "plan_kwargs": {"total_steps": 12}, "checkpoint_every": 2}
-    ends = []
-    for folder, stops in (("whole", [12]), ("parts", [5, 12])):
-        torch.manual_seed(1)
-        model = GeneClassifier(ranked, classes, start, dropout=0.2)
-        path = tmp_path / folder
-        for i, stop in enumerate(stops):
-            model.train(
-                max_epochs=9, max_steps=stop, checkpoints=path, ckpt_path=path / "last.ckpt" if i else None, **quick
-            )
-        ends.append(weights(model))
-    assert torch.equal(*ends)
-    with pytest.raises(ValueError, match="to resume"):
-        GeneClassifier(ranked, classes, start).train(1, ckpt_path=tmp_path / "whole" / "last.ckpt", rng=3, **quick)
-
-
 def test_frozen_encoder_and_layers(ranked, classes, start, quick):
     for freeze in ("all", 1):
         model = GeneClassifier(ranked, classes, start, freeze=freeze)

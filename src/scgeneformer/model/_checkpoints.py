@@ -92,15 +92,32 @@ class LastCheckpoint(Callback):
 
     def __init__(self, folder: str | Path, every: int | None) -> None:
         self.folder, self.every = Path(folder).expanduser(), every
-        self._saved = -1
+        self._step, self._saved, self._stop = 0, -1, False
+
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        """Count steps from where the run begins."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save if it is time; the file is replaced only once the new one is complete."""
-        step = trainer.global_step
+        """Save if it is time.
+
+        Between the batches of one step, a checkpoint would lack their gradients: there, nothing is saved, and a stop has to wait.
+        """
+        step, before = trainer.global_step, self._step
+        self._step, self._stop = step, self._stop or trainer.should_stop
+        trainer.should_stop = self._stop and step > before
         due = trainer.is_last_batch if self.every is None else step % self.every == 0
-        if step == self._saved or not (due or step == trainer.max_steps or trainer.should_stop):
-            return
-        self._saved = step
+        if step > before and (due or step == trainer.max_steps or trainer.should_stop):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        """Add what validation found to the checkpoint of this step, since a resumed run goes on behind it."""
+        if trainer.global_step == self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Replace the file once the new one is complete."""
+        self._saved = trainer.global_step
         part = self.folder / "last.ckpt.part"
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:

@@ -109,14 +109,19 @@ class Plan(TrainingPlan):
         return {}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer and its schedule, laid out over the run's number of steps."""
+        """The optimizer and its schedule.
+
+        The schedule's length is left to `on_train_start`: to count batches here, Lightning would make the loader before it restores
+        the loops, and then never restore the loader's place in the epoch.
+        """
         groups = decay_groups(self.module, self.weight_decay)
         optimizer = self.optimizer_class(groups, lr=self.lr, betas=self.betas, eps=self.eps)
-        self.total_steps = self.total_steps or int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _factor(self, step: int) -> float:
+        if self.total_steps is None:  # training has not started
+            return 1.0
         warmup = round(self.warmup * self.total_steps) if self.warmup < 1 else int(self.warmup)
         return schedule_factor(step, total=self.total_steps, warmup=warmup, schedule=self.schedule)
 
@@ -171,7 +176,7 @@ class Plan(TrainingPlan):
         output = self.module(self.prepared(batch))[-1]
         loss, shown = self._joint(output)
         self._check_finite(shown, "loss")
-        values = {"train_loss_step": shown.item(), "learning_rate": self.lr_schedulers().get_last_lr()[0]}
+        values = {"train_loss_step": shown.item(), "learning_rate": self.optimizers().param_groups[0]["lr"]}
         for logger in self.loggers:  # at once, since Lightning's own logging comes after the checkpoint of this step
             logger.log_metrics(values, step=self.global_step)
         self.log("loss", shown, prog_bar=True, logger=False)
@@ -215,10 +220,19 @@ class Plan(TrainingPlan):
             self.trainer.logger.load_state_dict(checkpoint["history"])
 
     def on_train_start(self) -> None:
-        """Check the number of batches in an epoch, which is known only now, against that of the checkpoint."""
+        """Check the number of batches in an epoch, which is known only now, and lay the schedule out over the run's steps."""
         if self._n_batches is not None:
             now = self.trainer.num_training_batches
             self._check_same({"batches in an epoch": self._n_batches}, {"batches in an epoch": now})
+        if self.total_steps is None:
+            self.total_steps = int(self.trainer.estimated_stepping_batches)
+            factor = self._factor(self.lr_schedulers().last_epoch)
+            for group in self.optimizers().param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        loop = self.trainer.fit_loop
+        if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
+            # the checkpoint came after the last batch of an epoch: let Lightning count the next one, or it takes it for finished too
+            loop.reset_restart_stage()
 
     def _check_same(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
         differs = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]

@@ -99,7 +99,7 @@ class PretrainingMixin:
             by `validation_loss` is kept by scvi-tools' :class:`~scvi.train.SaveCheckpoint` among the `callbacks`.
         ckpt_path
             Checkpoint to resume from: the run goes on as if it had never stopped, on the same data with the same arguments.
-            (Only the mean `train_loss` of the epoch in which it stopped is over what was left of it.)
+            (Only the means `train_loss` and `train_accuracy` of the epoch in which it stopped are over what was left of it, if anything.)
         logger
             Loggers of Lightning beside `history`, such as ``TensorBoardLogger("logs")`` or ``CSVLogger("logs")``.
         checkpoint_activations
