@@ -221,6 +221,31 @@ def test_every_labelled_cell_is_tested_once(cells, start, quick):
         model.cross_validate(7)
 
 
+@pytest.mark.parametrize("in_mudata", [False, True])
+@pytest.mark.parametrize(("older", "newer"), [("type", "dose"), ("dose", {"dose": "categorical"})])
+def test_cross_validation_has_the_labels_of_its_model(cells, start, quick, monkeypatch, in_mudata, older, newer):
+    """Data that were set up again are set up for models to come."""
+    data = md.MuData({"rna": cells}) if in_mudata else cells
+    setup = CellClassifier.setup_mudata if in_mudata else CellClassifier.setup_anndata
+    setup(data, older)
+    first = CellClassifier(data, start)
+    setup(data, newer)
+    second = CellClassifier(data, start)
+    trained, train = [], CellClassifier.train
+
+    def watch(self, *args, **kwargs):
+        trained.append(self.tasks)
+        train(self, *args, **kwargs)
+
+    monkeypatch.setattr(CellClassifier, "train", watch)
+    for model in (first, second):
+        predicted = model.cross_validate(2, max_epochs=1, **quick).predicted
+        assert list(predicted) == list(model.tasks[0].classes)
+    assert trained == [first.tasks] * 2 + [second.tasks] * 2
+    assert first.tasks != second.tasks
+    assert CellClassifier(data, start).tasks == second.tasks
+
+
 def test_temperature_is_that_of_the_validation_cells(cells, start, quick):
     model = make(cells, start)
     model.train(3, **quick)

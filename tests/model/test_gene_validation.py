@@ -98,6 +98,14 @@ def test_folds_are_their_own_models_by_hand(model, quick):
     assert cv.per_occurrence.loc[number, "accuracy"] == pytest.approx(np.mean(early == (every["early"] > 0.5)))
 
 
+def test_an_untrained_twin_leaves_the_newest_registration(model, ranked, start):
+    ranked.obsm["other"] = ranked.obsm[KEY].copy()
+    ranked.uns["other"] = ranked.uns[KEY]
+    GeneClassifier.setup_anndata(ranked, tokens_key="other")
+    assert model.untrained().registry["setup_args"] == {"tokens_key": KEY}
+    assert GeneClassifier(ranked, model.classes, start).registry["setup_args"] == {"tokens_key": "other"}
+
+
 def test_labels_without_a_meaning_are_not_recovered(ranked, vocabulary, start, quick):
     """Cells in which all classified genes are alike."""
     rng = np.random.default_rng(3)

@@ -128,3 +128,26 @@ def start_encoder(model: TransformerModel) -> nn.Encoder:
         )
         raise ValueError(msg)
     return hub.load(model.start_).encoder
+
+
+def untrained(model: TransformerModel) -> TransformerModel:
+    """A classifier as `model` was before it was trained: its data, labels and arguments, with a new head.
+
+    Raises
+    ------
+    ValueError
+        If what it started from is not known any more.
+    """
+    given = dict(model.init_params_["non_kwargs"])
+    for name in ("pretrained", "config", "vocabulary"):
+        del given[name]
+    shape = model.encoder.config
+    given |= {"dropout": shape.dropout, "attention_dropout": shape.attention_dropout}
+    given["pretrained"] = hub.Pretrained("start", model.vocabulary, model=model.start_encoder())
+    registration, kind = model.adata_manager, type(model)
+    newest = kind._setup_adata_manager_store.get(registration.adata_uuid, registration)
+    kind.register_manager(registration)  # which the constructor takes; the data may have been set up otherwise since
+    try:
+        return kind(model.adata, **given)
+    finally:
+        kind.register_manager(newest)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import _keys, engine, nn
 
-from ._backbone import Backbone, limit_training, start_encoder
+from ._backbone import Backbone, limit_training, start_encoder, untrained
 from ._base import TransformerModel
 from ._cell_exchange import CellExchangeMixin
 from ._cell_prediction import CellPredictionMixin
@@ -194,6 +194,10 @@ class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin
     def start_encoder(self) -> nn.Encoder:
         """The encoder before it was trained, to compare with."""
         return start_encoder(self)
+
+    def untrained(self) -> CellClassifier:
+        """A model of the same data, labels and arguments that starts where this one did, with a new head."""
+        return untrained(self)
 
 
 def _task_weights(tasks: Sequence[CellTask], given: Any) -> dict[str, float] | None:

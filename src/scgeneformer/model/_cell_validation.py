@@ -14,8 +14,6 @@ from scgeneformer import evaluation
 from ._cell_split import choose_folds, choose_split
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from ._tasks import CellTask
 
 
@@ -98,7 +96,7 @@ class CellValidationMixin:
             rest, tested = np.flatnonzero((fold >= 0) & (fold != k)), np.flatnonzero(fold == k)
             with torch.random.fork_rng():
                 torch.manual_seed(rng * n_folds + k)
-                model = self._anew()
+                model = self.untrained()
                 model.train(split=evaluation.Split(*inner(rest), tested), rng=rng, **train_kwargs)
             soft = asked.kind != "continuous"
             predicted.iloc[tested] = np.asarray(model.predict(indices=tested, task=asked.name, soft=soft)).reshape(
@@ -108,18 +106,6 @@ class CellValidationMixin:
         table = pd.DataFrame(scores).T.rename_axis("fold")
         table = pd.concat([table, table.agg(["mean", "std"])]).rename_axis("fold")
         return CellCrossValidation(fold, predicted, table)
-
-    def _anew(self) -> Self:
-        """A model as this one was before it was trained, on the same data."""
-        given = dict(self.init_params_["non_kwargs"])
-        start = self.start_ if self._start is None else self._start
-        if start is None:
-            self.start_encoder()  # says why there is none
-        for name in ("pretrained", "config", "vocabulary"):
-            given.pop(name)
-        shape = self.encoder.config
-        given |= {"dropout": shape.dropout, "attention_dropout": shape.attention_dropout}
-        return type(self)(self.adata, start, **given)
 
 
 def score(task: CellTask, truth: np.ndarray, predicted: np.ndarray) -> pd.Series:

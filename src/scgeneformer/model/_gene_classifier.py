@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scgeneformer import _keys, hub, nn
+from scgeneformer import _keys, nn
 
-from ._backbone import Backbone, limit_training, start_encoder
+from ._backbone import Backbone, limit_training, start_encoder, untrained
 from ._base import TransformerModel
 from ._data import TOKENS_FIELD
 from ._gene_exchange import GeneExchangeMixin
@@ -139,17 +139,7 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
 
     def untrained(self) -> GeneClassifier:
         """A model of the same data, genes and arguments that starts where this one did, with a new head."""
-        setup = dict(self.registry["setup_args"])
-        getattr(type(self), self.registry["setup_method_name"])(
-            self.adata, **setup
-        )  # the data may have been set up otherwise since
-        given, config = self.init_params_["non_kwargs"], self.encoder.config
-        options = {name: given[name] for name in ("freeze", "lora", "quantize")}
-        dropouts = {"dropout": config.dropout, "attention_dropout": config.attention_dropout}
-        start = self.start_encoder()
-        return type(self)(
-            self.adata, self.classes, hub.Pretrained("start", self.vocabulary, model=start), **options, **dropouts
-        )
+        return untrained(self)
 
     @property
     def _tokens_key(self) -> str:
