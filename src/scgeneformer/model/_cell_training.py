@@ -13,7 +13,7 @@ from ._cell_split import SETS, choose_split
 from ._classifier_plan import ClassifierPlan
 from ._data import registered_tokens
 from ._labels import LABELS_PREFIX
-from ._split_module import SplitModule
+from ._split_module import LabelsOfCells, SplitModule
 from ._training import place_of, run_training, token_budget_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class CellTrainingMixin:
         datamodule = SplitModule(
             np.asarray(tokens),
             lengths,
-            lambda cells, _: {"labels": labels[cells]},
+            LabelsOfCells(labels),
             split=chosen,
             batch_size=batch_size,
             token_budget=token_budget or token_budget_of(place_of(accelerator)),

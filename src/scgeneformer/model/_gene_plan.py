@@ -12,7 +12,7 @@ from scgeneformer import evaluation
 
 from ._classifier_plan import SCORES
 from ._plan import Plan
-from ._split_module import SplitModule
+from ._split_module import LabelsOfTokens, SplitModule
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import EVAL_DATALOADERS
@@ -105,9 +105,9 @@ class GeneSplitModule(SplitModule):
     ) -> None:
         none = np.empty(0, np.int64)
         split = evaluation.Split(cells["train"], none, none)
-        super().__init__(tokens, lengths, lambda _, batch: {"labels": codes["train"][batch]}, split=split, **kwargs)
+        super().__init__(tokens, lengths, LabelsOfTokens(codes["train"]), split=split, **kwargs)
         self.val_idx, self.n_val = cells["validation"], len(cells["validation"])
-        self._labels_of_validation = lambda _, batch: {"labels": codes["validation"][batch]}
+        self._labels_of_validation = LabelsOfTokens(codes["validation"])
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Fixed batches of the validation cells, with labels of the validation genes only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,40 @@ if TYPE_CHECKING:
     from scgeneformer.evaluation import Split
 
 
+@dataclass(frozen=True, eq=False)
+class LabelsOfCells:
+    """Gives each cell of a batch its labels; a class, since functions made on the spot cannot be sent to workers.
+
+    Attributes
+    ----------
+    values
+        (n_obs, tasks).
+    """
+
+    values: np.ndarray
+
+    def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """``labels`` (B, tasks)."""
+        return {"labels": self.values[rows]}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsOfTokens:
+    """Gives each token of a batch its class.
+
+    Attributes
+    ----------
+    codes
+        Class of each token of the vocabulary, -1 for those without: (V,).
+    """
+
+    codes: np.ndarray
+
+    def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """``labels`` (B, L)."""
+        return {"labels": self.codes[tokens]}
+
+
 class LabelledCells(Dataset):
     """Batches of tokens with labels; indexed by ``(epoch, rows)``, so that a batch is one gather.
 
@@ -29,7 +64,7 @@ class LabelledCells(Dataset):
     lengths
         Number of tokens of each of them.
     labels
-        From rows in `tokens` (B,) and their tokens (B, L) to arrays of the batch, by name.
+        From rows in `tokens` (B,) and their tokens (B, L) to arrays of the batch, by name. Workers get it pickled.
     """
 
     def __init__(
