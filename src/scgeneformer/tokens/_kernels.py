@@ -36,7 +36,7 @@ def _bits(typing, x):
 def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
     """Count distinct tokens and sum values per row; return what is unusual about the values, and the largest.
 
-    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token. A row with a column
+    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token. A column
     index outside `token` ends the pass before anything is read by it.
     """
     flags = 0
@@ -46,11 +46,6 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
         n = 0
         total = 0.0
         known = 0.0
-        outside = False
-        for p in range(indptr[i], indptr[i + 1]):
-            outside |= np.uint64(indices[p]) >= n_columns  # a negative index is a large one
-        if outside:
-            return flags | OUTSIDE, peak
         for p in range(indptr[i], indptr[i + 1]):
             x = np.float64(data[p])
             if not (0.0 <= x <= _LARGEST):
@@ -60,7 +55,10 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
             if x > peak:
                 peak = x
             total += x
-            t = token[indices[p]]
+            j = np.uint64(indices[p])  # a negative index becomes a large one
+            if j >= n_columns:
+                return flags | OUTSIDE, peak
+            t = token[j]
             if t >= 0 and x > 0.0:
                 known += x
                 if seen[t] == i:
