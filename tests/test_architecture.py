@@ -16,6 +16,7 @@ SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
     {"_settings", "_version"},
     {"_keys"},
+    {"_slots"},
     {"tokens", "stats", "evaluation"},
     {"nn"},
     {"engine", "hub"},

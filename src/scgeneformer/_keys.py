@@ -45,6 +45,11 @@ def vocabulary_key(key: str) -> str:
     return TOKEN_VOCABULARY if key == TOKENS else f"{key}_{TOKEN_VOCABULARY}"
 
 
+def counts_key(key: str) -> str:
+    """Name of the `obsm` slot with the counts of the tokens in ``.obsm[key]``."""
+    return f"{key}_counts"
+
+
 def embedding_key(key: str) -> str:
     """Name of the `obsm` slot of an embedding, found by ``sc.pl.embedding(basis=key)``."""
     return f"X_{key}"
@@ -76,6 +81,16 @@ def sets_key(key: str) -> str:
 def method_layer(key: str) -> str:
     """Name of the layer that tells which shifts are exact (1) and which are estimates (0). No state has such a name."""
     return f"{key}__method"
+
+
+def score_key(key: str) -> str:
+    """Name of the `obs` column with the probability of, or the share of votes for, the labels in ``.obs[key]``."""
+    return f"{key}_score"
+
+
+def value_key(key: str) -> str:
+    """Name of the `obs` column with the expected position among the ordered labels in ``.obs[key]``."""
+    return f"{key}_value"
 
 
 def effects_keys(key: str) -> tuple[str, str, str]:

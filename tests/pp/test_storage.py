@@ -93,4 +93,4 @@ def test_round_trips(adata: ad.AnnData, vocabulary: sg.Vocabulary, form: str, la
         np.testing.assert_array_equal(getattr(back, frame)[column], getattr(adata, frame)[column])
     assert back.uns[KEY].keys() == adata.uns[KEY].keys() == {"params", "coverage"}
     for part in ("params", "coverage"):
-        assert back.uns[KEY][part] == adata.uns[KEY][part]
+        np.testing.assert_equal(dict(back.uns[KEY][part]), adata.uns[KEY][part])

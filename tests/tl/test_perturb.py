@@ -189,9 +189,3 @@ def test_a_new_run_takes_the_place_of_the_old(tokenized, folder):
     sg.tl.perturb(tokenized, folder, groupby="state", source="odd", target="well", max_cells=2)
     assert layer_names(tokenized) == {"shift", "shift_odd"}
     assert "shift" not in tokenized.varm
-
-
-def test_an_entry_of_uns_that_is_not_ours_does_not_fail_a_finished_run(tokenized, folder):
-    tokenized.uns["shift"] = {"note": "mine"}
-    sg.tl.perturb(tokenized, folder, [tokenized.var_names[1]])
-    assert tokenized.uns["shift"]["params"]["kind"] == "delete"

@@ -244,10 +244,11 @@ def test_one_other_state_may_be_a_string(tokenized, folder, expected):
 
 
 @pytest.mark.parametrize("foreign", [3, "mine", np.arange(3), {"params": "mine"}], ids=str)
-def test_foreign_entries_of_uns_do_not_fail_a_finished_run(tokenized, folder, foreign):
+def test_foreign_entries_of_uns_are_refused(tokenized, folder, foreign):
     tokenized.uns["shift"] = foreign
-    sg.tl.perturb(tokenized, folder, ["SYM1"], max_cells=2)
-    assert tokenized.uns["shift"]["params"]["kind"] == "delete"
+    with pytest.raises(ValueError, match=r"\.uns\['shift'\] is not a result of scgeneformer"):
+        sg.tl.perturb(tokenized, folder, ["SYM1"], max_cells=2)
+    assert tokenized.uns["shift"] is foreign
 
 
 def test_cells_without_genes(tokenized, folder):

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgeneformer._keys import TOKENS, as_adata, lengths_key, token_id_key, vocabulary_key, write_params
+from scgeneformer import _slots
+from scgeneformer._keys import TOKENS, as_adata, counts_key, lengths_key, token_id_key, vocabulary_key
 from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def tokenize(
     KeyError
         If a layer, column or modality does not exist.
     ValueError
-        If values are negative, NaN, infinite or look log-normalised, or if the vocabulary knows the genes of less than 5 % of the counts.
-        Nothing is written then.
+        If values are negative, NaN, infinite or look log-normalised, if the vocabulary knows the genes of less than 5 % of the counts, or
+        if a slot holds something else than earlier tokens. Nothing is written then.
 
     Warns
     -----
@@ -110,6 +111,10 @@ def tokenize(
     start = logg.info("tokenizing cells")
     data = adata.copy() if copy else adata
     adata = as_adata(data, mod)
+    slots = [f"obsm/{key_added}", f"obs/{lengths_key(key_added)}", f"obs/{vocabulary_key(key_added)}"]
+    slots += [f"var/{token_id_key(key_added)}"]
+    slots += [f"obsm/{counts_key(key_added)}"] if keep_counts else []
+    _slots.check_free(adata, "pp.tokenize", key_added, [*slots, f"uns/{key_added}"])
     vocabulary = _vocabulary(model)
     X, slot = _matrix(adata, layer)
     totals = None if total_counts is None else _column(adata, total_counts)
@@ -131,16 +136,13 @@ def tokenize(
         slot=slot,
     )
 
-    adata.obsm[key_added] = encoded.tokens
-    adata.obsm.pop(f"{key_added}_counts", None)  # of an earlier call, in another order
-    if keep_counts:
-        adata.obsm[f"{key_added}_counts"] = encoded.counts
-    adata.obs[lengths_key(key_added)] = encoded.lengths
-    adata.obs[vocabulary_key(key_added)] = vocabulary_column(vocabulary, adata.n_obs)
-    adata.var[token_id_key(key_added)] = genes.token_id
-    write_params(
+    values = [encoded.tokens, encoded.lengths, vocabulary_column(vocabulary, adata.n_obs), genes.token_id]
+    values += [encoded.counts] if keep_counts else []
+    _slots.write(
         adata,
+        "pp.tokenize",
         key_added,
+        dict(zip(slots, values, strict=True)),
         vocabulary=vocabulary.name,
         vocabulary_hash=vocabulary.hash,
         max_length=max_length or vocabulary.max_length,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 from scgeneformer.tokens import read_tokens
 
@@ -13,7 +14,7 @@ from ._classifier import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Literal
+    from typing import Any, Literal
 
     from anndata import AnnData
     from mudata import MuData
@@ -86,7 +87,7 @@ def annotate(
         If `model` is no classifier of cells.
     ValueError
         If the model is not trained, `task` is not one of its, the tokens were made for another vocabulary or are longer than the model can
-        read, or `min_score` is given for continuous labels.
+        read, `min_score` is given for continuous labels, or a slot holds something else than earlier results.
     """
     from scanpy import logging as logg
 
@@ -104,11 +105,11 @@ def annotate(
     found = classifier.to_pretrained()
     tokens = read_tokens(data, tokens_key, found.vocabulary, model=found.name)
     key = f"{asked.name}_predicted" if key_added is None else key_added
+    slots.check_free(data, "tl.annotate", key, [*_slots_of(key, asked.kind), f"uns/{key}"])
     options = {"device": device or settings.device, "precision": precision or settings.precision}
     options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
 
     start = logg.info(f"labelling {data.n_obs} cells by {asked.name!r}")
-    numbers = asked.kind == "continuous"
     ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk
     parts = (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
     answer = np.concatenate([classifier.answer(part, task=asked.name, **options) for part in parts])
@@ -116,13 +117,14 @@ def annotate(
     if n_empty:
         logg.warning(f"{n_empty} cells have no tokens in .obsm[{tokens_key!r}], and get no label.")
 
-    if numbers:
-        data.obs[key] = answer
-    else:
-        _write_classes(data, key, answer, asked.classes, ordinal=asked.kind == "ordinal", min_score=min_score)
-    keys.write_params(
+    values = [answer]
+    if asked.kind != "continuous":
+        values = _of_classes(data, answer, asked.classes, ordinal=asked.kind == "ordinal", min_score=min_score)
+    slots.write(
         data,
+        "tl.annotate",
         key,
+        dict(zip(_slots_of(key, asked.kind), values, strict=True)),
         task=asked.name,
         kind=asked.kind,
         min_score=min_score,
@@ -138,17 +140,23 @@ def annotate(
     return adata if copy else None
 
 
-def _write_classes(
-    data: AnnData, key: str, proba: np.ndarray, classes: tuple[str, ...], *, ordinal: bool, min_score: float | None
-) -> None:
+def _slots_of(key: str, kind: str) -> list[str]:
+    """Slots of labels of a kind: of the labels, their scores, the probabilities of all classes, and positions."""
+    if kind == "continuous":
+        return [f"obs/{key}"]
+    position = [f"obs/{keys.value_key(key)}"] if kind == "ordinal" else []
+    return [f"obs/{key}", f"obs/{keys.score_key(key)}", f"obsm/{keys.answer_key(key)}", *position]
+
+
+def _of_classes(
+    data: AnnData, proba: np.ndarray, classes: tuple[str, ...], *, ordinal: bool, min_score: float | None
+) -> list[Any]:
+    """What is to be written to these slots."""
     there = ~np.isnan(proba[:, 0])
     codes, score = np.full(len(proba), -1), np.full(len(proba), np.nan)
     codes[there], score[there] = proba[there].argmax(axis=1), proba[there].max(axis=1)
     if min_score is not None:
         codes[score < min_score] = -1
-    data.obs[key] = pd.Categorical.from_codes(codes, list(classes), ordered=ordinal)
-    data.obs[f"{key}_score"] = score
-    if ordinal:
-        data.obs[f"{key}_value"] = proba @ np.arange(len(classes))
-    columns = [keys.slot_name(name) for name in classes]
-    data.obsm[f"{key}_proba"] = pd.DataFrame(proba, index=data.obs_names, columns=columns)
+    labels = pd.Categorical.from_codes(codes, list(classes), ordered=ordinal)
+    table = pd.DataFrame(proba, index=data.obs_names, columns=[keys.slot_name(name) for name in classes])
+    return [labels, score, table, *([proba @ np.arange(len(classes))] if ordinal else [])]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 from scgeneformer.tokens import read_tokens, token_ids
 
@@ -79,7 +80,8 @@ def classify_genes(
     TypeError
         If `model` is none of the above.
     ValueError
-        If the model is not trained, or the tokens were made for another vocabulary or are longer than the model can read.
+        If the model is not trained, the tokens were made for another vocabulary or are longer than the model can read, or a slot holds
+        something else than earlier results.
     """
     from scanpy import logging as logg
 
@@ -88,6 +90,8 @@ def classify_genes(
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
+    written = [f"varm/{key_added}", f"var/{key_added}"]
+    slots.check_free(data, "tl.classify_genes", key_added, [*written, f"uns/{key_added}"])
     start = logg.info("classifying genes")
     if isinstance(model, GeneCrossValidation):
         vocabulary = model.vocabulary
@@ -103,10 +107,9 @@ def classify_genes(
     there = ~np.isnan(of_gene[:, 0])
     codes = np.where(there, np.nan_to_num(of_gene).argmax(1), -1)
 
-    columns = [keys.slot_name(name) for name in proba]
-    data.varm[key_added] = pd.DataFrame(of_gene, index=data.var_names, columns=columns)
-    data.var[key_added] = pd.Categorical.from_codes(codes, list(proba))
-    keys.write_params(data, key_added, classes=tuple(proba), tokens_key=tokens_key, **params)
+    table = pd.DataFrame(of_gene, index=data.var_names, columns=[keys.slot_name(name) for name in proba])
+    values = dict(zip(written, (table, pd.Categorical.from_codes(codes, list(proba))), strict=True))
+    slots.write(data, "tl.classify_genes", key_added, values, classes=tuple(proba), tokens_key=tokens_key, **params)
     data.uns[key_added] |= tables
     added = f"    {key_added!r}, probabilities of classes for {there.sum()} genes (adata.varm)"
     logg.info("    finished", time=start, deep=f"added\n{added}")

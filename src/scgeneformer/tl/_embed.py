@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 
 from ._task import Task, prepare
@@ -85,7 +86,8 @@ def embed(
     KeyError
         If there are no tokens.
     ValueError
-        If they were made for another vocabulary, or pooling, layer or device do not exist.
+        If they were made for another vocabulary, pooling, layer or device do not exist, or a slot holds something else than an earlier
+        embedding.
     """
     from scanpy import logging as logg
 
@@ -93,6 +95,8 @@ def embed(
 
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
+    written = [f"obsm/{keys.embedding_key(key_added)}", *([f"varm/{key_added}"] if genes else [])]
+    slots.check_free(cells, "tl.embed", key_added, [*written, f"uns/{key_added}"])
     task = prepare(
         cells,
         model,
@@ -123,10 +127,8 @@ def embed(
             )
             warnings.warn(msg, stacklevel=2)
 
-    cells.obsm[keys.embedding_key(key_added)] = states
-    if gene_states is not None:
-        cells.varm[key_added] = by_gene(gene_states, token_id)
-    keys.write_params(cells, key_added, **task.provenance)
+    values = [states, *([] if gene_states is None else [by_gene(gene_states, token_id)])]
+    slots.write(cells, "tl.embed", key_added, dict(zip(written, values, strict=True)), **task.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
     if gene_states is not None:
         added += f"\n    {key_added!r}, embedding of genes (adata.varm)"

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 
 from ._baselines import answer, embedding_features, gene_features
 from ._classifier import load_classifier
-from ._write_evaluation import BASELINES, Evaluated, write_evaluation
+from ._write_evaluation import BASELINES, Evaluated, answer_slots, write_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,8 @@ def evaluate(
     TypeError
         If `model` is no classifier of cells.
     ValueError
-        If the model is not trained or on other cells, every labelled cell was trained on, there are no counts, or a baseline is unknown.
+        If the model is not trained or on other cells, every labelled cell was trained on, there are no counts, a baseline is unknown, or a
+        slot holds something else than an earlier evaluation.
     """
     from scanpy import logging as logg
 
@@ -117,6 +119,8 @@ def evaluate(
         adata = adata.copy()
     cells = keys.as_adata(adata, mod)
     asked = classifier.task(task)
+    written = [f"obs/{key_added}", *answer_slots(key_added, ("", *wanted), asked.kind).values(), f"uns/{key_added}"]
+    slots.check_free(cells, "tl.evaluate", key_added, written)
     split = _split_of(classifier, cells, mod)
     options = {"device": device, "precision": precision, "token_budget": token_budget}
     tokens_key = classifier.registry["setup_args"]["tokens_key"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 
 from ._asked import check_anchor, check_columns, check_expressed, choose_cells, tokens_of_genes, tokens_of_sets
@@ -14,7 +15,7 @@ from ._design import Design, check_design
 from ._perturb_run import perturb_genes, perturb_sets
 from ._states import check_positions, draw_members, state_members
 from ._task import prepare
-from ._write_shifts import columns_by_token, forget
+from ._write_shifts import columns_by_token, shift_slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,8 +170,8 @@ def perturb(
     KeyError
         If there are no tokens, no column `groupby`, or no cells of these names.
     ValueError
-        If a gene is not in the vocabulary or in no cell, a state has no or one cell, options contradict each other, or
-        `checkpoint` holds parts of another run.
+        If a gene is not in the vocabulary or in no cell, a state has no or one cell, options contradict each other,
+        `checkpoint` holds parts of another run, or a slot holds something else than an earlier perturbation.
 
     Notes
     -----
@@ -202,6 +203,14 @@ def perturb(
         max_state_cells=max_state_cells,
         effects=effects,
     )
+    others = [others] if isinstance(others, str) else list(others)
+    members = state_members(table, groupby, source, target, others)
+    with_genes = sets is None or genes is not None
+    marked, states = method == "screen+exact", list(members)
+    written = shift_slots(
+        key_added, states, target, genes=with_genes, sets=sets is not None, marked=marked, effects=effects
+    )
+    slots.check_free(table, "tl.perturb", key_added, written)
     wanted = precision or settings.precision
     task = prepare(
         table,
@@ -214,8 +223,6 @@ def perturb(
         token_budget=token_budget,
     )
     rng = np.random.default_rng(rng)
-    others = [others] if isinstance(others, str) else list(others)
-    members = state_members(table, groupby, source, target, others)
     if target is not None:
         check_positions(members, state_positions, task.pretrained.encoder.config.width)
     coming_in = kind == "overexpress"
@@ -253,7 +260,7 @@ def perturb(
         shard=shard,
     )
     results = []
-    if sets is None or genes is not None:
+    if with_genes:
         results.append(perturb_genes(design, asked, anchor_token, method, n_top, key_added, absent=everywhere))
     if sets is not None:
         results.append(perturb_sets(design, asked_sets, key_added))
@@ -262,12 +269,12 @@ def perturb(
         logg.info(f"    {missing_parts} parts are left to other shards; nothing is written to adata", time=start)
         return data if copy else None
 
-    forget(table, key_added)
-    for result in results:
-        result.write(table)
-    keys.write_params(
+    values = {slot: value for result in results for slot, value in result.values.items()}
+    slots.write(
         table,
+        "tl.perturb",
         key_added,
+        values,
         kind=kind,
         rank_shift=rank_shift if kind in ("inhibit", "activate") else None,
         groupby=groupby,
@@ -279,7 +286,7 @@ def perturb(
         max_cells=max_cells,
         anchor=anchor if anchor is None or column_of[anchor_token] < 0 else table.var_names[column_of[anchor_token]],
         method=method,
-        n_top=n_top if method == "screen+exact" else None,
+        n_top=n_top if marked else None,
         compat=compat,
         **task.provenance,
         n_cells=len(chosen),
@@ -288,6 +295,5 @@ def perturb(
     if target is not None:
         placed = zip(design.states, design.positions, strict=True)
         table.uns[key_added]["states"] = {keys.slot_name(state): vector for state, vector in placed}
-    written = "\n    ".join(name for result in results for name in result.slots)
-    logg.info("    finished", time=start, deep=f"added\n    {written}")
+    logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
     return data if copy else None

@@ -12,8 +12,6 @@ from scgeneformer import _keys as keys
 from ._write_shifts import as_layers, as_tables, effects_of_genes, effects_of_sets, mark_exact, result_names
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from scgeneformer.engine import Outcome, Plan
 
     from ._design import Design
@@ -23,20 +21,11 @@ MIN_CELLS = 5  # as many as `tl.rank_shifts` tests a gene from
 
 @dataclass
 class Result:
-    """Slots and what is to be written there."""
+    """Shifts, and effects on genes, until all parts are there."""
 
     missing: int = 0
     n_pairs: int = 0
-    slots: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
-
-    def put(self, slot: str, name: str, value: Any) -> None:
-        """``adata.<slot>[name] = value``, later."""
-        self.slots[f"{name!r} (adata.{slot})"] = (slot, name, value)
-
-    def write(self, adata: AnnData) -> None:
-        """Now."""
-        for slot, name, value in self.slots.values():
-            getattr(adata, slot)[name] = value
+    values: dict[str, Any] = field(default_factory=dict)  # by slot
 
 
 def perturb_genes(
@@ -66,14 +55,14 @@ def perturb_genes(
             return Result(missing)
     layers = as_layers(outcome, design.chosen, design.column_of, adata.shape)
     for name, layer in zip(result_names(key, design.states, design.target), layers, strict=True):
-        result.put("layers", name, layer)
+        result.values[f"layers/{name}"] = layer
     if exact is not None:
         marked = mark_exact(outcome, exact, design.chosen, design.column_of, adata.shape)
-        result.put("layers", keys.method_layer(key), marked)
+        result.values[f"layers/{keys.method_layer(key)}"] = marked
     if outcome.effects is not None:
         tables = effects_of_genes(outcome.effects, design.column_of, adata.n_vars)
         for name, value in zip(keys.effects_keys(key), tables, strict=True):
-            result.put("varp", name, value)
+            result.values[f"varp/{name}"] = value
     return result
 
 
@@ -119,9 +108,9 @@ def perturb_sets(design: Design, sets: dict[str, np.ndarray], key: str) -> Resul
     slot = keys.sets_key(key)
     tables = as_tables(outcome, design.chosen, names, adata.obs_names)
     for name, table in zip(result_names(slot, design.states, design.target), tables, strict=True):
-        result.put("obsm", name, table)
+        result.values[f"obsm/{name}"] = table
     if outcome.effects is not None:
         tables = effects_of_sets(outcome.effects, design.column_of, names, adata.var_names)
         for name, value in zip(keys.effects_keys(slot), tables, strict=True):
-            result.put("varm", name, value)
+            result.values[f"varm/{name}"] = value
     return result

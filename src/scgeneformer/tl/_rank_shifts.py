@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from scgeneformer import _keys
+from scgeneformer import _keys, _slots
 
 from ._rank_genes import Ranking, rank_genes
 from ._rank_sets import rank_sets
@@ -140,7 +140,8 @@ def rank_shifts(
     KeyError
         If there are no shifts, no tokens where positions are needed, or no column `donor`.
     ValueError
-        If the layer is dense, or if `test` misses what it needs, is given what it does not use, or has no official form.
+        If the layer is dense, if `test` misses what it needs, is given what it does not use, or has no official form, or if ``.varm[key]``
+        holds something else than an earlier ranking.
 
     Notes
     -----
@@ -158,6 +159,8 @@ def rank_shifts(
     has_sets = _keys.sets_key(key) in data.obsm
     # where genes are needed, or nothing is there, their lack is an error
     has_genes = key in data.layers or not has_sets or test not in OF_SETS
+    if has_genes:
+        _slots.check_free(data, "tl.perturb", key, [f"varm/{key}"])  # the ranking belongs to its run
 
     start = logg.info(f"ranking {key!r} by test={test!r}")
     table, components = rank_genes(ranking) if has_genes else ({}, {})
@@ -187,7 +190,7 @@ def rank_shifts(
     data.uns[key] = {**kept, "rank": rank}
     added = []
     if has_genes:
-        data.varm[key] = pd.DataFrame(table, index=data.var_names)
+        _slots.add(data, key, {f"varm/{key}": pd.DataFrame(table, index=data.var_names)})
         added.append(f"{key!r}, effects and tests of {n_tested} genes (adata.varm)")
     if sets is not None:
         data.uns[key]["sets"] = sets

@@ -47,6 +47,9 @@ def state_members(
     if len({keys.slot_name(state) for state in named}) < len(named):  # slots tell them apart by this name
         msg = f"States {named} name one state twice."
         raise ValueError(msg)
+    if target is not None and any(keys.state_layer("", name) == keys.method_layer("") for name in named[1:]):
+        msg = f"The layer of state '_method' would have the name of the one that marks exact shifts. Rename it in .obs[{groupby!r}]."
+        raise ValueError(msg)
     labels = cells.obs[groupby].astype(str).to_numpy()
     members = {state: np.flatnonzero(labels == state) for state in named}
     missing = [state for state, found in members.items() if len(found) == 0]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from scgeneformer import _keys
+from scgeneformer import _keys, _slots
 
 from ._neighbors import LARGEST_EXACT, nearest
 
@@ -56,7 +56,7 @@ def transfer(
         Compare with every reference cell, or search an index that misses a few neighbours. By default exact up to 50,000
         reference cells.
     key_added
-        Column of ``.obs`` for the labels; by default `labels`.
+        Column of ``.obs`` for the labels; by default `labels` with ``_transferred``, so that labels of `adata` stay.
     rng
         Seed or generator for the index.
     mod
@@ -83,7 +83,8 @@ def transfer(
     KeyError
         If the representation or the column of labels is missing.
     ValueError
-        If the representations differ in width or in the model that made them, or if no cell is labelled.
+        If the representations differ in width or in the model that made them, if no cell is labelled, or if a slot holds something else
+        than earlier results.
     """
     if metric not in METRICS:
         msg = f"metric={metric!r} is not one of {METRICS}."
@@ -96,11 +97,13 @@ def transfer(
     if copy:
         adata = adata.copy()
     data, known = _keys.as_adata(adata, mod), _keys.as_adata(reference, mod)
+    key = f"{labels}_transferred" if key_added is None else key_added
+    slots = [f"obs/{key}", f"obs/{_keys.score_key(key)}", f"obsm/{_keys.answer_key(key)}"]
+    _slots.check_free(data, "tl.transfer", key, [*slots, f"uns/{key}"])
     classes = _read_labels(known, labels)
     query, points = _read_rep(data, use_rep, "adata"), _read_rep(known, use_rep, "reference")
     placed, labelled = np.isfinite(query).all(axis=1), np.isfinite(points).all(axis=1) & (classes.codes >= 0)
     _check_alike(data, known, use_rep, query.shape[1], points.shape[1])
-    key = labels if key_added is None else key_added
 
     if not labelled.any():
         msg = f"No cell of the reference has both a label in .obs[{labels!r}] and a place in .obsm[{use_rep!r}]."
@@ -119,11 +122,22 @@ def transfer(
         codes[placed] = votes[placed].argmax(axis=1)
 
     columns = [_keys.slot_name(category) for category in classes.categories]
-    data.obs[key] = pd.Categorical.from_codes(codes, dtype=classes.dtype)
-    data.obs[f"{key}_score"] = votes.max(axis=1)
-    data.obsm[f"{key}_proba"] = pd.DataFrame(votes, index=data.obs_names, columns=columns)
-    _keys.write_params(
-        data, key, labels=labels, use_rep=use_rep, n_neighbors=k, metric=metric, exact=exact, n_reference=len(points)
+    values = (
+        pd.Categorical.from_codes(codes, dtype=classes.dtype),
+        votes.max(axis=1),
+        pd.DataFrame(votes, index=data.obs_names, columns=columns),
+    )
+    _slots.write(
+        data,
+        "tl.transfer",
+        key,
+        dict(zip(slots, values, strict=True)),
+        labels=labels,
+        use_rep=use_rep,
+        n_neighbors=k,
+        metric=metric,
+        exact=exact,
+        n_reference=len(points),
     )
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
     return adata if copy else None

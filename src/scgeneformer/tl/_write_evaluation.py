@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
 from scgeneformer import evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
 
 SETS = ("train", "validation", "test")
@@ -58,27 +61,40 @@ class Evaluated:
         return BASELINES.get(baseline, self.name)
 
 
+def answer_slots(key: str, baselines: Iterable[str], kind: str) -> dict[str, str]:
+    """Slot of the answers of the model (``""``) and of each baseline."""
+    numbers = kind == "continuous"
+    place = "obs" if numbers else "obsm"
+    return {baseline: f"{place}/{keys.answer_key(key, baseline, proba=not numbers)}" for baseline in baselines}
+
+
 def write_evaluation(cells: AnnData, key: str, found: Evaluated, **params: Any) -> pd.DataFrame:
     """Score all answers, write the slots that :func:`~scgeneformer.tl.evaluate` names, and return the table of scores."""
     numbers = found.kind == "continuous"
     tables = {} if numbers else _tables_of_classes(found)
     metrics = pd.DataFrame({name: _scores(found, answer) for name, answer in _all_answers(found).items()}).T
 
-    slots = {baseline: keys.answer_key(key, baseline, proba=not numbers) for baseline in found.answers}
-    for baseline, answer in found.answers.items():
-        values = np.full((cells.n_obs, *answer.shape[1:]), np.nan)
-        values[found.rows] = answer
-        if numbers:
-            cells.obs[slots[baseline]] = values
-        else:
-            columns = [keys.slot_name(name) for name in found.classes]
-            cells.obsm[slots[baseline]] = pd.DataFrame(values, index=cells.obs_names, columns=columns)
     sets = np.full(cells.n_obs, -1)
     for code, name in enumerate(SETS):
         sets[getattr(found.split, name)] = code
-    cells.obs[key] = pd.Categorical.from_codes(sets, list(SETS))
-    keys.write_params(
-        cells, key, labels=found.label, kind=found.kind, classes=found.classes, answers=tuple(slots.values()), **params
+    values: dict[str, Any] = {f"obs/{key}": pd.Categorical.from_codes(sets, list(SETS))}
+    slot_of = answer_slots(key, found.answers, found.kind)
+    columns = [keys.slot_name(name) for name in found.classes]
+    for baseline, answer in found.answers.items():
+        of_cells = np.full((cells.n_obs, *answer.shape[1:]), np.nan)
+        of_cells[found.rows] = answer
+        table = of_cells if numbers else pd.DataFrame(of_cells, index=cells.obs_names, columns=columns)
+        values[slot_of[baseline]] = table
+    slots.write(
+        cells,
+        "tl.evaluate",
+        key,
+        values,
+        labels=found.label,
+        kind=found.kind,
+        classes=found.classes,
+        answers=tuple(slot.split("/", 1)[1] for slot in slot_of.values()),
+        **params,
     )
     cells.uns[key] |= {"metrics": metrics, **tables}
     return metrics

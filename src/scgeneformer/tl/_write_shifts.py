@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,31 +11,38 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from scgeneformer.engine import GeneEffects, Outcome
 
 
-def forget(cells: AnnData, key: str) -> None:
-    """Remove all that an earlier run left under `key`: what is no longer asked for, and its ranking."""
-    run = cells.uns.get(key)
-    before = run.get("params") if isinstance(run, Mapping) else None
-    if not isinstance(before, Mapping):
-        return  # nothing, or nothing of ours
-    states = [state for state in (before.get("source"), *before.get("others", ())) if state is not None]
-    for slot, name in ((cells.layers, key), (cells.obsm, keys.sets_key(key))):
-        for found in (name, *(keys.state_layer(name, state) for state in states)):
-            if found in slot:
-                del slot[found]
-    for slot, names in (
-        (cells.layers, (keys.method_layer(key),)),
-        (cells.varp, keys.effects_keys(key)),
-        (cells.varm, (key, *keys.effects_keys(keys.sets_key(key)))),
-    ):
-        for name in names:
-            if name in slot:
-                del slot[name]
-    del cells.uns[key]
+def shift_slots(
+    key: str, states: list[str], target: str | None, *, genes: bool, sets: bool, marked: bool, effects: bool
+) -> list[str]:
+    """Every slot that a perturbation of single `genes`, of `sets`, or of both writes.
+
+    Parameters
+    ----------
+    key
+        `key_added`.
+    states
+        End states; only with a target.
+    target
+        The target.
+    genes, sets
+        What is perturbed.
+    marked
+        Whether exact values are told from estimates.
+    effects
+        Whether effects on genes are measured.
+    """
+    slots = [f"uns/{key}"]
+    if genes:
+        slots += [f"layers/{name}" for name in result_names(key, states, target)]
+        slots += [f"layers/{keys.method_layer(key)}"] if marked else []
+        slots += [f"varp/{name}" for name in keys.effects_keys(key)] if effects else []
+    if sets:
+        slots += [f"obsm/{name}" for name in result_names(keys.sets_key(key), states, target)]
+        slots += [f"varm/{name}" for name in keys.effects_keys(keys.sets_key(key))] if effects else []
+    return slots
 
 
 def result_names(key: str, states: list[str], target: str | None) -> list[str]:

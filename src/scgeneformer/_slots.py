@@ -1,0 +1,136 @@
+"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _keys as keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+
+# Results that names and values alone identify, as number of dimensions and type (object for any): `ad.concat` keeps them and drops
+# their `uns`.
+WITHOUT_UNS = {
+    ("pp.tokenize", keys.TOKENS): {
+        f"obsm/{keys.TOKENS}": (2, np.number),  # no longer integers after an outer join
+        f"obsm/{keys.counts_key(keys.TOKENS)}": (2, np.floating),
+        f"obs/{keys.N_TOKENS}": (1, np.number),
+        f"obs/{keys.TOKEN_VOCABULARY}": (1, object),
+        f"var/{keys.TOKEN_ID}": (1, np.number),
+    },
+    ("tl.embed", keys.GENEFORMER): {
+        f"obsm/{keys.embedding_key(keys.GENEFORMER)}": (2, np.float32),
+        f"varm/{keys.GENEFORMER}": (2, np.float32),
+    },
+}
+
+
+def check_free(adata: AnnData, verb: str, key: str, slots: Iterable[str]) -> None:
+    """Refuse to write to `slots` unless each is free or was written by an earlier run of `verb` under `key`.
+
+    Parameters
+    ----------
+    adata
+        Where the results are to be written.
+    verb
+        Public function, such as ``"tl.embed"``.
+    key
+        Its `key_added`.
+    slots
+        All slots that it will write, such as ``"obsm/X_geneformer"``.
+
+    Raises
+    ------
+    ValueError
+        If a slot holds something else, a result of another run or data of the user's.
+    """
+    replaceable = _slots_of(adata, verb, key)
+    for slot in slots:
+        if slot in replaceable or not _is_there(adata, slot):
+            continue
+        place, name = slot.split("/", 1)
+        owner = _owner(adata, slot)
+        origin = f"was written by `sg.{owner[0]}` under {owner[1]!r}" if owner else "is not a result of scgeneformer"
+        msg = (
+            f".{place}[{name!r}] {origin}, and `sg.{verb}` does not overwrite it with its results under {key!r}. "
+            f"Choose another `key_added`, or delete it first: `del adata.{place}[{name!r}]`."
+        )
+        raise ValueError(msg)
+
+
+def write(adata: AnnData, verb: str, key: str, values: Mapping[str, Any], **params: Any) -> None:
+    """Replace the earlier run of `verb` under `key` by `values`, by slot, and its parameters, which list these slots."""
+    for slot in _slots_of(adata, verb, key) - {*values, f"uns/{key}"}:
+        _remove(adata, slot)
+    _set(adata, values)
+    keys.write_params(adata, key, verb=verb, slots=[*values, f"uns/{key}"], **params)
+
+
+def add(adata: AnnData, key: str, values: Mapping[str, Any]) -> None:
+    """Write further `values`, by slot, of the run under `key`, which lists them among its slots from now on."""
+    _set(adata, values)
+    params = _params(adata, key)
+    slots = dict.fromkeys([*map(str, params.get("slots", ())), *values])
+    adata.uns[key]["params"] = {**params, "slots": np.array(list(slots), dtype=object)}
+
+
+def _params(adata: AnnData, key: str) -> Mapping[str, Any]:
+    run = adata.uns.get(key)
+    params = run.get("params") if isinstance(run, Mapping) else None
+    return params if isinstance(params, Mapping) else {}
+
+
+def _slots_of(adata: AnnData, verb: str, key: str) -> set[str]:
+    """Slots of the earlier run of `verb` under `key`."""
+    params = _params(adata, key)
+    if params.get("verb", verb) == verb and "slots" in params:
+        return set(map(str, params["slots"]))
+    if key in adata.uns:
+        return set()
+    return {slot for slot, form in WITHOUT_UNS.get((verb, key), {}).items() if _has_form(adata, slot, *form)}
+
+
+def _owner(adata: AnnData, slot: str) -> tuple[str, str] | None:
+    """Verb and key of the run that wrote a slot."""
+    for key in adata.uns:
+        params = _params(adata, key)
+        if "verb" in params and slot in map(str, params.get("slots", ())):
+            return str(params["verb"]), key
+    return None
+
+
+def _is_there(adata: AnnData, slot: str) -> bool:
+    place, name = slot.split("/", 1)
+    return name in getattr(adata, place)
+
+
+def _has_form(adata: AnnData, slot: str, n_dims: int, kind: type) -> bool:
+    if not _is_there(adata, slot):
+        return False
+    place, name = slot.split("/", 1)
+    value = getattr(adata, place)[name]
+    dtype = getattr(value, "dtype", None)
+    fits = kind is object or (isinstance(dtype, np.dtype) and np.issubdtype(dtype, kind))
+    return fits and value.ndim == n_dims
+
+
+def _set(adata: AnnData, values: Mapping[str, Any]) -> None:
+    for slot, value in values.items():
+        place, name = slot.split("/", 1)
+        getattr(adata, place)[name] = value
+
+
+def _remove(adata: AnnData, slot: str) -> None:
+    place, name = slot.split("/", 1)
+    if not _is_there(adata, slot):
+        return
+    if place in ("obs", "var"):
+        getattr(adata, place).drop(columns=name, inplace=True)  # unlike `del`, also known to views
+    else:
+        del getattr(adata, place)[name]
