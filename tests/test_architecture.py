@@ -23,8 +23,9 @@ FLOORS = [  # imports point to lower lines, or stay within a room
     {"model"},
     {"pp", "tl", "get"},
     {"pl"},
-    {"_demo"},
+    {"_demo", "_files"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 FORBIDDEN = {  # libraries that a room must not know
