@@ -73,7 +73,7 @@ def ranked(adata, folder, **options):
 VERBS = {
     "tokenize": (
         lambda adata, world, key: sg.pp.tokenize(adata, world[1], keep_counts=True, key_added=key),
-        {"obsm": ["mine", "mine_counts"], "obs": ["mine_n_tokens"], "var": ["mine_token_id"]},
+        {"obsm": ["mine", "mine_counts"], "obs": ["mine_n_tokens", "mine_token_vocabulary"], "var": ["mine_token_id"]},
     ),
     "embed": (
         lambda adata, world, key: sg.tl.embed(adata, world[1], genes=True, key_added=key),
