@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from anndata.experimental.backed import Dataset2D
     from mudata import MuData
 
 TOKENS = "geneformer_tokens"  # obsm, uint16 (n_obs, L); uns[TOKENS]["params"]
@@ -124,6 +126,12 @@ def symbols(adata: AnnData, column: str | None = None) -> np.ndarray | None:
         raise KeyError(msg)
     found = [column] if column is not None else [name for name in SYMBOLS if name in adata.var]
     return adata.var[found[0]].astype(str).to_numpy() if found else None
+
+
+def read_frame(frame: pd.DataFrame | Dataset2D, columns: list[str] | None = None) -> pd.DataFrame:
+    """`columns` of ``.obs`` or ``.var``, by default all, read into memory where they are in a file (`anndata.experimental.read_lazy`)."""
+    selected = frame if columns is None else frame[columns]
+    return selected if isinstance(selected, pd.DataFrame) else selected.to_memory()
 
 
 def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import anndata as ad
 import dask.array as da
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from scipy import sparse
@@ -64,6 +66,32 @@ def test_zarr_opened_lazily(adata: ad.AnnData, vocabulary: sg.Vocabulary, tmp_pa
     sg.pp.tokenize(lazy, vocabulary)
     assert lazy.obsm[KEY].chunks[0] == (9, 9, 9, 9, 4)
     np.testing.assert_array_equal(np.asarray(lazy.obsm[KEY]), adata.obsm[KEY])
+
+
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+@pytest.mark.parametrize("stored", ["csr", "csc", "dense"])
+def test_read_lazy(adata: ad.AnnData, vocabulary: sg.Vocabulary, form: str, stored: str, tmp_path: Path) -> None:
+    """The table of genes is read, the counts stay in the file, and results are those of the data in memory."""
+    adata.var["ensembl_id"] = pd.Categorical([*vocabulary.ids[4:84], *["x"] * 10])
+    adata.X = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": lambda X: X.toarray()}[stored](adata.X)
+    getattr(adata, f"write_{form}")(tmp_path / f"a.{form}")
+    lazy = ad.experimental.read_lazy(tmp_path / f"a.{form}")
+    options = {"keep_counts": True, "total_counts": "n_counts"}
+    sg.pp.tokenize(adata, vocabulary, **options)
+    with pytest.warns(UserWarning, match="by genes") if stored == "csc" else nullcontext():
+        sg.pp.tokenize(lazy, vocabulary, **options)
+    assert isinstance(lazy.X, da.Array)
+    assert isinstance(lazy.obsm[KEY], da.Array)
+    assert not isinstance(lazy.obs, pd.DataFrame)
+    result = lazy.to_memory()
+    for key in (KEY, f"{KEY}_counts"):
+        np.testing.assert_array_equal(result.obsm[key], adata.obsm[key])
+    pd.testing.assert_frame_equal(result.obs[adata.obs.columns], adata.obs, check_names=False)
+    np.testing.assert_array_equal(result.var["token_id"], adata.var["token_id"])
+    np.testing.assert_equal(result.uns[KEY], adata.uns[KEY])
+    back = sg.tokens.read_tokens(lazy, KEY, vocabulary, model="own")
+    np.testing.assert_array_equal(back.compute(), adata.obsm[KEY])
+    np.testing.assert_array_equal(sg.tokens.token_ids(lazy, KEY, vocabulary), adata.var["token_id"])
 
 
 @pytest.mark.parametrize("lazy", [False, True])

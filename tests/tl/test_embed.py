@@ -138,3 +138,14 @@ def test_the_models_own_readout_is_the_default(tokenized, folder):
     assert (params["pooling"], params["emb_layer"]) == ("mean", 0)
     expected = sg.tl.embed(tokenized, folder, pooling="mean", emb_layer=0, copy=True)
     np.testing.assert_array_equal(tokenized.obsm["X_geneformer"], expected.obsm["X_geneformer"])
+
+
+def test_cells_read_lazily(adata, folder, tmp_path):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "cells.h5ad")
+    for cells in (adata, lazy):
+        sg.pp.tokenize(cells, folder)
+        sg.tl.embed(cells, folder)
+    result = lazy.to_memory()
+    np.testing.assert_allclose(result.obsm["X_geneformer"], adata.obsm["X_geneformer"], atol=1e-5)
+    np.testing.assert_equal(result.uns["geneformer"], adata.uns["geneformer"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _slots
-from scgeneformer._keys import TOKENS, as_adata, counts_key, lengths_key, token_id_key, vocabulary_key
+from scgeneformer._keys import TOKENS, as_adata, counts_key, lengths_key, read_frame, token_id_key, vocabulary_key
 from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def tokenize(
     model
         Name of a model (`hub.available`), its folder, a loaded or trained model, or a vocabulary.
     layer
-        Where the counts are; ``None`` for ``.X``. May be an array, CSR, CSC, dask array or, for an AnnData opened by
-        ``backed=``, a file; it is never made dense.
+        Layer with the counts; ``None`` for ``.X``. An array, CSR, CSC or dask array, or a file, for an AnnData opened by ``backed=`` or
+        :func:`anndata.experimental.read_lazy`. It is never made dense as a whole.
     gene_ids
         Column of ``.var`` with Ensembl ids (a version does not matter) or symbols, or ``"var_names"``. By default the one that
         the model's vocabulary knows best.
@@ -120,7 +120,7 @@ def tokenize(
     totals = None if total_counts is None else _column(adata, total_counts)
     log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
 
-    genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids)
+    genes = resolve_genes(read_frame(adata.var), vocabulary, gene_ids=gene_ids)
     inspection = inspect(X, genes.token_id, counts=counts, log_base=log_base, slot=slot)
     coverage = _coverage(adata, genes, inspection, vocabulary)
     encoded = encode(
@@ -189,7 +189,7 @@ def _column(adata: AnnData, name: str) -> np.ndarray:
     if name not in adata.obs:
         msg = f"No column {name!r} in .obs. Leave `total_counts` out to use the sums of the counts."
         raise KeyError(msg)
-    return adata.obs[name].to_numpy(dtype=np.float64)
+    return read_frame(adata.obs, [name])[name].to_numpy(dtype=np.float64)
 
 
 def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary: Vocabulary) -> dict[str, Any]:

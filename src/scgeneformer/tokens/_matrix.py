@@ -39,9 +39,10 @@ def as_rows(X: Any, slot: str = "X") -> Any:
         return _to_csr(X, slot)
     if isinstance(X, np.ndarray):
         return np.asarray(X)
-    if getattr(X, "format", None) == "csc":
+    if getattr(getattr(X, "_meta", X), "format", None) == "csc":  # of a file, or of the blocks of a dask array
         msg = "This file stores the matrix by genes (CSC), which cannot be read by cells: it is loaded whole. Store it as CSR."
         warnings.warn(msg, UserWarning, stacklevel=3)
+    if getattr(X, "format", None) == "csc":
         return _to_csr(X.to_memory(), slot)
     return _as_dask(X)
 

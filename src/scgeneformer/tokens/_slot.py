@@ -51,7 +51,7 @@ def token_params(adata: AnnData, key: str, *, cure: str = _CURE) -> dict[str, An
     column = _keys.vocabulary_key(key)
     if column not in adata.obs:
         return _keys.params(adata, key, cure=cure)
-    values = adata.obs[column].astype("object")
+    values = _keys.read_frame(adata.obs, [column])[column].astype("object")
     n_without = int(values.isna().sum())
     if n_without:
         msg = (
@@ -113,7 +113,7 @@ def _read_lengths(adata: AnnData, key: str) -> np.ndarray | None:
     column = _keys.lengths_key(key)
     if column not in adata.obs:
         return None
-    values = adata.obs[column]
+    values = _keys.read_frame(adata.obs, [column])[column]
     if values.dtype.kind not in "iuf" or values.isna().any():
         msg = f".obs[{column!r}] must hold the number of tokens of each cell. Run `{_CURE}` again."
         raise ValueError(msg)
@@ -225,12 +225,14 @@ def token_ids(adata: AnnData, key: str, vocabulary: Vocabulary) -> np.ndarray:
     column = _keys.token_id_key(key)
     if column not in adata.var:
         gene_ids = token_params(adata, key).get("gene_ids")
-        genes = resolve_genes(adata.var, vocabulary, gene_ids=gene_ids if gene_ids in adata.var else None)
+        genes = resolve_genes(
+            _keys.read_frame(adata.var), vocabulary, gene_ids=gene_ids if gene_ids in adata.var else None
+        )
         if genes.n_mapped == 0:
             msg = f"No column {column!r} in .var, and vocabulary {vocabulary.name!r} knows none of the genes' names. Run `{_CURE}` again."
             raise ValueError(msg)
         return genes.token_id
-    values = adata.var[column]
+    values = _keys.read_frame(adata.var, [column])[column]
     if values.dtype.kind not in "iu" or not values.between(-1, len(vocabulary) - 1).all():
         msg = f".var[{column!r}] must hold integers from -1 to {len(vocabulary) - 1}, as `{_CURE}` writes them. Run it again."
         raise ValueError(msg)
