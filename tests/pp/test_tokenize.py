@@ -58,7 +58,14 @@ def test_what_is_written(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     known = adata.X[:, :80].sum() / adata.X.sum()
     assert coverage.pop("fraction_counts") == pytest.approx(known)
     assert coverage.pop("fraction_genes") == pytest.approx(80 / 90)
-    assert coverage == {"n_genes": 90, "n_mapped": 80, "n_by_id": 0, "n_duplicates": 0, "n_empty_cells": 0}
+    assert coverage == {
+        "n_genes": 90,
+        "n_mapped": 80,
+        "n_by_id": 0,
+        "n_by_fallback": 0,
+        "n_duplicates": 0,
+        "n_empty_cells": 0,
+    }
 
 
 def test_copy(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
@@ -174,6 +181,17 @@ def test_empty_cells(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
         assert adata.obs["n_tokens"].iloc[cell] == 2
     assert np.isfinite(adata.obsm[f"{KEY}_counts"]).all()
     assert adata.uns[KEY]["coverage"]["n_empty_cells"] == 2
+
+
+def test_genes_without_an_id_are_named_by_their_symbols(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
+    adata.var["ensembl_id"] = [*vocabulary.ids[4:84], *["x"] * 10]
+    whole = sg.pp.tokenize(adata, vocabulary, gene_ids="ensembl_id", copy=True)
+    adata.var["ensembl_id"] = adata.var["ensembl_id"].mask(np.arange(N_VARS) % 9 == 3, "")
+    sg.pp.tokenize(adata, vocabulary, gene_ids="ensembl_id")
+    np.testing.assert_array_equal(adata.obsm[KEY], whole.obsm[KEY])
+    assert adata.uns[KEY]["coverage"]["n_by_fallback"] == 9
+    token_id = adata.var.pop("token_id")  # as concatenation does
+    np.testing.assert_array_equal(sg.tokens.token_ids(adata, KEY, vocabulary), token_id)
 
 
 def test_low_coverage(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:

@@ -45,11 +45,47 @@ def test_kinds_of_text_and_missing_values(var: pd.DataFrame, vocabulary: Vocabul
     column = var["ensembl"].astype(object)
     column.iloc[0] = None
     var["ensembl"] = column.astype(kind)
-    found = resolve_genes(var, vocabulary, gene_ids="ensembl")
-    assert found.token_id[0] == -1
-    assert found.n_mapped == 59
+    genes = resolve_genes(var, vocabulary, gene_ids="ensembl")
+    assert (genes.n_mapped, genes.n_fallback) == (60, 1)
     var.index = [f"x{i}" for i in range(60)]
-    assert resolve_genes(var, vocabulary).source == "ensembl"
+    genes = resolve_genes(var, vocabulary)
+    assert (genes.source, genes.token_id[0], genes.n_mapped, genes.n_fallback) == ("ensembl", -1, 59, 0)
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, np.nan, "nan"], ids=repr)
+@pytest.mark.parametrize("gene_ids", ["ensembl", None], ids=["named", "chosen"])
+def test_a_gene_without_a_name_in_the_column_is_named_by_another(
+    var: pd.DataFrame, vocabulary: Vocabulary, empty: str | float | None, gene_ids: str | None
+) -> None:
+    expected = resolve_genes(var, vocabulary).token_id
+    in_column = var.reset_index(names="symbol")
+    for frame in (var, in_column):
+        frame.index = frame.index.astype(str)
+        frame["ensembl"] = frame["ensembl"].astype(object)
+        frame.iloc[[5, 40], frame.columns.get_loc("ensembl")] = empty
+        genes = resolve_genes(frame, vocabulary, gene_ids=gene_ids)
+        np.testing.assert_array_equal(genes.token_id, expected)
+        assert (genes.source, genes.n_exact, genes.n_fallback, genes.n_duplicates) == ("ensembl", 58, 2, 0)
+
+
+def test_an_unknown_name_is_no_missing_name(var: pd.DataFrame, vocabulary: Vocabulary) -> None:
+    """An id that the vocabulary does not have is another gene than the one its symbol was later given to."""
+    var.iloc[5, var.columns.get_loc("ensembl")] = "ENSG99999999999"
+    genes = resolve_genes(var, vocabulary, gene_ids="ensembl")
+    assert (genes.token_id[5], genes.n_mapped, genes.n_fallback) == (-1, 59, 0)
+
+
+def test_columns_that_name_something_else_do_not_name_genes(var: pd.DataFrame, vocabulary: Vocabulary) -> None:
+    """A column of paralogs has ids, too, and the other species' symbols are not those of this vocabulary's genes."""
+    ids = var["ensembl"].to_list()
+    var["paralog"] = [*ids[1:], ids[0]]
+    var.iloc[5, var.columns.get_loc("ensembl")] = ""
+    var.index = [f"x{i}" for i in range(60)]
+    assert resolve_genes(var, vocabulary, gene_ids="ensembl").token_id[5] == -1
+    human = replace(vocabulary, symbols=np.array([*[""] * vocabulary.n_special, *(f"SYM{i}" for i in range(60))]))
+    for name, is_gene in (("SYM5", True), ("Sym5", False)):
+        var.index = [name if i == 5 else f"x{i}" for i in range(60)]
+        assert (resolve_genes(var, human, gene_ids="ensembl").token_id[5] >= 0) == is_gene
 
 
 def test_column_can_be_named(var: pd.DataFrame, vocabulary: Vocabulary) -> None:

@@ -221,6 +221,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
         "n_genes": adata.n_vars,
         "n_mapped": genes.n_mapped,
         "n_by_id": genes.n_exact,
+        "n_by_fallback": genes.n_fallback,
         "n_duplicates": genes.n_duplicates,
         "fraction_genes": by_gene,
         "fraction_counts": fraction,

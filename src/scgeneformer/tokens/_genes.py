@@ -1,4 +1,4 @@
-"""One resolver from whatever genes are called in an AnnData to the tokens of a vocabulary."""
+"""From whatever genes are called in an AnnData to the tokens of a vocabulary."""
 
 from __future__ import annotations
 
@@ -9,37 +9,46 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ._vocabulary import Vocabulary
 
 VAR_NAMES = "var_names"
+_MISSING = ("", "nan", "none", "<na>")  # empty names as text, in files too
+_TOLERANCE = 0.01  # of the genes mapped, between columns that are equally good
+_AGREEMENT = 0.9  # share of the genes mapped by two columns that have the same token, where both name the same genes
 
 
 @dataclass(frozen=True)
 class GeneMap:
-    """Which token each gene of an AnnData stands for.
+    """Token of each gene of an AnnData.
 
     Attributes
     ----------
     token_id
         Shape (n_vars,), int32; -1 where the gene is not in the vocabulary.
     source
-        ``"var_names"`` or the column of ``.var`` that named the genes.
+        ``"var_names"`` or the column of ``.var`` that names the genes.
     n_exact
-        Genes named by the vocabulary's own ids, versions and case aside; the others among the mapped by symbol, alias or retired id.
+        Number of genes named by an id of the vocabulary, version and case aside; the other mapped genes are named by symbol, alias or
+        retired id.
+    n_fallback
+        Number of mapped genes without a name in `source`, named by another column.
     """
 
     token_id: np.ndarray
     source: str
     n_exact: int
+    n_fallback: int
 
     @property
     def n_mapped(self) -> int:
-        """Genes that have a token."""
+        """Number of genes with a token."""
         return int((self.token_id >= 0).sum())
 
     @property
     def n_duplicates(self) -> int:
-        """Genes whose token another gene has too; their values are summed."""
+        """Number of genes whose token another gene has too; their values are summed."""
         return self.n_mapped - len(np.unique(self.token_id[self.token_id >= 0]))
 
 
@@ -49,51 +58,94 @@ def resolve_genes(
     *,
     gene_ids: str | None = None,
 ) -> GeneMap:
-    """Find the names that the vocabulary knows best.
+    """Map genes to tokens by the column of `var` whose names the vocabulary knows best.
 
     Parameters
     ----------
     var
-        Genes of an AnnData, by ``var_names``.
+        Genes of an AnnData, indexed by ``var_names``.
     vocabulary
-        Whose ids, symbols, aliases and retired ids are looked for.
+        Vocabulary with ids, symbols, aliases and retired ids.
     gene_ids
-        Column of `var` to use, or ``"var_names"``. By default ``var_names`` and all columns of text are tried.
+        Column of `var` to use, or ``"var_names"``. By default ``var_names`` and all text columns are compared.
 
     Returns
     -------
-    The names that map the most genes. Among those within 1 % of that the one with the most genes named by id is taken, since an alias
-    can have come to mean another gene and an id cannot; then ``var_names``, then the columns in their order. Only `var` decides, so
-    that a cell has the same tokens in whatever matrix, and beside whatever cells, it is stored.
+    Tokens by the column that maps the most genes. Among those within 1 % of that number, the column that names the most genes by id is
+    used, since an alias may have come to mean another gene and an id may not; then ``var_names``, then the first column.
+
+    A gene whose name is empty or NaN in that column is named by ``var_names``, else by the first text column that knows it and names the
+    same genes elsewhere (90 % of the genes that both columns map have the same token). Such a name must be spelled as in the vocabulary,
+    case included, since mouse genes without a human orthologue may have symbols that differ from human ones in case only. A gene whose
+    id is not in the vocabulary gets no token, whatever its other names.
+
+    Tokens depend on `var` alone, so that a cell has the same tokens in whatever matrix, and beside whatever cells, it is stored.
 
     Raises
     ------
     KeyError
         If there is no column `gene_ids`.
     """
-    if gene_ids is not None:
-        return _map(_names(var, gene_ids), gene_ids, vocabulary)
     sources = [VAR_NAMES, *(column for column in var.columns if _is_text(var[column]))]
-    maps = [_map(_names(var, source), source, vocabulary) for source in sources]
-    most = max(m.n_mapped for m in maps)
-    good = [m for m in maps if m.n_mapped >= 0.99 * most]
-    return max(good, key=lambda m: m.n_exact)  # the first of equals
+    if gene_ids is not None:
+        others = (_Names.of(var, source, vocabulary) for source in sources if source != gene_ids)
+        return _with_fallback(_Names.of(var, gene_ids, vocabulary), others, vocabulary)
+    columns = [_Names.of(var, source, vocabulary) for source in sources]
+    chosen = columns[_best([_with_fallback(names, (), vocabulary) for names in columns])]
+    same = [names for names in columns if names is chosen or names.agrees_with(chosen)]
+    maps = [_with_fallback(names, (other for other in columns if other is not names), vocabulary) for names in same]
+    return maps[_best(maps)]
 
 
-def _names(var: pd.DataFrame, source: str) -> list[str]:
-    if source == VAR_NAMES:
-        return var.index.astype(str).tolist()
-    if source not in var:
-        msg = f"No column {source!r} in .var, which has {list(var.columns)}. Use gene_ids='var_names' for .var_names."
-        raise KeyError(msg)
-    return var[source].astype(object).where(var[source].notna(), "").astype(str).tolist()
+@dataclass(frozen=True)
+class _Names:
+    """Names of genes in one column, and their tokens; both (n_vars,)."""
+
+    source: str
+    names: np.ndarray
+    token_id: np.ndarray
+
+    @classmethod
+    def of(cls, var: pd.DataFrame, source: str, vocabulary: Vocabulary) -> _Names:
+        if source != VAR_NAMES and source not in var:
+            msg = (
+                f"No column {source!r} in .var, which has {list(var.columns)}. Use gene_ids='var_names' for .var_names."
+            )
+            raise KeyError(msg)
+        values = var.index.to_series() if source == VAR_NAMES else var[source]
+        names = values.astype(object).where(values.notna(), "").astype(str).to_numpy(dtype=object)
+        return cls(str(source), names, vocabulary.tokens_of(names))
+
+    def agrees_with(self, other: _Names) -> bool:
+        """Whether the genes that both columns map have the same tokens, but for a few."""
+        both = (self.token_id >= 0) & (other.token_id >= 0)
+        return bool(both.any()) and (self.token_id[both] == other.token_id[both]).mean() >= _AGREEMENT
+
+
+def _best(maps: list[GeneMap]) -> int:
+    """Index of the map with the most genes by id among those with the most genes, the first of equals."""
+    n_mapped = [genes.n_mapped for genes in maps]
+    eligible = [i for i, n in enumerate(n_mapped) if n >= (1 - _TOLERANCE) * max(n_mapped)]
+    return max(eligible, key=lambda i: maps[i].n_exact)
+
+
+def _with_fallback(column: _Names, others: Iterable[_Names], vocabulary: Vocabulary) -> GeneMap:
+    """Tokens by one column and, where it has no name, by `others`."""
+    names, token_id = column.names.copy(), column.token_id.copy()
+    unnamed = np.array([row for row, name in enumerate(names) if name.strip().lower() in _MISSING], dtype=np.intp)
+    n_unnamed = len(unnamed)
+    if n_unnamed:
+        symbols = None if vocabulary.symbols is None else frozenset(vocabulary.symbols.tolist())
+        for other in others:
+            if other.source != VAR_NAMES and not other.agrees_with(column):
+                continue
+            in_case = [symbols is None or name.isupper() or name in symbols for name in other.names[unnamed]]
+            rows = unnamed[(other.token_id[unnamed] >= 0) & np.array(in_case, dtype=bool)]
+            names[rows], token_id[rows] = other.names[rows], other.token_id[rows]
+            unnamed = np.setdiff1d(unnamed, rows)
+    return GeneMap(token_id, column.source, vocabulary.n_named_by_id(names), n_unnamed - len(unnamed))
 
 
 def _is_text(column: pd.Series) -> bool:
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     return pd.api.types.is_object_dtype(values.dtype) or pd.api.types.is_string_dtype(values.dtype)
-
-
-def _map(names: list[str], source: str, vocabulary: Vocabulary) -> GeneMap:
-    token_id = vocabulary.tokens_of(names)
-    return GeneMap(token_id, str(source), vocabulary.n_named_by_id(names))
