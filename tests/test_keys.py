@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 
 from scgeneformer import _keys
@@ -47,3 +48,53 @@ def test_names_of_slots():
     assert (_keys.lengths_key("geneformer_tokens"), _keys.token_id_key("geneformer_tokens")) == ("n_tokens", "token_id")
     assert (_keys.lengths_key("v1"), _keys.token_id_key("v1")) == ("v1_n_tokens", "v1_token_id")
     assert _keys.state_layer("shift", "CD4+/CD25 T") == "shift_CD4+|CD25 T"
+
+
+@pytest.fixture
+def mdata():
+    """Five cells of RNA; three of them, in another order, have proteins too."""
+    rna = ad.AnnData(np.ones((5, 2), np.float32), obs=pd.DataFrame({"type": list("aabbb")}, index=list("vwxyz")))
+    gates = pd.Categorical(["low", "high", "low"], categories=["low", "high"])
+    prot = ad.AnnData(np.ones((3, 1), np.float32), obs=pd.DataFrame({"gate": gates, "type": "p"}, index=list("zxq")))
+    mdata = md.MuData({"rna": rna, "prot": prot})
+    mdata.obs["donor"] = [f"donor of {name}" for name in mdata.obs_names]
+    return mdata
+
+
+def test_a_column_of_obs_is_found_wherever_a_mudata_has_it(mdata):
+    cells = mdata["rna"]
+    for name, expected in {
+        "type": ["a", "a", "b", "b", "b"],
+        "rna:type": ["a", "a", "b", "b", "b"],
+        "prot:type": [np.nan, np.nan, "p", np.nan, "p"],
+        "prot:gate": [np.nan, np.nan, "high", np.nan, "low"],
+        "donor": [f"donor of {name}" for name in "vwxyz"],
+    }.items():
+        column = _keys.obs_column(mdata, name, "rna")
+        assert column.index.equals(cells.obs_names)
+        pd.testing.assert_series_equal(column.astype(object), pd.Series(expected, cells.obs_names), check_names=False)
+        pd.testing.assert_series_equal(_keys.obs_frame(mdata, "rna")[name], column, check_names=False)
+    assert _keys.obs_column(mdata, "prot:gate", "rna").cat.categories.tolist() == ["low", "high"]
+    assert _keys.obs_column(mdata, "gate", "prot").tolist() == ["low", "high", "low"]
+    assert _keys.obs_column(cells, "type").tolist() == list("aabbb")
+    assert _keys.obs_frame(cells) is cells.obs
+
+
+def test_a_modality_is_read_itself_not_what_was_pulled_from_it(mdata):
+    mdata.pull_obs()
+    assert "prot:gate" in mdata.obs
+    mdata["prot"].obs["gate"] = "new"
+    assert _keys.obs_column(mdata, "prot:gate", "rna").dropna().tolist() == ["new", "new"]
+
+
+def test_a_missing_column_is_told_with_all_that_there_are(mdata):
+    with pytest.raises(KeyError, match=r"No column 'gate' in \.obs, which has 'type'.* 'prot:gate', .*'donor'"):
+        _keys.obs_column(mdata, "gate", "rna")
+    with pytest.raises(KeyError, match=r"No column 'atac:gate' in \.obs, which has 'type'\."):
+        _keys.obs_column(mdata["rna"], "atac:gate")
+
+
+def test_names_of_cells_must_tell_them_apart(mdata):
+    mdata["prot"].obs_names = ["x", "x", "q"]
+    with pytest.raises(ValueError, match=r"'prot:gate'.*obs_names.*unique"):
+        _keys.obs_column(mdata, "prot:gate", "rna")

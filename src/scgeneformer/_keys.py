@@ -156,6 +156,58 @@ def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:
     return modalities[mod]
 
 
+def obs_column(data: AnnData | MuData, name: str, mod: str = "rna", *, slot: str = ".obs") -> pd.Series:
+    """Column `name` of the cells of an AnnData, or of modality `mod` of a MuData, in the order of these cells.
+
+    In a MuData a column is looked for in ``.obs`` of the modality; then, if its name is ``"<modality>:<column>"``, in that modality, which
+    may have changed since its columns were pulled into the MuData; then in ``.obs`` of the MuData. Cells are matched by ``obs_names``;
+    those that are not there have NaN. `slot` is what errors call the place.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column; those that there are, are listed.
+    ValueError
+        If cells cannot be matched because ``obs_names`` are not unique.
+    """
+    cells, sources = as_adata(data, mod), _obs_sources(data, mod)
+    for prefix, frame in sources:
+        column = name.removeprefix(prefix)
+        if name.startswith(prefix) and column in frame:
+            return _of_cells(read_frame(frame, [column]), cells, name)[column].rename(name)
+    columns = dict.fromkeys(f"{prefix}{column}" for prefix, frame in sources for column in frame)
+    msg = f"No column {name!r} in {slot}, which has {', '.join(map(repr, columns)) or 'none'}."
+    raise KeyError(msg)
+
+
+def obs_frame(data: AnnData | MuData, mod: str = "rna") -> pd.DataFrame:
+    """All columns that `obs_column` finds, under their full names: what a query of cells may use."""
+    cells, (own, *others) = as_adata(data, mod), _obs_sources(data, mod)
+    frame = read_frame(own[1])
+    for prefix, other in others:
+        renamed = _of_cells(read_frame(other), cells, f"{prefix}...").add_prefix(prefix)
+        frame = pd.concat([frame, renamed[renamed.columns.difference(frame.columns, sort=False)]], axis=1)
+    return frame
+
+
+def _obs_sources(data: AnnData | MuData, mod: str) -> list[tuple[str, pd.DataFrame | Dataset2D]]:
+    """Tables with columns of cells, each with the prefix of their names."""
+    cells = as_adata(data, mod)
+    if cells is data:
+        return [("", cells.obs)]
+    return [("", cells.obs), *((f"{name}:", modality.obs) for name, modality in data.mod.items()), ("", data.obs)]
+
+
+def _of_cells(frame: pd.DataFrame, cells: AnnData, name: str) -> pd.DataFrame:
+    """Rows of `frame` in the order of `cells`, NaN for cells that it lacks."""
+    if frame.index.equals(cells.obs_names):
+        return frame
+    if not frame.index.is_unique:
+        msg = f"Cells cannot be matched for {name!r} in .obs, since obs_names are not unique. Run `obs_names_make_unique()` on the modality."
+        raise ValueError(msg)
+    return frame.reindex(cells.obs_names)
+
+
 def params(adata: AnnData, key: str, *, cure: str) -> dict[str, Any]:
     """Return ``adata.uns[key]["params"]``; `cure` is the call that makes it."""
     if key not in adata.uns or "params" not in adata.uns[key]:

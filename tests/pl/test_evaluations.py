@@ -43,7 +43,11 @@ def test_adata_is_left_as_it_was(evaluated, plot) -> None:
 
 
 def test_of_a_modality(evaluated, plot) -> None:
-    assert isinstance(plot(MuData({"rna": evaluated()}), show=False), plt.Axes)
+    mdata = MuData({"rna": evaluated()})
+    assert isinstance(plot(mdata, show=False), plt.Axes)
+    label = mdata["rna"].uns["evaluation"]["params"]["labels"]
+    mdata.obs[label] = mdata["rna"].obs.pop(label)
+    assert isinstance(plot(mdata, show=False), plt.Axes)
 
 
 @pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c"), LONG])

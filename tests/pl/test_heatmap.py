@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
+from mudata import MuData
 
 import scgeneformer as sg
 
@@ -40,6 +43,19 @@ def test_heat_is_the_mean_of_stored_values(perturbed, state, layer) -> None:
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["< 5 cells"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_groups_may_be_of_the_mudata_or_another_modality(perturbed) -> None:
+    adata = perturbed()
+    genes = adata.var_names[[5, 0]].tolist()
+    expected = drawn(sg.pl.shift_heatmap(adata, groupby="group", genes=genes, show=False))
+    groups = adata.obs.pop("group")
+    mdata = MuData({"rna": adata, "prot": AnnData(np.ones((len(groups), 1)), obs=pd.DataFrame({"gate": groups}))})
+    mdata.obs["group"] = groups
+    for groupby in ("group", "prot:gate"):
+        ax = sg.pl.shift_heatmap(mdata, groupby=groupby, genes=genes, show=False)
+        np.testing.assert_array_equal(drawn(ax), expected)
+
+
 def test_without_goal_states_heat_is_one_minus_similarity(perturbed) -> None:
     adata = perturbed(goal=False)
     genes = adata.var_names[:2].tolist()
@@ -73,7 +89,7 @@ def test_sets_by_their_names(perturbed) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"groupby": "type"}, KeyError, r"Did not find \.obs\['type'\]"),
+        ({"groupby": "type"}, KeyError, r"No column 'type' in \.obs"),
         ({"key": "other"}, KeyError, r"sg\.tl\.perturb"),
         ({"genes": ["nothing"]}, KeyError, "'nothing' is neither"),
         ({"genes": ["SYM39"]}, ValueError, "'SYM39' was perturbed in no cell"),

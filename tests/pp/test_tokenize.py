@@ -151,6 +151,10 @@ def test_mudata(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
         np.testing.assert_array_equal(result.obsm[KEY], alone.obsm[KEY])
     with pytest.raises(KeyError, match="No modality 'rna'"):
         sg.pp.tokenize(mdata, vocabulary)
+    mdata["adt"].obs["n"] = adata.obs["n_counts"]
+    sg.pp.tokenize(mdata, vocabulary, mod="gex", keep_counts=True, total_counts="adt:n")
+    alone = sg.pp.tokenize(adata, vocabulary, keep_counts=True, total_counts="n_counts", copy=True)
+    np.testing.assert_array_equal(mdata["gex"].obsm[f"{KEY}_counts"], alone.obsm[f"{KEY}_counts"])
 
 
 def test_what_has_a_vocabulary_is_a_model(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:

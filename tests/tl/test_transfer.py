@@ -94,6 +94,19 @@ def test_copy_mudata_and_reference_untouched() -> None:
     pd.testing.assert_series_equal(mdata["rna"].obs["new"], labelled.obs["new"])
 
 
+def test_labels_of_another_modality(tmp_path) -> None:
+    reference, query = cells(60, 1), cells(20, 2)
+    alone = sg.tl.transfer(query, reference, "cell_type", copy=True)
+    gates = AnnData(np.ones((60, 1)), obs=reference.obs.rename(columns={"cell_type": "gate"}).iloc[::-1])
+    del reference.obs["cell_type"]
+    data = mudata.MuData({"rna": reference, "prot": gates})
+    mdata = mudata.MuData({"rna": query})
+    sg.tl.transfer(mdata, data, "prot:gate")
+    mdata.write_h5mu(tmp_path / "x.h5mu")
+    result = mudata.read_h5mu(tmp_path / "x.h5mu")["rna"].obs["prot:gate_transferred"]
+    pd.testing.assert_series_equal(result, alone.obs["cell_type_transferred"], check_names=False)
+
+
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 def test_round_trip(tmp_path, suffix: str) -> None:
     query = cells(20, 2)

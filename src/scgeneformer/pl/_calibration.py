@@ -59,7 +59,7 @@ def calibration(
     ValueError
         If numbers were evaluated, not classes.
     """
-    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    found = read_evaluation(adata, key, mod)
     own_figure = ax is None
     ax = begin(ax, 4.4, 4.8)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", zorder=0)

@@ -68,7 +68,7 @@ def confusion(
     ValueError
         If numbers were evaluated, not classes, or there are no predictions of `model`.
     """
-    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    found = read_evaluation(adata, key, mod)
     model = next(iter(found.proba)) if model is None else model
     if model not in found.proba:
         msg = f"There are no predictions of model={model!r}, only of {list(found.proba)}."

@@ -130,7 +130,7 @@ def precision_recall(
 
 def _choose(adata: AnnData | MuData, key: str, group: str | None, mod: str) -> tuple[Evaluation, np.ndarray, str]:
     """The evaluation, codes of the classes whose curves are drawn, and how to call them."""
-    found = read_evaluation(_keys.as_adata(adata, mod), key)
+    found = read_evaluation(adata, key, mod)
     if len(found.occurring) == 0:
         msg = (
             f"All evaluated cells are of one class of .obs[{found.label!r}]: no curve is defined. Evaluate more cells."

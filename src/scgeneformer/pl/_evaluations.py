@@ -15,6 +15,7 @@ from ._figure import ABOVE, BELOW
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from mudata import MuData
 
 # Okabe and Ito's colours, and dashes for print in grey: the model first, then baselines.
 STYLES = ((ABOVE, "-"), (BELOW, "--"), ("#009E73", "-."))
@@ -58,7 +59,7 @@ class Evaluation:
         return self.classes.index(name)
 
 
-def read_evaluation(data: AnnData, key: str) -> Evaluation:
+def read_evaluation(adata: AnnData | MuData, key: str, mod: str) -> Evaluation:
     """Read what :func:`~scgeneformer.tl.evaluate` wrote.
 
     Raises
@@ -68,18 +69,19 @@ def read_evaluation(data: AnnData, key: str) -> Evaluation:
     ValueError
         If numbers were evaluated, not classes, or the labels are no longer those that were.
     """
+    data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.evaluate(adata, model)")
     if run["kind"] == "continuous":
         msg = f"The labels {run['labels']!r} are numbers: there are no classes to plot. See `sg.get.evaluation(adata)`."
         raise ValueError(msg)
     label, slots, classes = str(run["labels"]), list(map(str, run["answers"])), list(map(str, run["classes"]))
-    for attribute, slot in [("obs", label), *(("obsm", slot) for slot in slots)]:
-        if slot not in getattr(data, attribute):
-            msg = f"Did not find .{attribute}[{slot!r}], which belongs to the evaluation. Run `sg.tl.evaluate(adata, model)`."
+    for slot in slots:
+        if slot not in data.obsm:
+            msg = f"Did not find .obsm[{slot!r}], which belongs to the evaluation. Run `sg.tl.evaluate(adata, model)`."
             raise KeyError(msg)
     metrics = data.uns[key]["metrics"]
     answered = data.obsm[slots[0]].notna().all(axis=1).to_numpy()
-    truth = pd.Index(classes).get_indexer(data.obs[label].astype(str)[answered])
+    truth = pd.Index(classes).get_indexer(_keys.obs_column(adata, label, mod).astype(str)[answered])
     if np.any(truth < 0):
         msg = f"Labels of evaluated cells in .obs[{label!r}] have changed. Run `sg.tl.evaluate(adata, model)` again."
         raise ValueError(msg)

@@ -46,7 +46,8 @@ def shift_heatmap(
     adata
         Annotated data with shifts in ``.layers[key]``, from :func:`~scgeneformer.tl.perturb`.
     groupby
-        Column of ``.obs`` with groups of cells, such as cell types; categories keep their order.
+        Column of ``.obs`` with groups of cells, such as cell types; for MuData, also of the MuData itself or of another modality
+        (``"prot:gate"``). Categories keep their order.
     genes
         Genes to show, in this order: names of ``var_names``, symbols, or names of sets. By default the `n_top` with the
         largest absolute scores (effects, if the test has none) in :func:`~scgeneformer.tl.rank_shifts`, by falling effect.
@@ -86,14 +87,12 @@ def shift_heatmap(
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")
     state = check_state(run, key, state)
-    if groupby not in data.obs:
-        msg = f"Did not find .obs[{groupby!r}]. Columns are: {', '.join(map(str, data.obs.columns))}."
-        raise KeyError(msg)
+    groups = _keys.obs_column(adata, groupby, mod)
     if genes is None:
         genes = _strongest(data, key=key, state=state, n_top=n_top)
     genes = [genes] if isinstance(genes, str) else list(genes)
     values, labels = effects_in_cells(data, run, genes, key=key, state=state, gene_symbols=gene_symbols)
-    means = _group_means(values, data.obs[groupby], min_cells)
+    means = _group_means(values, groups, min_cells)
 
     own_figure = ax is None
     height = max(2.2, 0.22 * len(labels))  # of the map itself, in inches; the rest is for text

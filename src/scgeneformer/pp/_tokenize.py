@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _slots
-from scgeneformer._keys import TOKENS, as_adata, counts_key, lengths_key, read_frame, token_id_key, vocabulary_key
+from scgeneformer._keys import (
+    TOKENS,
+    as_adata,
+    counts_key,
+    lengths_key,
+    obs_column,
+    read_frame,
+    token_id_key,
+    vocabulary_key,
+)
 from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
 
 if TYPE_CHECKING:
@@ -60,7 +69,8 @@ def tokenize(
         ``.uns["log1p"]`` tells if it does; genes whose counts the logarithm's rounding has drawn apart are no ties then.
         ``"linear"`` for other values that are proportional to counts in each cell: no check.
     total_counts
-        Column of ``.obs`` with each cell's total counts, for `keep_counts` (the official ``n_counts``); by default the sums of all genes.
+        Column of ``.obs`` with each cell's total counts, for `keep_counts` (the official ``n_counts``); for MuData, also of the MuData
+        itself or of another modality (``"prot:n_counts"``). By default the sums of all genes.
     keep_counts
         Write the counts, scaled to 10,000 per cell, in the order of the tokens, too.
     max_length
@@ -117,7 +127,7 @@ def tokenize(
     _slots.check_free(adata, "pp.tokenize", key_added, [*slots, f"uns/{key_added}"])
     vocabulary = _vocabulary(model)
     X, slot = _matrix(adata, layer)
-    totals = None if total_counts is None else _column(adata, total_counts)
+    totals = None if total_counts is None else obs_column(data, total_counts, mod).to_numpy(dtype=np.float64)
     log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
 
     genes = resolve_genes(read_frame(adata.var), vocabulary, gene_ids=gene_ids)
@@ -183,13 +193,6 @@ def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
         msg = f"No layer {layer!r} in .layers, which has {[name for name in adata.layers if name is not None]}."
         raise KeyError(msg)
     return adata.layers[layer], f".layers[{layer!r}]"
-
-
-def _column(adata: AnnData, name: str) -> np.ndarray:
-    if name not in adata.obs:
-        msg = f"No column {name!r} in .obs. Leave `total_counts` out to use the sums of the counts."
-        raise KeyError(msg)
-    return read_frame(adata.obs, [name])[name].to_numpy(dtype=np.float64)
 
 
 def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def evaluate(
 
     if wanted:
         sample = classifier.registry["setup_args"].get("sample")
-        groups = None if sample is None else cells.obs[sample].to_numpy()[train]
+        groups = None if sample is None else keys.obs_column(adata, sample, mod).to_numpy()[train]
         n_classes = None if asked.kind == "continuous" else len(asked.classes)
         both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
         for name in wanted:

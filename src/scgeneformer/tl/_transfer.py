@@ -44,8 +44,8 @@ def transfer(
     reference
         Labelled cells, with the same representation by the same model. It is not changed.
     labels
-        Column of ``reference.obs`` with labels. Cells without a label or with NaN in their representation are
-        left out.
+        Column of ``reference.obs`` with labels; for MuData, also of the MuData itself or of another modality (``"prot:gate"``).
+        Cells without a label or with NaN in their representation are left out.
     use_rep
         Slot of the representation in ``.obsm`` of both.
     n_neighbors
@@ -100,7 +100,7 @@ def transfer(
     key = f"{labels}_transferred" if key_added is None else key_added
     slots = [f"obs/{key}", f"obs/{_keys.score_key(key)}", f"obsm/{_keys.answer_key(key)}"]
     _slots.check_free(data, "tl.transfer", key, [*slots, f"uns/{key}"])
-    classes = _read_labels(known, labels)
+    classes = pd.Categorical(_keys.obs_column(reference, labels, mod, slot="reference.obs")).remove_unused_categories()
     query, points = _read_rep(data, use_rep, "adata"), _read_rep(known, use_rep, "reference")
     placed, labelled = np.isfinite(query).all(axis=1), np.isfinite(points).all(axis=1) & (classes.codes >= 0)
     _check_alike(data, known, use_rep, query.shape[1], points.shape[1])
@@ -141,13 +141,6 @@ def transfer(
     )
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
     return adata if copy else None
-
-
-def _read_labels(known: AnnData, labels: str) -> pd.Categorical:
-    if labels not in known.obs:
-        msg = f"No column {labels!r} in reference.obs, which has {list(known.obs)}. Name the labels by `labels`."
-        raise KeyError(msg)
-    return pd.Categorical(known.obs[labels]).remove_unused_categories()
 
 
 def _read_rep(data: AnnData, use_rep: str, name: str) -> np.ndarray:
