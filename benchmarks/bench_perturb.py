@@ -61,13 +61,17 @@ def main() -> None:
         row = rng.permutation(np.arange(n_special, config.vocab_size))[:length].astype(np.uint16)
         if n_special == 4:
             row[0], row[-1] = 2, 3
-        plan = engine.Plan("delete", genes=np.sort(rng.choice(row[1:-1], args.genes, replace=False)).astype(np.int64))
-        todo = engine.enumerate_perturbations(row[None], plan, n_special=n_special, max_length=config.max_length)
+        perturbation = engine.perturb.Perturbation(
+            "delete", genes=np.sort(rng.choice(row[1:-1], args.genes, replace=False)).astype(np.int64)
+        )
+        todo = engine.perturb.enumerate_edits(
+            row[None], perturbation, n_special=n_special, max_length=config.max_length
+        )
         positions = np.argmax(row[None] == todo.what[:, None], axis=1)
         options = {"pooling": pooling, "n_special": n_special}
 
-        def ours(precision: str, todo=todo, plan=plan, options=options) -> np.ndarray:
-            return engine.perturb(network.encoder, todo, plan, precision=precision, **options)[:, 0]
+        def ours(precision: str, todo=todo, perturbation=perturbation, options=options) -> np.ndarray:
+            return engine.perturb.measure(network.encoder, todo, perturbation, precision=precision, **options)[:, 0]
 
         ways = {
             "float32": lambda ours=ours: ours("float32"),

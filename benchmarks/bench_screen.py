@@ -101,21 +101,31 @@ def of_cell(
     pool = np.setdiff1d(every, expressed) if kind == "absent" else np.sort(expressed)
     n_all = len(pool)
     genes = np.sort(rng.choice(pool, min(n_genes, n_all), replace=False))
-    plan = engine.Plan("overexpress" if kind == "absent" else kind, genes=genes, absent=kind == "absent")
-    todo = engine.enumerate_perturbations(tokens, plan, n_special=n_special, max_length=encoder.config.max_length)
+    perturbation = engine.perturb.Perturbation(
+        "overexpress" if kind == "absent" else kind, genes=genes, absent=kind == "absent"
+    )
+    todo = engine.perturb.enumerate_edits(
+        tokens, perturbation, n_special=n_special, max_length=encoder.config.max_length
+    )
     if kept.exists():
         exact = np.load(kept)["exact"]
     else:
-        exact = engine.perturb(encoder, todo, plan, states=states, **(options | {"precision": "float32"}))
+        exact = engine.perturb.measure(
+            encoder, todo, perturbation, states=states, **(options | {"precision": "float32"})
+        )
         np.savez(kept, exact=exact)
     few = replace(todo, cells=todo.cells[:TIMED], what=todo.what[:TIMED], targets=todo.targets[:TIMED])
     few = replace(few, rows=todo.rows[:TIMED], of=todo.of[:TIMED])
-    seconds = n_all / len(few) * timed(lambda: engine.perturb(encoder, few, plan, states=states, **options))
+    seconds = (
+        n_all / len(few) * timed(lambda: engine.perturb.measure(encoder, few, perturbation, states=states, **options))
+    )
     rows, drawn = [], {}
     if bfloat16:
         lower = options | {"precision": "bfloat16"}
-        rough = engine.perturb(encoder, todo, plan, states=states, **lower)
-        took = n_all / len(few) * timed(lambda: engine.perturb(encoder, few, plan, states=states, **lower))
+        rough = engine.perturb.measure(encoder, todo, perturbation, states=states, **lower)
+        took = (
+            n_all / len(few) * timed(lambda: engine.perturb.measure(encoder, few, perturbation, states=states, **lower))
+        )
         for s in range(len(states)):
             speed = {"length": tokens.shape[1], "screen_s": took, "exact_s": seconds, "times": seconds / took}
             of_state = {"kind": f"{kind}, exact in bfloat16", "points": -1, "state": s}
@@ -124,9 +134,9 @@ def of_cell(
     for n_points in points if kind != "absent" else [0]:
         start = time.perf_counter()
         if kind == "absent":
-            estimate = engine.screen_absent(encoder, tokens, every, states, **options)[0][todo.what - n_special]
+            estimate = engine.perturb.screen_absent(encoder, tokens, every, states, **options)[0][todo.what - n_special]
         else:
-            found = engine.screen(encoder, tokens, kind, states, n_points=n_points, **options)[0]
+            found = engine.perturb.screen(encoder, tokens, kind, states, n_points=n_points, **options)[0]
             at = np.argmax(tokens[0][None] == todo.what[:, None], axis=1)
             estimate = found[at]
         took = time.perf_counter() - start

@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from scgeneformer import Vocabulary, engine, nn
-from scgeneformer.engine import GeneEffects, Perturbations, Plan
+from scgeneformer.engine.perturb import Edits, GeneEffects, Perturbation
 
 SHARED = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared")
 N_SPECIAL = {"V1": 2, "V2": 4}
@@ -70,14 +70,16 @@ def compare_embedding(
     return f"{len(ours)} vectors, largest difference {np.abs(ours - theirs).max():.1e}"
 
 
-def plan_of(run: dict, ids: np.ndarray) -> Plan:
-    """The plan that a run of the official tool carries out."""
+def perturbation_of(run: dict, ids: np.ndarray) -> Perturbation:
+    """The perturbation that a run of the official tool carries out."""
     tokens = pd.Index(ids)
     if run["genes_to_perturb"] == "all":
         anchor = tokens.get_loc(run["anchor_gene"]) if "anchor_gene" in run else None
-        return Plan(run["perturb_type"], genes=np.arange(N_SPECIAL[run["model_version"]], len(ids)), anchor=anchor)
+        return Perturbation(
+            run["perturb_type"], genes=np.arange(N_SPECIAL[run["model_version"]], len(ids)), anchor=anchor
+        )
     perturbed = tokens.get_indexer(run["genes_to_perturb"])
-    return Plan(run["perturb_type"], sets=(perturbed,), every=True, official=True)
+    return Perturbation(run["perturb_type"], sets=(perturbed,), every=True, official=True)
 
 
 def taken_cells(run: dict, cells: pd.DataFrame) -> np.ndarray:
@@ -90,14 +92,14 @@ def taken_cells(run: dict, cells: pd.DataFrame) -> np.ndarray:
 
 
 def enumerate_run(
-    name: str, run: dict, recorded: pd.DataFrame, cells: pd.Index, tokens: np.ndarray, plan: Plan
-) -> tuple[Perturbations, pd.DataFrame]:
+    name: str, run: dict, recorded: pd.DataFrame, cells: pd.Index, tokens: np.ndarray, perturbation: Perturbation
+) -> tuple[Edits, pd.DataFrame]:
     """What is perturbed, checked against the recorded, and its names."""
     generation = run["model_version"]
-    found = engine.enumerate_perturbations(
-        tokens, plan, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
+    found = engine.perturb.enumerate_edits(
+        tokens, perturbation, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
     )
-    what = found.what.astype(str) if plan.sets is None else "|".join(map(str, plan.sets[0]))
+    what = found.what.astype(str) if perturbation.sets is None else "|".join(map(str, perturbation.sets[0]))
     labels = pd.DataFrame({"cell": cells[found.cells], "perturbed": what})
     theirs = recorded[["cell", "perturbed"]].drop_duplicates()
     if set(labels.itertuples(index=False, name=None)) != set(theirs.itertuples(index=False, name=None)):
@@ -113,20 +115,20 @@ def compare_perturbations(
     run: dict,
     recorded: pd.DataFrame,
     genes: pd.DataFrame | None,
-    found: tuple[Perturbations, pd.DataFrame],
+    found: tuple[Edits, pd.DataFrame],
     tokens: np.ndarray,
-    plan: Plan,
+    perturbation: Perturbation,
     encoder: nn.Encoder,
     states: dict,
 ) -> str:
     """Largest differences and correlations of a run of perturbations."""
-    perturbations, labels = found
+    edits, labels = found
     effects = None if genes is None else GeneEffects(len(labels), encoder.config.vocab_size)
     with tqdm(total=len(labels)) as bar:
-        values = engine.perturb(
+        values = engine.perturb.measure(
             encoder,
-            perturbations,
-            plan,
+            edits,
+            perturbation,
             pooling=POOLING[run["emb_mode"]],
             n_special=N_SPECIAL[run["model_version"]],
             emb_layer=run["emb_layer"],
@@ -144,8 +146,8 @@ def compare_perturbations(
         text += f", Pearson {min(each):.5f} or more, standard deviation of the recorded {both['value'].std():.1e}"
     if genes is None:
         return text
-    ours = effects_table(effects, perturbations, labels, tokens, plan, N_SPECIAL[run["model_version"]])
-    if plan.sets is None:
+    ours = effects_table(effects, edits, labels, tokens, perturbation, N_SPECIAL[run["model_version"]])
+    if perturbation.sets is None:
         both = ours.merge(genes, on=["cell", "perturbed", "affected"])
         complete = len(both) == len(ours) == len(genes)
     else:
@@ -161,21 +163,21 @@ def compare_perturbations(
 
 def effects_table(
     effects: GeneEffects,
-    perturbations: Perturbations,
+    edits: Edits,
     labels: pd.DataFrame,
     tokens: np.ndarray,
-    plan: Plan,
+    perturbation: Perturbation,
     n_special: int,
 ) -> pd.DataFrame:
     """Our effects on genes: cell, perturbed, affected, ours; under the labels of the official tool."""
     stored = effects.stored()
-    if plan.sets is None and plan.kind == "overexpress":
+    if perturbation.sets is None and perturbation.kind == "overexpress":
         # The official tool files the effect on each gene under the next lower one that is not perturbed, and loses that on the lowest.
         what, affected, cosines = [], [], []
         ends = np.searchsorted(stored["effect_what"], np.arange(len(labels) + 1))
         for i, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
-            row = tokens[perturbations.cells[i]]
-            background = row[(row >= n_special) & (row != perturbations.targets[i, 0])]
+            row = tokens[edits.cells[i]]
+            background = row[(row >= n_special) & (row != edits.targets[i, 0])]
             at = start + np.searchsorted(stored["effect_on"][start:stop], background[:-1])
             what.append(np.full(len(at), i))
             affected.append(background[1:])
@@ -224,10 +226,12 @@ def main() -> None:
                 goal = f"states_{model}_L{run['emb_layer']}.npz"
                 states = dict(np.load(recordings / "embeddings" / goal)) if "cell_states_to_model" in run else {}
                 recorded, genes = pd.read_parquet(table), table.with_suffix(".genes.parquet")
-                plan, taken = plan_of(run, ids[run["model_version"]]), taken_cells(run, cells)
-                found = enumerate_run(name, run, recorded, cells.index[taken], tokens[taken], plan)
+                perturbation, taken = perturbation_of(run, ids[run["model_version"]]), taken_cells(run, cells)
+                found = enumerate_run(name, run, recorded, cells.index[taken], tokens[taken], perturbation)
                 genes = pd.read_parquet(genes) if genes.is_file() else None
-                text = compare_perturbations(run, recorded, genes, found, tokens[taken], plan, encoders[model], states)
+                text = compare_perturbations(
+                    run, recorded, genes, found, tokens[taken], perturbation, encoders[model], states
+                )
             print(f"{name}: {text} ({time.perf_counter() - start:.0f} s)", flush=True)
 
 

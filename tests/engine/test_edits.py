@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scgeneformer.engine._edits import KINDS, edit, new_rank
+from scgeneformer.engine.perturb._edits import KINDS, edit, new_rank
 
 N_SPECIAL, CLS, EOS = 4, 2, 3
 
@@ -26,7 +26,7 @@ def rank_by_rule(rank: int, n_genes: int, kind: str, quartiles: int) -> int:
     return n_genes - 1 if goal > 3 else floor((goal + 0.5) * n_genes / 4)
 
 
-def edited_by_hand(row: np.ndarray, targets: np.ndarray, kind: str, rank_shift: int = 1) -> np.ndarray:
+def edited_by_hand(row: np.ndarray, targets: np.ndarray, kind: str, quartiles: int = 1) -> np.ndarray:
     """One row without padding, edited."""
     genes, targets = row[row >= N_SPECIAL], [t for t in targets if t]
     first, last = row[row == CLS], row[row == EOS]
@@ -35,7 +35,7 @@ def edited_by_hand(row: np.ndarray, targets: np.ndarray, kind: str, rank_shift: 
         kept = np.insert(kept, 0, targets)
     elif kind != "delete":
         moved = [t for t in targets if t in genes]
-        ranks = [rank_by_rule(list(genes).index(t), len(genes), kind, rank_shift) for t in moved]
+        ranks = [rank_by_rule(list(genes).index(t), len(genes), kind, quartiles) for t in moved]
         kept = np.insert(kept, np.minimum(ranks, len(kept)).astype(int), moved)  # what goes to one place stays in order
     return np.r_[first, kept, last].astype(np.int64)
 
@@ -63,11 +63,11 @@ SHIFT = st.integers(1, 4)
 
 
 @given(cells_and_targets(), KIND, SHIFT)
-def test_is_editing_by_hand(cells, kind, rank_shift):
+def test_is_editing_by_hand(cells, kind, quartiles):
     tokens, targets = cells
-    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, quartiles=quartiles)
     expected = [
-        edited_by_hand(row[row > 0], some, kind, rank_shift)
+        edited_by_hand(row[row > 0], some, kind, quartiles)
         for row, some in zip(tokens.numpy(), targets.numpy(), strict=True)
     ]
     assert found.lengths.tolist() == [len(row) for row in expected]
@@ -75,9 +75,9 @@ def test_is_editing_by_hand(cells, kind, rank_shift):
 
 
 @given(cells_and_targets(), KIND, SHIFT)
-def test_source_tells_where_tokens_came_from(cells, kind, rank_shift):
+def test_source_tells_where_tokens_came_from(cells, kind, quartiles):
     tokens, targets = cells
-    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, quartiles=quartiles)
     length = tokens.shape[1]
     for before, after, source, some in zip(tokens, found.tokens, found.source, targets, strict=True):
         came = source < length
@@ -89,9 +89,9 @@ def test_source_tells_where_tokens_came_from(cells, kind, rank_shift):
 
 
 @given(cells_and_targets(), KIND, SHIFT)
-def test_tokens_and_special_tokens_stay(cells, kind, rank_shift):
+def test_tokens_and_special_tokens_stay(cells, kind, quartiles):
     tokens, targets = cells
-    found = edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+    found = edit(tokens, targets, kind, n_special=N_SPECIAL, quartiles=quartiles)
     for before, after, some, n in zip(
         tokens.tolist(), found.tokens.tolist(), targets.tolist(), found.lengths.tolist(), strict=True
     ):
@@ -105,13 +105,13 @@ def test_tokens_and_special_tokens_stay(cells, kind, rank_shift):
 
 
 @given(cells_and_targets(), KIND, SHIFT, st.integers(1, 5))
-def test_neither_padding_nor_neighbours_matter(cells, kind, rank_shift, padding):
+def test_neither_padding_nor_neighbours_matter(cells, kind, quartiles, padding):
     tokens, targets = cells
     together = edit(
-        torch.nn.functional.pad(tokens, (0, padding)), targets, kind, n_special=N_SPECIAL, rank_shift=rank_shift
+        torch.nn.functional.pad(tokens, (0, padding)), targets, kind, n_special=N_SPECIAL, quartiles=quartiles
     )
     for i in range(len(tokens)):
-        alone = edit(tokens[i : i + 1], targets[i : i + 1], kind, n_special=N_SPECIAL, rank_shift=rank_shift)
+        alone = edit(tokens[i : i + 1], targets[i : i + 1], kind, n_special=N_SPECIAL, quartiles=quartiles)
         n = int(together.lengths[i])
         assert torch.equal(together.tokens[i, :n], alone.tokens[0])
 
@@ -131,7 +131,7 @@ def test_deletion_and_overexpression_done_twice_are_done_once(cells):
 
 
 @given(cells_and_targets(most_targets=1, present=True), st.integers(1, 3))
-def test_inhibition_and_activation_move_one_gene(cells, rank_shift):
+def test_inhibition_and_activation_move_one_gene(cells, quartiles):
     """Down and up, never the other way; four quartiles up is to the top, and so are three but for the lowest quartile."""
     tokens, targets = cells
     genes = tokens >= N_SPECIAL
@@ -141,11 +141,11 @@ def test_inhibition_and_activation_move_one_gene(cells, rank_shift):
         return (tokens == targets).int().argmax(1) - first
 
     def edited(kind, quartiles):
-        return edit(tokens, targets, kind, n_special=N_SPECIAL, rank_shift=quartiles).tokens
+        return edit(tokens, targets, kind, n_special=N_SPECIAL, quartiles=quartiles).tokens
 
     before, n_genes = ranks(tokens), genes.sum(1)
-    assert (ranks(edited("inhibit", rank_shift)) >= before).all()
-    up = ranks(edited("activate", rank_shift))
+    assert (ranks(edited("inhibit", quartiles)) >= before).all()
+    up = ranks(edited("activate", quartiles))
     assert ((up < before) | (before == 0)).all()
     assert torch.equal(edited("activate", 4), edited("overexpress", 1))
     assert torch.equal(ranks(edited("inhibit", 4)), n_genes - 1)
@@ -155,7 +155,7 @@ def test_inhibition_and_activation_move_one_gene(cells, rank_shift):
 
 def test_sets_at_the_bottom_stay_before_eos():
     tokens = torch.tensor([[CLS, 5, 6, 7, 8, EOS]])
-    found = edit(tokens, torch.tensor([[6, 5, 8]]), "inhibit", n_special=N_SPECIAL, rank_shift=3)
+    found = edit(tokens, torch.tensor([[6, 5, 8]]), "inhibit", n_special=N_SPECIAL, quartiles=3)
     assert found.tokens.tolist() == [[CLS, 7, 6, 5, 8, EOS]]
 
 

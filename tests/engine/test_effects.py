@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scgeneformer.engine import GeneEffects, _effects
+from scgeneformer.engine.perturb import GeneEffects, _effects
 
 N_WHAT, N_TOKENS = 4, 6
 MEASURED = st.lists(

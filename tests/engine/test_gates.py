@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scgeneformer.engine import _gates
-from scgeneformer.engine._gates import Base, Probes, gate_gradients
+from scgeneformer.engine.perturb import _gates
+from scgeneformer.engine.perturb._gates import Base, Probes, gate_gradients
 
 
 def gated_readout(encoder, base, probes, gates, readout, pooling, n_special, n_layers, cell):

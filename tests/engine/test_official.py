@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from scgeneformer import engine
-from scgeneformer.engine import GeneEffects, Perturbations, Plan
+from scgeneformer.engine.perturb import Edits, GeneEffects, Perturbation
 
 from .conftest import N_SPECIAL
 
@@ -155,8 +155,8 @@ class Recorded:
     run: dict
     table: pd.DataFrame
     tokens: np.ndarray
-    plan: Plan
-    perturbations: Perturbations
+    perturbation: Perturbation
+    perturbations: Edits
     labels: pd.DataFrame
 
     @property
@@ -164,15 +164,15 @@ class Recorded:
         return N_SPECIAL[self.run["model_version"]]
 
 
-def plan_of(run: dict, vocabulary: Vocabulary) -> Plan:
-    """The plan that a run of the official tool carries out."""
+def perturbation_of(run: dict, vocabulary: Vocabulary) -> Perturbation:
+    """The perturbation that a run of the official tool carries out."""
     token_of = {gene: token for token, gene in enumerate(vocabulary.ids)}
     if run["genes_to_perturb"] == "all":
         genes = np.arange(N_SPECIAL[run["model_version"]], len(token_of))
         anchor = token_of[run["anchor_gene"]] if "anchor_gene" in run else None
-        return Plan(run["perturb_type"], genes=genes, anchor=anchor)
+        return Perturbation(run["perturb_type"], genes=genes, anchor=anchor)
     perturbed = np.array([token_of[gene] for gene in run["genes_to_perturb"]])
-    return Plan(run["perturb_type"], sets=(perturbed,), every=True, official=True)
+    return Perturbation(run["perturb_type"], sets=(perturbed,), every=True, official=True)
 
 
 def cells_of(recordings: Recordings, run: dict) -> tuple[pd.Index, np.ndarray]:
@@ -194,13 +194,13 @@ def recorded(recordings, official):
         run = recordings.runs[name]
         vocabulary = official(run["model_version"])
         cells, tokens = cells_of(recordings, run)
-        plan = plan_of(run, vocabulary)
-        perturbations = engine.enumerate_perturbations(
-            tokens, plan, n_special=N_SPECIAL[run["model_version"]], max_length=vocabulary.max_length
+        perturbation = perturbation_of(run, vocabulary)
+        perturbations = engine.perturb.enumerate_edits(
+            tokens, perturbation, n_special=N_SPECIAL[run["model_version"]], max_length=vocabulary.max_length
         )
-        what = perturbations.what.astype(str) if plan.sets is None else "|".join(map(str, plan.sets[0]))
+        what = perturbations.what.astype(str) if perturbation.sets is None else "|".join(map(str, perturbation.sets[0]))
         labels = pd.DataFrame({"cell": cells[perturbations.cells], "perturbed": what})
-        return Recorded(name, run, recordings.perturbation(name), tokens, plan, perturbations, labels)
+        return Recorded(name, run, recordings.perturbation(name), tokens, perturbation, perturbations, labels)
 
     return read
 
@@ -215,12 +215,12 @@ def test_the_same_genes_of_the_same_cells_are_perturbed(recorded, name):
 def drawn(found: Recorded) -> Recorded:
     """A part of a run, small enough for every day: fewer perturbations of larger models."""
     alone, in_sets = {"v1-10m": (10, 4), "v2-104m": (1, 1)}.get(found.run["model"], (50, 10))
-    n = alone if found.plan.sets is None else in_sets  # sets are perturbed in longer cells
+    n = alone if found.perturbation.sets is None else in_sets  # sets are perturbed in longer cells
     usable = np.flatnonzero(found.labels["cell"] != WRONG.get(found.name, ""))
     part = np.sort(np.random.default_rng(0).permutation(usable)[:n])
     same = {"tokens": found.perturbations.tokens, "originals": found.perturbations.originals}
     parts = {f: getattr(found.perturbations, f)[part] for f in ("cells", "what", "targets", "rows", "of")}
-    return replace(found, perturbations=Perturbations(**parts, **same), labels=found.labels.iloc[part])
+    return replace(found, perturbations=Edits(**parts, **same), labels=found.labels.iloc[part])
 
 
 def ours_beside(
@@ -229,10 +229,10 @@ def ours_beside(
     """Table of our values and the recorded, and our effects on genes: perturbation, cell, perturbed, affected, cosine."""
     one_by_one = replace(found.perturbations, what=np.arange(len(found.labels)))  # not added up over cells
     kept = GeneEffects(len(found.labels), encoder.config.vocab_size) if effects else None
-    values = engine.perturb(
+    values = engine.perturb.measure(
         encoder,
         one_by_one,
-        found.plan,
+        found.perturbation,
         pooling=POOLING[found.run["emb_mode"]],
         n_special=found.n_special,
         emb_layer=found.run["emb_layer"],
@@ -263,8 +263,8 @@ def test_similarities_and_effects_on_genes(recordings, recorded, load, name):
     if not has_genes:
         return
     theirs = recordings.perturbation(f"{name}.genes")
-    if found.plan.sets is None:  # recorded cell by cell
-        if found.plan.kind == "overexpress":
+    if found.perturbation.sets is None:  # recorded cell by cell
+        if found.perturbation.kind == "overexpress":
             effects = filed_one_off(effects, found)
         both = effects.merge(theirs, on=["cell", "perturbed", "affected"], how="left")
         of_drawn = theirs.merge(found.labels, on=["cell", "perturbed"])

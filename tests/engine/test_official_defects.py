@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scgeneformer import engine
-from scgeneformer.engine import Plan
+from scgeneformer.engine.perturb import Perturbation
 
 from .conftest import N_SPECIAL
 
@@ -53,13 +53,13 @@ def of_genes_by_hand(encoder, original: np.ndarray, edited: np.ndarray, left_out
     }
 
 
-def perturb(encoder, tokens: np.ndarray, plan: Plan, generation: str, **options):
-    """Perturbations and their values."""
-    found = engine.enumerate_perturbations(
-        tokens, plan, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
+def perturb(encoder, tokens: np.ndarray, perturbation: Perturbation, generation: str, **options):
+    """Edits and their values."""
+    found = engine.perturb.enumerate_edits(
+        tokens, perturbation, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
     )
     options = {"pooling": "mean" if generation == "V1" else "cls", "precision": "float32"} | options
-    return found, engine.perturb(encoder, found, plan, n_special=N_SPECIAL[generation], **options)
+    return found, engine.perturb.measure(encoder, found, perturbation, n_special=N_SPECIAL[generation], **options)
 
 
 def failed(recordings, name: str) -> str:
@@ -79,8 +79,8 @@ def test_original_lost_a_gene_too_many(recordings, load, tokens_of):
     only_here = np.setdiff1d(row[row >= 4], np.delete(tokens, at, axis=0))
     apart = {}
     for official in (True, False):
-        plan = Plan("overexpress", sets=(gata4,), official=official)
-        found = engine.enumerate_perturbations(row[None], plan, n_special=4, max_length=4096)
+        perturbation = Perturbation("overexpress", sets=(gata4,), official=official)
+        found = engine.perturb.enumerate_edits(row[None], perturbation, n_special=4, max_length=4096)
         original = found.originals[found.of[0]]
         edited = np.r_[row[:1], gata4, row[1:]]
         by_gene = of_genes_by_hand(load("v2-tiny"), original[original > 0], edited, np.r_[gata4, 2, 3])
@@ -95,8 +95,8 @@ def test_changes_with_the_official_original(recordings, load, tokens_of, length)
     run = recordings.runs[f"edge_v2-tiny_GATA4_overexpress_cls_{length}"]
     cells, tokens = recordings.cells(run["data"])
     recorded = recordings.perturbation(f"edge_v2-tiny_GATA4_overexpress_cls_{length}").set_index("cell")["value"]
-    plan = Plan("overexpress", sets=(tokens_of("V2", [GATA4]),), official=True)
-    _, values = perturb(load("v2-tiny"), tokens, plan, "V2")
+    perturbation = Perturbation("overexpress", sets=(tokens_of("V2", [GATA4]),), official=True)
+    _, values = perturb(load("v2-tiny"), tokens, perturbation, "V2")
     np.testing.assert_allclose(values[:, 0], recorded.loc[cells.index], rtol=0, atol=5e-7)
 
 
@@ -116,7 +116,7 @@ def test_last_gene_was_compared_with_padding(recordings, load, tokens_of):
     # the original as it is: nothing has to go
     right = list(of_genes_by_hand(encoder, row, edited, gata4).values())
     assert len(right) == 2047
-    _, values = perturb(encoder, row[None], Plan("overexpress", sets=(gata4,)), "V1")
+    _, values = perturb(encoder, row[None], Perturbation("overexpress", sets=(gata4,)), "V1")
     np.testing.assert_allclose(values, np.mean(right), rtol=0, atol=1e-6)
     assert abs(np.mean(right) - recorded["e:e1"]) > 5e-5
 
@@ -139,9 +139,14 @@ def test_overexpression_that_crashed(recordings, load, tokens_of, model, genes, 
     held, lengths = np.isin(tokens, targets).sum(1), (tokens > 0).sum(1)
     partly = np.flatnonzero((held < len(targets)) & (lengths + len(targets) - held <= MAX_LENGTH[generation]))
     partly = partly[np.argsort(-lengths[partly], kind="stable")][:2]  # no room has to be made
-    effects = engine.GeneEffects(1, 30_000)
+    effects = engine.perturb.GeneEffects(1, 30_000)
     _, values = perturb(
-        load(model), tokens[partly], Plan("overexpress", sets=(targets,)), generation, pooling="mean", effects=effects
+        load(model),
+        tokens[partly],
+        Perturbation("overexpress", sets=(targets,)),
+        generation,
+        pooling="mean",
+        effects=effects,
     )
     expected = []
     for row in tokens[partly]:
@@ -166,16 +171,19 @@ def test_deletion_of_a_set_with_a_missing_gene(recordings, load, tokens_of, mode
     cells, tokens = recordings.cells(f"sub100_{generation}")
     for genes in ("mixed", "GATA4"):
         assert "RuntimeError" in failed(recordings, f"{model}_list-{genes}_delete_{readout}_sub100")
-    for plan in (Plan("delete", sets=(targets,), every=True), Plan("delete", sets=(targets[1:2],))):
-        found, values = perturb(load(model), tokens, plan, generation)
+    for perturbation in (
+        Perturbation("delete", sets=(targets,), every=True),
+        Perturbation("delete", sets=(targets[1:2],)),
+    ):
+        found, values = perturb(load(model), tokens, perturbation, generation)
         assert len(found) == len(values) == 0
-    plan = Plan("delete", sets=(targets,))
-    found = engine.enumerate_perturbations(
-        tokens, plan, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
+    perturbation = Perturbation("delete", sets=(targets,))
+    found = engine.perturb.enumerate_edits(
+        tokens, perturbation, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
     )
     np.testing.assert_array_equal(found.cells, np.flatnonzero(np.isin(tokens, targets).any(1)))
     two = found.cells[:2]
-    _, values = perturb(load(model), tokens[two], plan, generation, pooling="mean")
+    _, values = perturb(load(model), tokens[two], perturbation, generation, pooling="mean")
     for row, value in zip(tokens[two], values[:, 0], strict=True):
         row = row[row > 0]
         by_gene = of_genes_by_hand(load(model), row, row[~np.isin(row, targets)], np.r_[: N_SPECIAL[generation]])
@@ -191,8 +199,8 @@ def test_top_gene_is_not_overexpressed(recordings, load, generation):
     top = tokens[:, int(generation == "V2")]
     for cell, gene in zip(cells.index, top, strict=True):
         assert str(gene) not in set(recorded["perturbed"][recorded["cell"] == cell])
-    plan = Plan("overexpress", sets=(top[:1].astype(np.int64),))
-    _, values = perturb(load(f"{generation.lower()}-tiny"), tokens[:1], plan, generation, pooling="mean")
+    perturbation = Perturbation("overexpress", sets=(top[:1].astype(np.int64),))
+    _, values = perturb(load(f"{generation.lower()}-tiny"), tokens[:1], perturbation, generation, pooling="mean")
     np.testing.assert_allclose(values, 1, rtol=0, atol=1e-6)
 
 
@@ -205,8 +213,8 @@ def test_overexpression_of_pairs_with_an_anchor(recordings, load, tokens_of, gen
     _, tokens = recordings.cells(f"short6_{generation}")
     row = next(row[row > 0] for row in tokens if anchor in row)
     genes = np.sort(row[first + np.array([0, 3, 200])])
-    plan = Plan("overexpress", genes=genes, anchor=int(anchor))
-    found, values = perturb(encoder, row[None], plan, generation, pooling="mean")
+    perturbation = Perturbation("overexpress", genes=genes, anchor=int(anchor))
+    found, values = perturb(encoder, row[None], perturbation, generation, pooling="mean")
     assert set(found.what) == set(genes) - {anchor}
     for gene, value in zip(found.what, values[:, 0], strict=True):
         rest = row[first:]

@@ -1,4 +1,4 @@
-"""A plan in parts: the same as at once, whatever was done before and by whom."""
+"""A perturbation in parts: the same as at once, whatever was done before and by whom."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from scgeneformer import engine
-from scgeneformer.engine import GeneEffects, Plan, Store, _run
+from scgeneformer.engine.perturb import GeneEffects, Perturbation, Store, _run
 
 SIZE = 8  # of parts
 GENES = np.arange(4, 60)
 STATES = np.random.default_rng(2).normal(size=(2, 16))
 OPTIONS = {"pooling": "cls", "n_special": 4, "device": "cpu", "precision": "float32"}
-PLANS = {
-    "delete": (Plan("delete", genes=GENES), {}),
-    "in": (Plan("overexpress", genes=GENES[::7], absent=True), {}),
-    "pairs": (Plan("inhibit", 2, genes=GENES, anchor=11), {}),
-    "sets": (Plan("delete", sets=(np.array([5, 9]), np.arange(20, 40))), {"effects": True}),
-    "effects": (Plan("delete", genes=GENES[::3]), {"effects": True}),
-    "alone": (Plan("activate", 3, genes=GENES), {"states": None, "pooling": "mean"}),
-    "screen": (Plan("delete", genes=GENES), {"method": "screen"}),
-    "screen in": (Plan("overexpress", genes=GENES[::7], absent=True), {"method": "screen"}),
+PERTURBATIONS = {
+    "delete": (Perturbation("delete", genes=GENES), {}),
+    "in": (Perturbation("overexpress", genes=GENES[::7], absent=True), {}),
+    "pairs": (Perturbation("inhibit", 2, genes=GENES, anchor=11), {}),
+    "sets": (Perturbation("delete", sets=(np.array([5, 9]), np.arange(20, 40))), {"effects": True}),
+    "effects": (Perturbation("delete", genes=GENES[::3]), {"effects": True}),
+    "alone": (Perturbation("activate", 3, genes=GENES), {"states": None, "pooling": "mean"}),
+    "screen": (Perturbation("delete", genes=GENES), {"method": "screen"}),
+    "screen in": (Perturbation("overexpress", genes=GENES[::7], absent=True), {"method": "screen"}),
 }
 
 
@@ -33,8 +33,8 @@ def small_parts(monkeypatch):
 
 
 def call(encoder, tokens, name, **more):
-    plan, options = PLANS[name]
-    return engine.run(encoder, tokens, plan, **{"states": STATES, **OPTIONS, **options, **more})
+    perturbation, options = PERTURBATIONS[name]
+    return engine.perturb.run(encoder, tokens, perturbation, **{"states": STATES, **OPTIONS, **options, **more})
 
 
 def bits(outcome):
@@ -49,14 +49,14 @@ def by_pair(outcome):
     return outcome.cells[order], outcome.what[order], outcome.values[order]
 
 
-@pytest.mark.parametrize("name", [name for name in PLANS if "screen" not in name])
+@pytest.mark.parametrize("name", [name for name in PERTURBATIONS if "screen" not in name])
 def test_parts_are_the_whole(small, random_cells, name, small_parts):
-    plan, options = PLANS[name]
+    perturbation, options = PERTURBATIONS[name]
     found = call(small, random_cells, name)
-    todo = engine.enumerate_perturbations(random_cells, plan, n_special=4, max_length=40)
+    todo = engine.perturb.enumerate_edits(random_cells, perturbation, n_special=4, max_length=40)
     given = {"states": STATES, **OPTIONS, **options}
     effects = GeneEffects(60, 60) if given.pop("effects", False) else None
-    values = engine.perturb(small, todo, plan, effects=effects, **given)
+    values = engine.perturb.measure(small, todo, perturbation, effects=effects, **given)
     expected = replace(found, cells=todo.cells.astype(np.int32), what=todo.what.astype(np.int32), values=values)
     for ours, theirs in zip(by_pair(found)[:2], by_pair(expected)[:2], strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -91,7 +91,7 @@ def test_parts_are_cut_by_work_longest_first():
     assert list(_run._parts(np.zeros(3, int), np.ones(3, int), 8)) == []
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_stopped_and_resumed_anywhere(small, random_cells, name, small_parts, tmp_path, monkeypatch):
     whole = bits(call(small, random_cells, name))
     compute, calls = _run._part, []
@@ -117,10 +117,10 @@ def test_stopped_and_resumed_anywhere(small, random_cells, name, small_parts, tm
     assert bits(call(small, random_cells, name, store=Store(tmp_path, {}))) == whole
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_shards_in_any_order(small, random_cells, name, small_parts, tmp_path):
     whole = call(small, random_cells, name)
-    n_parts = len(list(_run._parts(_run._work(random_cells, PLANS[name][0]), (random_cells > 0).sum(1), SIZE)))
+    n_parts = len(list(_run._parts(_run._work(random_cells, PERTURBATIONS[name][0]), (random_cells > 0).sum(1), SIZE)))
     store = Store(tmp_path, {})
     done = 0
     for i in (2, 0, 1):
@@ -160,16 +160,16 @@ def test_a_full_disk_keeps_what_was_written(small, random_cells, small_parts, tm
     assert bits(call(small, random_cells, "delete", store=store)) == bits(call(small, random_cells, "delete"))
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_parts_that_were_cut_otherwise_are_done_again(small, random_cells, name, tmp_path, monkeypatch):
-    method = PLANS[name][1].get("method", "exact")
+    method = PERTURBATIONS[name][1].get("method", "exact")
     for size in (8, 30, 10_000, 8):
         monkeypatch.setitem(_run.PART_SIZE, method, size)
         found = call(small, random_cells, name, store=Store(tmp_path, {}))
         assert bits(found) == bits(call(small, random_cells, name))
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_nothing_to_do(small, name, tmp_path):
     only_special = np.array([[2, 3, 0]], np.uint16)
     for i, tokens in enumerate((np.zeros((3, 8), np.uint16), np.zeros((0, 8), np.uint16), only_special)):
@@ -184,10 +184,10 @@ def test_what_is_estimated_is_what_would_be_exact(small, random_cells):
     rows[-1, :3] = 2, 30, 3
     for kind in ("delete", "overexpress", "inhibit", "activate"):
         for absent in {False, kind == "overexpress"}:
-            plan = Plan(kind, 2, genes=GENES[::2], absent=absent)
+            perturbation = Perturbation(kind, 2, genes=GENES[::2], absent=absent)
             options = {"states": STATES, **OPTIONS}
-            exact = by_pair(engine.run(small, rows, plan, **options))
-            found = by_pair(engine.run(small, rows, plan, method="screen", **options))
+            exact = by_pair(engine.perturb.run(small, rows, perturbation, **options))
+            found = by_pair(engine.perturb.run(small, rows, perturbation, method="screen", **options))
             np.testing.assert_array_equal(found[0], exact[0])
             np.testing.assert_array_equal(found[1], exact[1])
             assert found[2].dtype == np.float32
@@ -195,7 +195,7 @@ def test_what_is_estimated_is_what_would_be_exact(small, random_cells):
 
 
 def test_the_bar_ends_where_it_should(small, random_cells, small_parts, tmp_path, capsys):
-    for name in PLANS:
+    for name in PERTURBATIONS:
         for _ in range(2):
             call(small, random_cells, name, store=Store(tmp_path / name, {}), progress=True)
             last = capsys.readouterr().err.strip().split("\r")[-1]

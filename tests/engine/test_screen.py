@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from scgeneformer import engine
-from scgeneformer.engine import Plan, _device
+from scgeneformer.engine import _device
+from scgeneformer.engine.perturb import Perturbation
 
 from .conftest import as_matrix
 from .test_edits import edited_by_hand
@@ -26,14 +27,14 @@ def cosines(encoder, row, pooling, n_layers):
     return STATES @ cell / np.linalg.norm(STATES, axis=1) / np.linalg.norm(cell)
 
 
-def exact(encoder, tokens, kind, rank_shift, pooling, n_layers=2):
+def exact(encoder, tokens, kind, quartiles, pooling, n_layers=2):
     """Change of the cosines by each perturbation, (n, L, S); NaN where nothing would be left."""
     out = np.full((*tokens.shape, 3), np.nan)
     for i, row in enumerate(tokens):
         row = row[row > 0]
         before = cosines(encoder, row, pooling, n_layers)
         for j, token in enumerate(row):
-            edited = edited_by_hand(row, [int(token)], kind, rank_shift) if token >= 4 else np.zeros(0)
+            edited = edited_by_hand(row, [int(token)], kind, quartiles) if token >= 4 else np.zeros(0)
             if (np.asarray(edited) >= 4).any():
                 out[i, j] = cosines(encoder, edited, pooling, n_layers) - before
     return out
@@ -54,13 +55,13 @@ def double(small, monkeypatch):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
-def test_close_to_exact(double, random_cells, kind, rank_shift, pooling):
+@pytest.mark.parametrize(("kind", "quartiles"), KINDS)
+def test_close_to_exact(double, random_cells, kind, quartiles, pooling):
     encoder = double(0.01)
     long = random_cells[(random_cells > 0).sum(1) > 15]
-    expected = exact(encoder, long, kind, rank_shift, pooling)
-    found = engine.screen(
-        encoder, long, kind, STATES, rank_shift=rank_shift, pooling=pooling, precision="float64", **OPTIONS
+    expected = exact(encoder, long, kind, quartiles, pooling)
+    found = engine.perturb.screen(
+        encoder, long, kind, STATES, quartiles=quartiles, pooling=pooling, precision="float64", **OPTIONS
     )
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     there = ~np.isnan(found)
@@ -74,22 +75,26 @@ def test_more_points_than_genes(double, random_cells, pooling):
     encoder = double(1.0)
     tokens = random_cells[[3, 4]]
     many, more = (
-        engine.screen(encoder, tokens, "delete", STATES, n_points=n, pooling=pooling, precision="float64", **OPTIONS)
+        engine.perturb.screen(
+            encoder, tokens, "delete", STATES, n_points=n, pooling=pooling, precision="float64", **OPTIONS
+        )
         for n in (50, 200)
     )
     np.testing.assert_allclose(many, more, rtol=0, atol=1e-12)
     lowest = (tokens > 0).sum(1) - 2
-    few = engine.screen(encoder, tokens, "delete", STATES, n_points=2, pooling=pooling, precision="float64", **OPTIONS)
+    few = engine.perturb.screen(
+        encoder, tokens, "delete", STATES, n_points=2, pooling=pooling, precision="float64", **OPTIONS
+    )
     for i, j in enumerate(lowest):
         np.testing.assert_allclose(few[i, j], many[i, j], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
-def test_a_cell_alone_is_a_cell_among_others(double, random_cells, kind, rank_shift, pooling):
+@pytest.mark.parametrize(("kind", "quartiles"), KINDS)
+def test_a_cell_alone_is_a_cell_among_others(double, random_cells, kind, quartiles, pooling):
     encoder = double(1.0)
-    call = lambda tokens, **more: engine.screen(
-        encoder, tokens, kind, STATES, rank_shift=rank_shift, pooling=pooling, precision="float64", **OPTIONS, **more
+    call = lambda tokens, **more: engine.perturb.screen(
+        encoder, tokens, kind, STATES, quartiles=quartiles, pooling=pooling, precision="float64", **OPTIONS, **more
     )
     together = call(random_cells)
     assert together.shape == (*random_cells.shape, 3)
@@ -107,7 +112,7 @@ def test_a_cell_alone_is_a_cell_among_others(double, random_cells, kind, rank_sh
 
 @pytest.mark.parametrize("kind", ["delete", "activate"])
 def test_every_state_alone_is_the_state_among_others(small, random_cells, kind):
-    call = lambda states: engine.screen(small, random_cells, kind, states, pooling="mean", **OPTIONS)
+    call = lambda states: engine.perturb.screen(small, random_cells, kind, states, pooling="mean", **OPTIONS)
     together = call(STATES)
     for s in range(3):
         np.testing.assert_allclose(call(STATES[[s]])[..., 0], together[..., s], rtol=0, atol=2e-6)
@@ -115,8 +120,10 @@ def test_every_state_alone_is_the_state_among_others(small, random_cells, kind):
 
 
 def test_float32_is_close(double, small, random_cells):
-    wide = engine.screen(double(1.0), random_cells, "delete", STATES, pooling="cls", precision="float64", **OPTIONS)
-    found = engine.screen(small, random_cells, "delete", STATES, pooling="cls", precision="float32", **OPTIONS)
+    wide = engine.perturb.screen(
+        double(1.0), random_cells, "delete", STATES, pooling="cls", precision="float64", **OPTIONS
+    )
+    found = engine.perturb.screen(small, random_cells, "delete", STATES, pooling="cls", precision="float32", **OPTIONS)
     np.testing.assert_allclose(found, wide, rtol=0, atol=2e-5)
 
 
@@ -124,7 +131,7 @@ def test_float32_is_close(double, small, random_cells):
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_layers(double, random_cells, n_layers, pooling):
     encoder, cell = double(0.01), random_cells[[4]]
-    found = engine.screen(
+    found = engine.perturb.screen(
         encoder, cell, "delete", STATES, emb_layer=n_layers - 3, pooling=pooling, precision="float64", **OPTIONS
     )
     expected = exact(encoder, cell, "delete", 1, pooling, n_layers)
@@ -132,13 +139,13 @@ def test_layers(double, random_cells, n_layers, pooling):
     assert np.corrcoef(found[there], expected[there])[0, 1] > 0.85
 
 
-@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
+@pytest.mark.parametrize(("kind", "quartiles"), KINDS)
 @pytest.mark.parametrize("special", [True, False])
-def test_cells_of_few_genes(small, kind, rank_shift, special):
+def test_cells_of_few_genes(small, kind, quartiles, special):
     genes = [[9], [9, 30], [9, 30, 5], [7, 8, 9, 10]]
     tokens = as_matrix([np.array([2, *g, 3] if special else g) for g in genes])
     for pooling in ("mean", "cls") if special else ("mean",):
-        found = engine.screen(small, tokens, kind, STATES, rank_shift=rank_shift, pooling=pooling, **OPTIONS)
+        found = engine.perturb.screen(small, tokens, kind, STATES, quartiles=quartiles, pooling=pooling, **OPTIONS)
         np.testing.assert_array_equal(np.isfinite(found).all(-1), tokens >= 4)
     if kind == "overexpress":
         np.testing.assert_array_equal(found[:, int(special)], 0)  # is at the top already
@@ -147,10 +154,10 @@ def test_cells_of_few_genes(small, kind, rank_shift, special):
 def test_without_special_tokens(double, random_cells):
     encoder = double(0.01)
     tokens = as_matrix([row[row >= 4] for row in random_cells[[0, 3, 4]]])
-    for kind, rank_shift in KINDS:
-        expected = exact(encoder, tokens, kind, rank_shift, "mean")
-        found = engine.screen(
-            encoder, tokens, kind, STATES, rank_shift=rank_shift, pooling="mean", precision="float64", **OPTIONS
+    for kind, quartiles in KINDS:
+        expected = exact(encoder, tokens, kind, quartiles, "mean")
+        found = engine.perturb.screen(
+            encoder, tokens, kind, STATES, quartiles=quartiles, pooling="mean", precision="float64", **OPTIONS
         )
         there = ~np.isnan(found)
         assert np.corrcoef(found[there], expected[there])[0, 1] > (0.85 if kind == "delete" else 0.99)
@@ -169,7 +176,7 @@ def test_genes_that_come_in(double, random_cells, pooling, special):
     tokens = as_matrix(rows)
     assert tokens.shape[1] == encoder.config.max_length
     genes = np.arange(4, 60, 3)
-    call = lambda tokens, **more: engine.screen_absent(
+    call = lambda tokens, **more: engine.perturb.screen_absent(
         encoder, tokens, genes, STATES, pooling=pooling, precision="float64", **OPTIONS, **more
     )
     found = call(tokens)
@@ -195,7 +202,9 @@ def test_genes_that_come_in(double, random_cells, pooling, special):
 
 @pytest.mark.parametrize("kind", ["delete", "activate"])
 def test_where_positions_are_nothing_moves_are_nothing(double, random_cells, kind):
-    found = engine.screen(double(0.0), random_cells, kind, STATES, pooling="mean", precision="float64", **OPTIONS)
+    found = engine.perturb.screen(
+        double(0.0), random_cells, kind, STATES, pooling="mean", precision="float64", **OPTIONS
+    )
     if kind == "activate":
         np.testing.assert_allclose(found[~np.isnan(found)], 0, atol=1e-12)
     else:
@@ -205,7 +214,7 @@ def test_where_positions_are_nothing_moves_are_nothing(double, random_cells, kin
 def test_the_encoder_is_left_as_it_was(small, random_cells):
     before = {name: value.clone() for name, value in small.state_dict().items()}
     small.train()
-    engine.screen(small, random_cells, "delete", STATES, pooling="cls", **OPTIONS)
+    engine.perturb.screen(small, random_cells, "delete", STATES, pooling="cls", **OPTIONS)
     assert small.training
     small.eval()
     assert all(p.grad is None and p.requires_grad for p in small.parameters())
@@ -214,20 +223,20 @@ def test_the_encoder_is_left_as_it_was(small, random_cells):
 
 def test_one_pass_for_a_plan(small, random_cells):
     """The runner gives what `screen` and `screen_absent` give."""
-    plan = Plan("overexpress", genes=np.arange(4, 60, 5), absent=True)
+    perturbation = Perturbation("overexpress", genes=np.arange(4, 60, 5), absent=True)
     options = {"pooling": "cls", "n_special": 4, "device": "cpu", "precision": "float32"}
-    found = engine.run(small, random_cells, plan, states=STATES, method="screen", **options)
-    own = engine.screen(small, random_cells, "overexpress", STATES, **options)
-    new = engine.screen_absent(small, random_cells, plan.genes, STATES, **options)
+    found = engine.perturb.run(small, random_cells, perturbation, states=STATES, method="screen", **options)
+    own = engine.perturb.screen(small, random_cells, "overexpress", STATES, **options)
+    new = engine.perturb.screen_absent(small, random_cells, perturbation.genes, STATES, **options)
     for cell, what, values in zip(found.cells, found.what, found.values, strict=True):
         at = np.flatnonzero(random_cells[cell] == what)
-        expected = own[cell, at[0]] if len(at) else new[cell, np.searchsorted(plan.genes, what)]
+        expected = own[cell, at[0]] if len(at) else new[cell, np.searchsorted(perturbation.genes, what)]
         np.testing.assert_allclose(values, expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_embedding_layer(small, random_cells, pooling):
-    found = engine.screen(small, random_cells, "delete", STATES, pooling=pooling, emb_layer=-3, **OPTIONS)
+    found = engine.perturb.screen(small, random_cells, "delete", STATES, pooling=pooling, emb_layer=-3, **OPTIONS)
     assert np.isfinite(found[random_cells >= 4]).all()
     if pooling == "cls":
         np.testing.assert_allclose(found[random_cells >= 4], 0, atol=1e-6)  # <cls> has seen no gene yet

@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from scgeneformer.engine import Store
+from scgeneformer.engine.perturb import Store
 
-RUN = {"model": "tiny", "genes": None, "states": ["a", "b"], "precision": "float32", "rank_shift": 1, "effects": False}
+RUN = {"model": "tiny", "genes": None, "states": ["a", "b"], "precision": "float32", "quartiles": 1, "effects": False}
 PART = {"cells": np.arange(5, dtype=np.int32), "values": np.linspace(0, 1, 10).reshape(5, 2)}
 
 

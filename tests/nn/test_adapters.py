@@ -146,10 +146,12 @@ def test_embedding_and_perturbation_read_adapters(pooling):
 
     def effects(model):
         states = np.random.default_rng(0).normal(size=(2, CONFIG.width))
-        plan = engine.Plan("delete", genes=np.arange(4, 40))
+        perturbation = engine.perturb.Perturbation("delete", genes=np.arange(4, 40))
         yield engine.embed(model.encoder, tokens, **options).cells
         for method in ("exact", "screen"):
-            yield engine.run(model.encoder, tokens, plan, states=states, method=method, **options).values
+            yield engine.perturb.run(
+                model.encoder, tokens, perturbation, states=states, method=method, **options
+            ).values
 
     for found, expected, without in zip(effects(model), effects(merged), effects(base), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import scgeneformer as sg
-from scgeneformer.engine import Store, _run
+from scgeneformer.engine.perturb import Store, _run
 from scgeneformer.nn._encoder import Embedding
 
 GOAL = {"groupby": "state", "source": "sick", "target": "well", "others": ["odd"]}
@@ -67,7 +67,7 @@ import os, pathlib, signal, sys, time
 import anndata as ad, numpy as np, scanpy, torch, torch._dynamo
 import scgeneformer as sg
 from scgeneformer import engine, hub, nn
-from scgeneformer.engine import _run
+from scgeneformer.engine.perturb import _run
 from test_perturb_checkpoint import GOAL, RUNS, arrays
 
 work = pathlib.Path(sys.argv[1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._batching import for_each_batch, row_lengths, to_device
-from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def classify(
     lengths = row_lengths(tokens)
     width = network.encoder.config.width if pooled else network.classifier.out_features
     out = np.full((len(tokens), width), np.nan, dtype=np.float32)
-    with at_work(network, place, resolve_precision(precision, place)) as working:
+    with on_device(network, place, resolve_precision(precision, place)) as working:
         read = working.pooled if pooled else working
 
         def step(rows: np.ndarray) -> None:

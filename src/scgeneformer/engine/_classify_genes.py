@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ._batching import for_each_batch, row_lengths, to_device
-from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def classify_genes(
     table = torch.from_numpy(wanted).to(place)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    with at_work(network, place, resolve_precision(precision, place)) as working:
+    with on_device(network, place, resolve_precision(precision, place)) as working:
 
         def step(rows: np.ndarray) -> None:
             batch, mask = to_device(tokens[rows], lengths[rows], place)

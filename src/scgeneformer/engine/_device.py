@@ -52,7 +52,7 @@ def default_token_budget(device: torch.device) -> int:
 
 
 @contextmanager
-def at_work(
+def on_device(
     encoder: nn.Module, device: torch.device, dtype: torch.dtype, *, gradients: bool = False
 ) -> Iterator[nn.Module]:
     """The encoder on `device` in `dtype` and evaluation mode; the one passed in stays as it was.

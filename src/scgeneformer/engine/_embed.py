@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ._batching import for_each_batch, row_lengths, to_device
-from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite, has_states
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def embed(
     counts = torch.zeros(n_tokens, dtype=torch.int64, device=place) if genes else None
     first_only = slice(0, 1) if pooling == "cls" and not genes else None
 
-    with at_work(encoder, place, resolve_precision(precision, place)) as network:
+    with on_device(encoder, place, resolve_precision(precision, place)) as network:
 
         def step(rows: np.ndarray) -> None:
             batch, mask = to_device(tokens[rows], lengths[rows], place)

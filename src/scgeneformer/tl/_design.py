@@ -17,7 +17,7 @@ from ._states import place_states
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgeneformer.engine import Outcome, Plan
+    from scgeneformer.engine.perturb import Outcome, Perturbation
 
     from ._task import Task
 
@@ -70,17 +70,17 @@ class Design:
         """Where the end states are, float64 (S, H); computed when first needed, which is after `checkpoint` was looked at."""
         return place_states(self.task, self.members, self.state_positions) if self.members else None
 
-    def run(self, plan: Plan, method: str, folder: str) -> Outcome:
+    def run(self, perturbation: Perturbation, method: str, folder: str) -> Outcome:
         """Let the engine do it, with finished parts in a folder of their own."""
         from scgeneformer import engine
 
         store = None
         if self.checkpoint is not None:
-            store = engine.Store(Path(self.checkpoint) / folder, self._fingerprint(plan, method))
-        return engine.run(
+            store = engine.perturb.Store(Path(self.checkpoint) / folder, self._fingerprint(perturbation, method))
+        return engine.perturb.run(
             self.task.pretrained.encoder,
             self.tokens,
-            plan,
+            perturbation,
             states=self.positions,
             method=method,
             effects=self.effects,
@@ -90,7 +90,7 @@ class Design:
             **self.task.options,
         )
 
-    def _fingerprint(self, plan: Plan, method: str) -> dict[str, Any]:
+    def _fingerprint(self, perturbation: Perturbation, method: str) -> dict[str, Any]:
         """All that the values depend on, by names that a user knows.
 
         Not the positions of states but what they come from, since another device or token budget rounds them otherwise.
@@ -107,12 +107,12 @@ class Design:
             "weights_sha256": self.task.pretrained.sha256,
             "vocabulary_hash": self.task.vocabulary.hash,
             "tokens of the cells": _digest(self.tokens),
-            "kind": plan.kind,
-            "rank_shift": plan.rank_shift,
-            "genes": None if plan.genes is None else _digest(plan.genes),
-            "sets": None if plan.sets is None else [genes.tolist() for genes in plan.sets],
-            "anchor": plan.anchor,
-            "absent": plan.absent,
+            "kind": perturbation.kind,
+            "rank_shift": perturbation.quartiles,
+            "genes": None if perturbation.genes is None else _digest(perturbation.genes),
+            "sets": None if perturbation.sets is None else [genes.tolist() for genes in perturbation.sets],
+            "anchor": perturbation.anchor,
+            "absent": perturbation.absent,
             "compat": "official" if self.official else None,
             "states": self.states,
             "state_positions": given if isinstance(given, str) else "given",
@@ -154,7 +154,7 @@ def check_design(
 
     by_genes = sets is None or genes is not None
     wrong = [
-        (kind not in engine.KINDS, f"kind={kind!r} is not one of {engine.KINDS}."),
+        (kind not in engine.perturb.KINDS, f"kind={kind!r} is not one of {engine.perturb.KINDS}."),
         (rank_shift not in (1, 2, 3), f"rank_shift={rank_shift!r} is not 1, 2 or 3."),
         (method not in METHODS, f"method={method!r} is not one of {METHODS}."),
         (compat not in (None, "official"), f"compat={compat!r} is neither None nor 'official'."),

@@ -12,7 +12,7 @@ from scgeneformer import _keys as keys
 from ._write_shifts import as_layers, as_tables, effects_of_genes, effects_of_sets, mark_exact, result_names
 
 if TYPE_CHECKING:
-    from scgeneformer.engine import Outcome, Plan
+    from scgeneformer.engine.perturb import Outcome, Perturbation
 
     from ._design import Design
 
@@ -35,7 +35,7 @@ def perturb_genes(
     from scgeneformer import engine
 
     adata = design.task.cells
-    plan = engine.Plan(
+    perturbation = engine.perturb.Perturbation(
         design.kind,
         design.rank_shift,
         genes=np.sort(genes),
@@ -44,13 +44,13 @@ def perturb_genes(
         official=design.official,
     )
     screened = method != "exact"
-    outcome = design.run(plan, "screen" if screened else "exact", "genes-screen" if screened else "genes")
+    outcome = design.run(perturbation, "screen" if screened else "exact", "genes-screen" if screened else "genes")
     result = Result(outcome.missing, len(outcome.what))
     if outcome.missing:
         return result
     exact = None
     if method == "screen+exact":
-        outcome, exact, missing = _refined(design, plan, outcome, n_top)
+        outcome, exact, missing = _refined(design, perturbation, outcome, n_top)
         if missing:
             return Result(missing)
     layers = as_layers(outcome, design.chosen, design.column_of, adata.shape)
@@ -66,7 +66,9 @@ def perturb_genes(
     return result
 
 
-def _refined(design: Design, plan: Plan, screened: Outcome, n_top: int) -> tuple[Outcome, np.ndarray, int]:
+def _refined(
+    design: Design, perturbation: Perturbation, screened: Outcome, n_top: int
+) -> tuple[Outcome, np.ndarray, int]:
     """Do the genes of largest and of smallest mean shift to the target again, exactly; tell which values these are."""
     of_target = screened.values[:, 0].astype(np.float64)
     genes, at, n_cells = np.unique(screened.what, return_inverse=True, return_counts=True)
@@ -75,7 +77,7 @@ def _refined(design: Design, plan: Plan, screened: Outcome, n_top: int) -> tuple
     common = np.flatnonzero(n_cells >= min(MIN_CELLS, n_cells.max(initial=0)))
     order = common[np.argsort(mean[common], kind="stable")]
     best = np.unique(np.r_[order[:n_top], order[-n_top:]])
-    exact = design.run(replace(plan, genes=genes[best]), "exact", "genes-exact")
+    exact = design.run(replace(perturbation, genes=genes[best]), "exact", "genes-exact")
     if exact.missing:
         return screened, np.empty(0, bool), exact.missing
     values = screened.values.astype(np.float64)
@@ -94,14 +96,14 @@ def perturb_sets(design: Design, sets: dict[str, np.ndarray], key: str) -> Resul
     from scgeneformer import engine
 
     adata, names = design.task.cells, list(sets)
-    plan = engine.Plan(
+    perturbation = engine.perturb.Perturbation(
         design.kind,
         design.rank_shift,
         sets=tuple(sets.values()),
         every=design.official and design.kind == "delete",
         official=design.official,
     )
-    outcome = design.run(plan, "exact", "sets")
+    outcome = design.run(perturbation, "exact", "sets")
     result = Result(outcome.missing, len(outcome.what))
     if outcome.missing:
         return result

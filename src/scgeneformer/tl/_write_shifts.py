@@ -11,7 +11,7 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
-    from scgeneformer.engine import GeneEffects, Outcome
+    from scgeneformer.engine.perturb import GeneEffects, Outcome
 
 
 def shift_slots(

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._batching import row_lengths
+from scgeneformer.engine._batching import row_lengths
 
 if TYPE_CHECKING:
     from ._edits import Kind
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be done to every cell.
+class Perturbation:
+    """What is done to every cell.
 
     Attributes
     ----------
-    kind, rank_shift
+    kind, quartiles
         As for `edit`.
     genes
         int64 (G,), tokens to perturb one by one, ascending; or None, if `sets` are perturbed.
@@ -37,7 +37,7 @@ class Plan:
     """
 
     kind: Kind
-    rank_shift: int = 1
+    quartiles: int = 1
     genes: np.ndarray | None = None
     sets: tuple[np.ndarray, ...] | None = None
     anchor: int | None = None
@@ -47,19 +47,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Perturbations:
-    """P perturbations of cells.
+class Edits:
+    """P edits of cells: one cell and what is perturbed in it each.
 
     Attributes
     ----------
     cells
-        int64 (P,), the cell of each, as a row of the tokens that `enumerate_perturbations` got.
+        int64 (P,), the cell of each, as a row of the tokens given to `enumerate_edits`.
     what
         int64 (P,), what is perturbed: the token of a gene, or the number of a set.
     targets
         int64 (P, K), tokens to be perturbed together, 0 for none.
     tokens
-        uint16 (M, L), distinct rows that edits start from: cells, with room made for what comes in.
+        uint16 (M, L), distinct rows that edits start from: cells, with room made for genes that are inserted.
     rows
         int64 (P,), the row of `tokens` of each.
     originals, of
@@ -79,60 +79,68 @@ class Perturbations:
         return len(self.cells)
 
 
-def enumerate_perturbations(tokens: np.ndarray, plan: Plan, *, n_special: int, max_length: int) -> Perturbations:
-    """All perturbations of some cells, cell by cell, genes in the order of their ranks and sets in theirs.
+def enumerate_edits(tokens: np.ndarray, perturbation: Perturbation, *, n_special: int, max_length: int) -> Edits:
+    """All edits of some cells, cell by cell, genes in the order of their ranks and sets in theirs.
 
     Parameters
     ----------
     tokens
         uint16 (n, L), right-padded with 0.
-    plan
-        What to do.
+    perturbation
+        What to do to every cell.
     n_special
-        Token ids below this one are no genes.
+        Token ids below this one are special.
     max_length
-        Most tokens in a cell.
+        Maximum number of tokens in a cell.
+    """
+    cells, what = select(tokens, perturbation, n_special)
+    targets = _targets(perturbation, what)
+    base, rows, originals, of = _make_room(tokens, cells, what, targets, perturbation, n_special, max_length)
+    return Edits(cells, what, targets, base, rows, originals, of)
+
+
+def select(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is perturbed in which cell, for exact runs and estimates alike.
+
+    Returns
+    -------
+    Cells and genes (tokens) or sets (numbers), int64 (P,) each, cell by cell.
 
     Notes
     -----
     Left out are perturbations that would leave no gene, and overexpression of the gene that already is at the top (as in the official
     tool), unless it is in a set.
     """
-    cells, what, targets = (_sets if plan.genes is None else _genes)(tokens, plan, n_special)
-    base, rows, originals, of = _make_room(tokens, cells, what, targets, plan, n_special, max_length)
-    return Perturbations(cells, what, targets, base, rows, originals, of)
+    return (_select_sets if perturbation.genes is None else _select_genes)(tokens, perturbation, n_special)
 
 
-def _genes(tokens: np.ndarray, plan: Plan, n_special: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells, tokens and targets of single genes, or of pairs of the anchor and a gene."""
+def _select_genes(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and tokens of single genes, each alone or together with the anchor."""
     expressed = tokens >= n_special
-    wanted = expressed & np.isin(tokens, plan.genes)
-    n_left = 0 if plan.kind == "delete" else -1  # how many genes must be there besides what is deleted
-    if plan.anchor is not None:
-        has_anchor = (tokens == plan.anchor).any(1)
-        if not (plan.absent and plan.kind == "overexpress"):
+    wanted = expressed & np.isin(tokens, perturbation.genes)
+    n_left = 0 if perturbation.kind == "delete" else -1  # how many genes must be there besides what is deleted
+    if perturbation.anchor is not None:
+        has_anchor = (tokens == perturbation.anchor).any(1)
+        if not (perturbation.absent and perturbation.kind == "overexpress"):
             wanted &= has_anchor[:, None]
-        wanted &= tokens != plan.anchor
-        n_left += has_anchor if plan.kind == "delete" else 0
+        wanted &= tokens != perturbation.anchor
+        n_left += has_anchor if perturbation.kind == "delete" else 0
     wanted &= expressed.sum(1, keepdims=True) > np.reshape(n_left + 1, (-1, 1))
-    if plan.kind == "overexpress" and plan.anchor is None:
+    if perturbation.kind == "overexpress" and perturbation.anchor is None:
         first = int(tokens[:, :1].max(initial=0) < n_special)  # <cls> comes before all genes
         wanted[:, first : first + 1] = False  # already at the top
     cells, position = np.nonzero(wanted)
     what = tokens[cells, position].astype(np.int64)
-    if plan.absent:
-        cells, what = _with_absent(tokens, plan, n_special, cells, what)
-    targets = what[:, None]
-    if plan.anchor is not None:
-        targets = np.column_stack([np.full_like(what, plan.anchor), what])
-    return cells, what, targets
+    return _with_absent(tokens, perturbation, n_special, cells, what) if perturbation.absent else (cells, what)
 
 
 def _with_absent(
-    tokens: np.ndarray, plan: Plan, n_special: int, cells: np.ndarray, what: np.ndarray
+    tokens: np.ndarray, perturbation: Perturbation, n_special: int, cells: np.ndarray, what: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add the genes that a cell does not express, behind those that it does."""
-    genes = plan.genes if plan.anchor is None else plan.genes[plan.genes != plan.anchor]
+    genes = perturbation.genes
+    if perturbation.anchor is not None:
+        genes = genes[genes != perturbation.anchor]
     absent = ~_held(tokens, genes)[:, genes]
     more_cells, column = np.nonzero(absent & (tokens >= n_special).any(1)[:, None])
     cells, what = np.r_[cells, more_cells], np.r_[what, genes[column]]
@@ -140,21 +148,31 @@ def _with_absent(
     return cells[order], what[order]
 
 
-def _sets(tokens: np.ndarray, plan: Plan, n_special: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells, numbers and targets of sets."""
+def _select_sets(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and numbers of sets."""
     n_genes = (tokens >= n_special).sum(1)
-    present = np.stack([np.isin(tokens, genes).sum(1) for genes in plan.sets], 1)  # (n, sets)
-    sizes = np.array([len(genes) for genes in plan.sets])
-    wanted = present == sizes if plan.every else present > 0
-    if plan.kind == "delete":
+    present = np.stack([np.isin(tokens, genes).sum(1) for genes in perturbation.sets], 1)  # (n, sets)
+    sizes = np.array([len(genes) for genes in perturbation.sets])
+    wanted = present == sizes if perturbation.every else present > 0
+    if perturbation.kind == "delete":
         wanted &= n_genes[:, None] > present
-    if plan.kind == "overexpress":
+    if perturbation.kind == "overexpress":
         wanted = np.broadcast_to(n_genes[:, None] > 0, wanted.shape)
-    cells, what = np.nonzero(wanted)
-    table = np.zeros((len(sizes), sizes.max()), np.int64)
-    for row, genes in zip(table, plan.sets, strict=True):
+    return np.nonzero(wanted)
+
+
+def _targets(perturbation: Perturbation, what: np.ndarray) -> np.ndarray:
+    """Tokens that are perturbed together, int64 (P, K), 0 for none."""
+    if perturbation.genes is not None:
+        return (
+            what[:, None]
+            if perturbation.anchor is None
+            else np.column_stack([np.full_like(what, perturbation.anchor), what])
+        )
+    table = np.zeros((len(perturbation.sets), max(map(len, perturbation.sets))), np.int64)
+    for row, genes in zip(table, perturbation.sets, strict=True):
         row[: len(genes)] = genes
-    return cells, what, table[what]
+    return table[what]
 
 
 def _make_room(
@@ -162,44 +180,43 @@ def _make_room(
     cells: np.ndarray,
     what: np.ndarray,
     targets: np.ndarray,
-    plan: Plan,
+    perturbation: Perturbation,
     n_special: int,
     max_length: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows that edits start from and rows that they are compared with.
 
-    Where genes come in and the cell would grow beyond `max_length`, its lowest genes that are not perturbed are taken out of it, both before
-    the edit and in the original, so that the two differ in the perturbed genes only. The official tool counts the genes that come in
-    twice, so that from originals of `max_length` - 2 k < L < `max_length` tokens too many are taken (k is the number of genes that come in).
+    Where genes are inserted and the cell would grow beyond `max_length`, its lowest genes that are not perturbed are taken out of it, both before
+    the edit and in the original, so that the two differ in the perturbed genes only. The official tool counts inserted genes
+    twice, so that from originals of `max_length` - 2 k < L < `max_length` tokens too many are taken (k is their number).
     """
-    if plan.kind != "overexpress":
+    if perturbation.kind != "overexpress":
         return tokens, cells, tokens, cells
-    n_in = _n_coming_in(tokens, cells, targets)
+    n_inserted = _n_inserted(tokens, cells, targets)
     lengths = row_lengths(tokens)[cells]
-    too_many = np.maximum(lengths + n_in - max_length, 0)
-    own = np.full(
-        len(cells), -1
-    )  # the room depends on what is perturbed only where that is among the lowest genes, which stays
-    for p in np.flatnonzero((too_many > 0) & ((targets > 0).sum(1) > n_in)):
+    too_many = np.maximum(lengths + n_inserted - max_length, 0)
+    # the room depends on what is perturbed only where that is among the lowest genes, which stays
+    own = np.full(len(cells), -1)
+    for p in np.flatnonzero((too_many > 0) & ((targets > 0).sum(1) > n_inserted)):
         genes = tokens[cells[p]][tokens[cells[p]] >= n_special]
         if np.isin(genes[-too_many[p] :], targets[p]).any():
             own[p] = what[p]
     base, rows = _shortened(tokens, cells, too_many, own, targets, n_special)
-    if not plan.official:
+    if not perturbation.official:
         return base, rows, base, rows
-    too_many = np.maximum(np.minimum(lengths + n_in, max_length) + n_in - max_length, 0)
+    too_many = np.maximum(np.minimum(lengths + n_inserted, max_length) + n_inserted - max_length, 0)
     originals, of = _shortened(tokens, cells, too_many, np.full_like(own, -1), np.zeros_like(targets), n_special)
     return base, rows, originals, of
 
 
-def _n_coming_in(tokens: np.ndarray, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _n_inserted(tokens: np.ndarray, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """How many targets of each perturbation its cell does not hold, int64 (P,)."""
     return ((targets > 0) & ~_held(tokens, targets)[cells[:, None], targets]).sum(1)
 
 
-def _held(tokens: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Which tokens each cell holds, bool (n, V); V is large enough to look up those `asked` for."""
-    held = np.zeros((len(tokens), int(max(asked.max(initial=0), tokens.max(initial=0))) + 1), bool)
+def _held(tokens: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which tokens each cell holds, bool (n, V); V is large enough to look up `others`."""
+    held = np.zeros((len(tokens), int(max(others.max(initial=0), tokens.max(initial=0))) + 1), bool)
     np.put_along_axis(held, tokens.astype(np.int64), values=True, axis=1)
     return held
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ._batching import for_each_batch, row_lengths, to_device
-from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
+from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
+from scgeneformer.engine._embed import check_pooling, embed, layers_to_run, pool
+from scgeneformer.engine._finite import check_finite
+
 from ._edits import edit
-from ._embed import check_pooling, embed, layers_to_run, pool
-from ._finite import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
     from ._edits import Edited
     from ._effects import GeneEffects
-    from ._perturbations import Perturbations, Plan
+    from ._enumerate import Edits, Perturbation
 
 
-def perturb(
+def measure(
     encoder: Encoder,
-    perturbations: Perturbations,
-    plan: Plan,
+    edits: Edits,
+    perturbation: Perturbation,
     *,
     pooling: str,
     n_special: int,
@@ -42,14 +43,14 @@ def perturb(
 ) -> np.ndarray:
     """Perturb cells and compare each with itself before.
 
-    Perturbations of many cells run in one stream of batches; rows are edited on the device.
+    Edits of many cells run in one stream of batches; rows are edited on the device.
 
     Parameters
     ----------
     encoder, pooling, n_special, emb_layer, device, precision, token_budget
         As for `embed`.
-    perturbations, plan
-        The P perturbations and what they are.
+    edits, perturbation
+        The P edits, and the perturbation they are of.
     states
         float (S, H): positions of states in the same embedding (same encoder, layer and pooling). None compares each
         cell with its own original only.
@@ -74,26 +75,26 @@ def perturb(
     place = resolve_device(device)
     budget = token_budget or default_token_budget(place)
     n_layers = layers_to_run(encoder, emb_layer)
-    tokens, rows = perturbations.tokens, perturbations.rows
+    tokens, rows = edits.tokens, edits.rows
     lengths = row_lengths(tokens)
     by_gene = states is None and pooling == "mean"
     first_only = slice(0, 1) if pooling == "cls" and effects is None else None
-    values = np.empty((len(perturbations), 1 if states is None else len(states)))
-    with at_work(encoder, place, resolve_precision(precision, place)) as network:
+    values = np.empty((len(edits), 1 if states is None else len(states)))
+    with on_device(encoder, place, resolve_precision(precision, place)) as network:
         genes = None
         if by_gene or effects is not None:
             genes = _GeneComparison(network, tokens, lengths, n_layers, n_special)
         if not by_gene:
             same = {"device": str(place), "precision": _name(network), "token_budget": budget}
             same |= {"pooling": pooling, "n_special": n_special, "emb_layer": emb_layer}
-            used, of = np.unique(perturbations.of, return_inverse=True)
-            before = embed(network, perturbations.originals[used], **same).cells.astype(np.float64)
+            used, of = np.unique(edits.of, return_inverse=True)
+            before = embed(network, edits.originals[used], **same).cells.astype(np.float64)
 
         def step(batch: np.ndarray) -> None:
             row = rows[batch]
             original, _ = to_device(tokens[row], lengths[row], place)  # (B, L)
-            targets = torch.from_numpy(perturbations.targets[batch]).to(place)
-            edited = edit(original, targets, plan.kind, n_special=n_special, rank_shift=plan.rank_shift)
+            targets = torch.from_numpy(edits.targets[batch]).to(place)
+            edited = edit(original, targets, perturbation.kind, n_special=n_special, quartiles=perturbation.quartiles)
             width = edited.tokens.shape[1]
             there = None if int(edited.lengths.min()) == width else edited.tokens > 0
             hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only)
@@ -108,9 +109,9 @@ def perturb(
                 measured, at = torch.nonzero(~cosines.isnan(), as_tuple=True)
                 affected = edited.tokens[measured, at].cpu().numpy()
                 found = cosines[measured, at].cpu().double().numpy()
-                effects.add(perturbations.what[batch][measured.cpu().numpy()], affected, found)
+                effects.add(edits.what[batch][measured.cpu().numpy()], affected, found)
 
-        most = lengths[rows] + (perturbations.targets.shape[1] if plan.kind == "overexpress" else 0)
+        most = lengths[rows] + (edits.targets.shape[1] if perturbation.kind == "overexpress" else 0)
         for_each_batch(most, budget, step, bar=bar)
     return values
 

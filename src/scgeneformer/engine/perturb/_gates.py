@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from scgeneformer.engine._embed import pool
 from scgeneformer.nn import attend
-
-from ._embed import pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,7 +34,7 @@ class Edited(NamedTuple):
     lengths: Tensor
 
 
-def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, rank_shift: int = 1) -> Edited:
+def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartiles: int = 1) -> Edited:
     """Perturb the genes `targets` of each row together.
 
     Parameters
@@ -48,7 +48,7 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, rank_sh
         move them down or up by quartiles, see `new_rank`.
     n_special
         Token ids below this one are special.
-    rank_shift
+    quartiles
         Quartiles to move by.
 
     Notes
@@ -68,7 +68,7 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, rank_sh
         rank = same.int().argmax(1) - first  # (B, K)
         n_genes = (tokens >= n_special).sum(1, keepdim=True)
         n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays behind all genes
-        goal = new_rank(rank, n_genes, kind, rank_shift).minimum(n_others)
+        goal = new_rank(rank, n_genes, kind, quartiles).minimum(n_others)
         places = torch.where(same.any(1), first + goal, _NOWHERE)
     # What is kept has odd keys 1, 3, 5, ...; a gene that shall have p kept tokens before it has the key 2 p.
     keys = torch.cat([torch.where(kept, 2 * kept.cumsum(1) - 1, _NOWHERE), places.clamp(max=_NOWHERE // 2) * 2], 1)
@@ -80,14 +80,14 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, rank_sh
     return Edited(torch.where(inside, edited, 0), torch.where(inside, source, length), lengths)
 
 
-def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, rank_shift: int) -> Tensor:
+def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, quartiles: int) -> Tensor:
     """Where a gene of rank `rank` (0 is the highest) among `n_genes` comes to stand.
 
-    ``"overexpress"`` is the top. ``"activate"`` goes to the middle of the quartile `rank_shift` higher, or to the top where there is none;
-    ``"inhibit"`` to the middle of the quartile `rank_shift` lower, or to the bottom. (Described, but refused, by the official tool.)
+    ``"overexpress"`` is the top. ``"activate"`` goes to the middle of the quartile `quartiles` higher, or to the top where there is none;
+    ``"inhibit"`` to the middle of the quartile `quartiles` lower, or to the bottom. (Described, but refused, by the official tool.)
     """
     if kind == "overexpress":
         return torch.zeros_like(rank)
-    quartile = 4 * rank // n_genes + (rank_shift if kind == "inhibit" else -rank_shift)
+    quartile = 4 * rank // n_genes + (quartiles if kind == "inhibit" else -quartiles)
     middle = (2 * quartile + 1) * n_genes // 8
     return torch.where(quartile < 0, 0, torch.where(quartile > 3, n_genes - 1, middle))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scgeneformer import engine
-from scgeneformer.engine import Plan
-from scgeneformer.engine._edits import KINDS, edit
+from scgeneformer.engine.perturb import Perturbation
+from scgeneformer.engine.perturb._edits import KINDS, edit
 
 from .conftest import as_matrix
 
@@ -20,34 +20,36 @@ N_SPECIAL, CLS, EOS = 4, 2, 3
 GENES = range(N_SPECIAL, 20)
 
 
-def enumerate_of(tokens, plan, max_length=1000):
-    return engine.enumerate_perturbations(tokens, plan, n_special=N_SPECIAL, max_length=max_length)
+def enumerate_of(tokens, perturbation, max_length=1000):
+    return engine.perturb.enumerate_edits(tokens, perturbation, n_special=N_SPECIAL, max_length=max_length)
 
 
-def by_hand(tokens: np.ndarray, plan: Plan) -> list[tuple[int, int, list[int]]]:
+def by_hand(tokens: np.ndarray, perturbation: Perturbation) -> list[tuple[int, int, list[int]]]:
     """Cell, what, and targets of every perturbation."""
     found = []
     for cell, row in enumerate(tokens.tolist()):
         genes = [t for t in row if t >= N_SPECIAL]
         if not genes:
             continue
-        if plan.sets is not None:
-            for i, some in enumerate(plan.sets):
+        if perturbation.sets is not None:
+            for i, some in enumerate(perturbation.sets):
                 n_held = sum(t in genes for t in some)
-                enough = n_held == len(some) if plan.every else n_held > 0
-                if plan.kind == "overexpress" or (enough and not (plan.kind == "delete" and n_held == len(genes))):
+                enough = n_held == len(some) if perturbation.every else n_held > 0
+                if perturbation.kind == "overexpress" or (
+                    enough and not (perturbation.kind == "delete" and n_held == len(genes))
+                ):
                     found.append((cell, i, list(some)))
             continue
-        asked = [t for t in genes if t in plan.genes]
-        if plan.absent:
-            asked += [t for t in plan.genes.tolist() if t not in genes]
+        asked = [t for t in genes if t in perturbation.genes]
+        if perturbation.absent:
+            asked += [t for t in perturbation.genes.tolist() if t not in genes]
         for gene in asked:
-            targets = [gene] if plan.anchor is None else [plan.anchor, gene]
+            targets = [gene] if perturbation.anchor is None else [perturbation.anchor, gene]
             if (
-                gene == plan.anchor
-                or (plan.anchor is not None and plan.anchor not in genes and not plan.absent)
-                or (plan.kind == "delete" and set(genes) <= set(targets))
-                or (plan.kind == "overexpress" and targets == genes[:1])
+                gene == perturbation.anchor
+                or (perturbation.anchor is not None and perturbation.anchor not in genes and not perturbation.absent)
+                or (perturbation.kind == "delete" and set(genes) <= set(targets))
+                or (perturbation.kind == "overexpress" and targets == genes[:1])
             ):
                 continue
             found.append((cell, gene, targets))
@@ -68,21 +70,21 @@ SOME = st.lists(st.sampled_from(GENES), min_size=1, max_size=6, unique=True)
 
 
 @st.composite
-def plans(draw, kind=None):
+def perturbations(draw, kind=None):
     kind = kind or draw(st.sampled_from(KINDS))
     if draw(st.booleans()):
         sets = tuple(np.array(some) for some in draw(st.lists(SOME, min_size=1, max_size=3)))
-        return Plan(kind, sets=sets, every=draw(st.booleans()))
+        return Perturbation(kind, sets=sets, every=draw(st.booleans()))
     anchor = draw(st.none() | st.sampled_from(GENES))
     absent = kind == "overexpress" and draw(st.booleans())
-    return Plan(kind, genes=np.sort(draw(SOME)), anchor=anchor, absent=absent)
+    return Perturbation(kind, genes=np.sort(draw(SOME)), anchor=anchor, absent=absent)
 
 
-@given(cells(), plans())
-def test_are_those_of_plain_loops(tokens, plan):
-    found = enumerate_of(tokens, plan)
+@given(cells(), perturbations())
+def test_are_those_of_plain_loops(tokens, perturbation):
+    found = enumerate_of(tokens, perturbation)
     targets = [[t for t in row if t] for row in found.targets.tolist()]
-    assert list(zip(found.cells.tolist(), found.what.tolist(), targets, strict=True)) == by_hand(tokens, plan)
+    assert list(zip(found.cells.tolist(), found.what.tolist(), targets, strict=True)) == by_hand(tokens, perturbation)
     # nothing is near the length limit: cells are edited, and compared with, as they are
     np.testing.assert_array_equal(found.tokens[found.rows], tokens[found.cells])
     np.testing.assert_array_equal(found.originals[found.of], tokens[found.cells])
@@ -100,19 +102,24 @@ V1 = np.array([[7, 9], [7, 0], [0, 0], [9, 8], [0, 0]], dtype=np.uint16)
 def test_written_down(tokens):
     """Five cells: 7 9, 7, none, 9 8 and none."""
     every = np.array([7, 8, 9])
-    assert pairs(enumerate_of(tokens, Plan("delete", genes=every))) == [(0, 7), (0, 9), (3, 9), (3, 8)]
-    assert pairs(enumerate_of(tokens, Plan("delete", genes=every[2:]))) == [(0, 9), (3, 9)]
-    assert pairs(enumerate_of(tokens, Plan("overexpress", genes=every))) == [(0, 9), (3, 8)]  # not the top gene
-    absent = enumerate_of(tokens, Plan("overexpress", genes=every, absent=True))
+    assert pairs(enumerate_of(tokens, Perturbation("delete", genes=every))) == [(0, 7), (0, 9), (3, 9), (3, 8)]
+    assert pairs(enumerate_of(tokens, Perturbation("delete", genes=every[2:]))) == [(0, 9), (3, 9)]
+    assert pairs(enumerate_of(tokens, Perturbation("overexpress", genes=every))) == [(0, 9), (3, 8)]  # not the top gene
+    absent = enumerate_of(tokens, Perturbation("overexpress", genes=every, absent=True))
     assert pairs(absent) == [(0, 9), (0, 8), (1, 8), (1, 9), (3, 8), (3, 7)]
-    assert pairs(enumerate_of(tokens, Plan("inhibit", genes=every))) == [(0, 7), (0, 9), (1, 7), (3, 9), (3, 8)]
+    assert pairs(enumerate_of(tokens, Perturbation("inhibit", genes=every))) == [(0, 7), (0, 9), (1, 7), (3, 9), (3, 8)]
     sets = (np.array([7, 9]), np.array([8, 9]))
-    assert pairs(enumerate_of(tokens, Plan("delete", sets=sets))) == [(0, 1), (3, 0)]  # never all genes of a cell
-    assert pairs(enumerate_of(tokens, Plan("activate", sets=sets))) == [(0, 0), (0, 1), (1, 0), (3, 0), (3, 1)]
-    assert pairs(enumerate_of(tokens, Plan("activate", sets=sets, every=True))) == [(0, 0), (3, 1)]
-    assert pairs(enumerate_of(tokens, Plan("overexpress", sets=sets))) == [(c, s) for c in (0, 1, 3) for s in (0, 1)]
-    assert pairs(enumerate_of(tokens, Plan("delete", genes=every, anchor=9))) == []  # nothing would be left
-    anchored = enumerate_of(tokens, Plan("overexpress", genes=every, anchor=9))
+    assert pairs(enumerate_of(tokens, Perturbation("delete", sets=sets))) == [
+        (0, 1),
+        (3, 0),
+    ]  # never all genes of a cell
+    assert pairs(enumerate_of(tokens, Perturbation("activate", sets=sets))) == [(0, 0), (0, 1), (1, 0), (3, 0), (3, 1)]
+    assert pairs(enumerate_of(tokens, Perturbation("activate", sets=sets, every=True))) == [(0, 0), (3, 1)]
+    assert pairs(enumerate_of(tokens, Perturbation("overexpress", sets=sets))) == [
+        (c, s) for c in (0, 1, 3) for s in (0, 1)
+    ]
+    assert pairs(enumerate_of(tokens, Perturbation("delete", genes=every, anchor=9))) == []  # nothing would be left
+    anchored = enumerate_of(tokens, Perturbation("overexpress", genes=every, anchor=9))
     assert pairs(anchored) == [(0, 7), (3, 8)]
     assert anchored.targets.tolist() == [[9, 7], [9, 8]]
 
@@ -120,10 +127,10 @@ def test_written_down(tokens):
 def test_nothing_to_perturb():
     nothing = np.zeros((3, 4), np.uint16)
     for kind in KINDS:
-        for plan in (Plan(kind, genes=np.array([7])), Plan(kind, sets=(np.array([7, 8]),))):
-            found = enumerate_of(nothing, plan)
+        for perturbation in (Perturbation(kind, genes=np.array([7])), Perturbation(kind, sets=(np.array([7, 8]),))):
+            found = enumerate_of(nothing, perturbation)
             assert len(found) == 0
-            assert found.targets.shape == (0, 2 if plan.sets else 1)
+            assert found.targets.shape == (0, 2 if perturbation.sets else 1)
 
 
 def lowest_taken(row: np.ndarray, n: int, targets: np.ndarray) -> list[int]:
@@ -140,9 +147,9 @@ def without(row, targets) -> list[int]:
 LIMIT = 14  # a cell of twelve genes and two special tokens is full, others have a little room
 
 
-@given(cells(most_genes=12), plans(kind="overexpress"))
-def test_room_is_made_for_what_comes_in(tokens, plan):
-    found = enumerate_of(tokens, plan, max_length=LIMIT)
+@given(cells(most_genes=12), perturbations(kind="overexpress"))
+def test_room_is_made_for_what_comes_in(tokens, perturbation):
+    found = enumerate_of(tokens, perturbation, max_length=LIMIT)
     if not len(found):
         return
     base = torch.from_numpy(found.tokens[found.rows].astype(np.int64))
@@ -162,25 +169,25 @@ def test_room_is_made_for_what_comes_in(tokens, plan):
 def test_targets_that_are_lowest_stay_in_the_original():
     """4 comes in, 9 is the lowest gene and moves up: 8 has to go."""
     tokens = np.array([[CLS, 5, 6, 7, 8, 9, EOS]], dtype=np.uint16)
-    found = enumerate_of(tokens, Plan("overexpress", sets=(np.array([4, 9]), np.array([4, 5]))), max_length=7)
+    found = enumerate_of(tokens, Perturbation("overexpress", sets=(np.array([4, 9]), np.array([4, 5]))), max_length=7)
     assert found.tokens[found.rows].tolist() == [[CLS, 5, 6, 7, 9, EOS, 0], [CLS, 5, 6, 7, 8, EOS, 0]]
 
 
 def test_rows_are_shared():
     """A full cell loses the same gene whatever comes in, unless that gene is perturbed itself."""
     tokens = np.array([[CLS, 5, 6, 7, 8, EOS]], dtype=np.uint16)
-    plan = Plan("overexpress", genes=np.arange(5, 30), anchor=6, absent=True)
-    found = enumerate_of(tokens, plan, max_length=6)
+    perturbation = Perturbation("overexpress", genes=np.arange(5, 30), anchor=6, absent=True)
+    found = enumerate_of(tokens, perturbation, max_length=6)
     assert len(found) == 24
     assert found.tokens.tolist() == [[CLS, 5, 6, 7, 8, EOS], [CLS, 5, 6, 7, EOS, 0]]
-    found = enumerate_of(tokens, replace(plan, anchor=30), max_length=6)
+    found = enumerate_of(tokens, replace(perturbation, anchor=30), max_length=6)
     assert found.tokens.tolist() == [[CLS, 5, 6, 7, EOS, 0], [CLS, 5, 6, 8, EOS, 0], [CLS, 5, 6, EOS, 0, 0]]
 
 
-@given(cells(most_genes=12), plans(kind="overexpress"))
-def test_official_originals_lose_what_comes_in_twice(tokens, plan):
-    right = enumerate_of(tokens, plan, max_length=LIMIT)
-    found = enumerate_of(tokens, replace(plan, official=True), max_length=LIMIT)
+@given(cells(most_genes=12), perturbations(kind="overexpress"))
+def test_official_originals_lose_what_comes_in_twice(tokens, perturbation):
+    right = enumerate_of(tokens, perturbation, max_length=LIMIT)
+    found = enumerate_of(tokens, replace(perturbation, official=True), max_length=LIMIT)
     np.testing.assert_array_equal(found.tokens[found.rows], right.tokens[right.rows])  # the edited cell is the same
     for p in range(len(found)):
         cell, targets = tokens[found.cells[p]], set(found.targets[p].tolist())

@@ -1,4 +1,4 @@
-"""A plan carried out on many cells, part by part."""
+"""A perturbation carried out on many cells, part by part."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from tqdm.auto import tqdm
 
-from ._batching import row_lengths
+from scgeneformer.engine._batching import row_lengths
+
 from ._effects import GeneEffects
-from ._perturb import perturb
-from ._perturbations import enumerate_perturbations
+from ._enumerate import enumerate_edits, select
+from ._measure import measure
 from ._screen import screen, screen_absent
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.nn import Encoder
 
-    from ._perturbations import Plan
+    from ._enumerate import Perturbation
     from ._store import Store
 
 PART_SIZE = {"exact": 2048, "screen": 16_384}  # perturbations in a part
@@ -37,7 +38,7 @@ class Outcome:
     what
         int32 (P,), token of the perturbed gene or number of the perturbed set.
     values
-        (P, S), float64 if exact and float32 if estimated; as `perturb` returns them.
+        (P, S), float64 if exact and float32 if estimated; as `measure` returns them.
     effects
         On genes, if asked for.
     missing
@@ -54,7 +55,7 @@ class Outcome:
 def run(
     encoder: Encoder,
     tokens: np.ndarray,
-    plan: Plan,
+    perturbation: Perturbation,
     *,
     n_special: int,
     states: np.ndarray | None = None,
@@ -76,12 +77,12 @@ def run(
         The model.
     tokens
         uint16 (n, L), right-padded with 0.
-    plan
+    perturbation
         What to do.
     n_special
         Token ids below this one are special.
     states
-        As for `perturb`; needed by ``"screen"``.
+        As for `measure`; needed by ``"screen"``.
     method
         ``"exact"``, or ``"screen"``: estimates, of single genes only.
     effects
@@ -93,21 +94,20 @@ def run(
     progress
         Show a progress bar.
     options
-        pooling, emb_layer, device, precision, token_budget: as for `perturb`.
+        pooling, emb_layer, device, precision, token_budget: as for `measure`.
     """
     options["n_special"] = n_special
-    n_what = (int(plan.genes.max(initial=0)) + 1) if plan.genes is not None else len(plan.sets)
-    total = GeneEffects(n_what, encoder.config.vocab_size) if effects else None
-    work = _work(tokens, plan)
+    total = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
+    work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
     found, missing, n_cells = [], 0, 0
-    with tqdm(total=int(work.sum()), desc=plan.kind, unit=" perturbations", disable=not progress) as bar:
+    with tqdm(total=int(work.sum()), desc=perturbation.kind, unit=" perturbations", disable=not progress) as bar:
         for i, cells in enumerate(parts):
             done, end = _finished(store, i, cells), bar.n + int(work[cells].sum())
             if done is None and i % shard[1] != shard[0]:
                 missing += 1
             elif done is None:
-                done = _part(encoder, tokens[cells], plan, states, method, options, bar, effects=effects)
+                done = _part(encoder, tokens[cells], perturbation, states, method, options, bar, effects=effects)
                 done["cells"] = cells[done["cells"]].astype(np.int32)
                 if store is not None:
                     store.write(i, done | {_OF: cells})
@@ -130,13 +130,13 @@ def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.nd
     return done if done is not None and np.array_equal(done[_OF], cells) else None
 
 
-def _work(tokens: np.ndarray, plan: Plan) -> np.ndarray:
-    """About how many perturbations each cell has, int64 (n,)."""
-    if plan.genes is None:
-        return np.full(len(tokens), len(plan.sets))
-    if plan.absent:
-        return np.full(len(tokens), len(plan.genes))
-    return np.isin(tokens, plan.genes).sum(1)
+def _work(tokens: np.ndarray, perturbation: Perturbation) -> np.ndarray:
+    """Upper bound of the number of perturbations of each cell, int64 (n,). Parts on disk are cut by it: it must not change."""
+    if perturbation.genes is None:
+        return np.full(len(tokens), len(perturbation.sets))
+    if perturbation.absent:
+        return np.full(len(tokens), len(perturbation.genes))
+    return np.isin(tokens, perturbation.genes).sum(1)
 
 
 def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -155,7 +155,7 @@ def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndar
 def _part(
     encoder: Encoder,
     tokens: np.ndarray,
-    plan: Plan,
+    perturbation: Perturbation,
     states: np.ndarray | None,
     method: str,
     options: dict[str, Any],
@@ -166,31 +166,32 @@ def _part(
     """Arrays of one part, cells counted within it."""
     tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
     if method == "screen":
-        return _estimates(encoder, tokens, plan, states, options)
-    max_length = encoder.config.max_length
-    todo = enumerate_perturbations(tokens, plan, n_special=options["n_special"], max_length=max_length)
-    n_what = (int(plan.genes.max(initial=0)) + 1) if plan.genes is not None else len(plan.sets)
-    measured = GeneEffects(n_what, encoder.config.vocab_size) if effects else None
-    values = perturb(encoder, todo, plan, states=states, effects=measured, bar=bar, **options)
-    arrays = {"cells": todo.cells, "what": todo.what.astype(np.int32), "values": values}
+        return _estimates(encoder, tokens, perturbation, states, options)
+    n_special, max_length = options["n_special"], encoder.config.max_length
+    edits = enumerate_edits(tokens, perturbation, n_special=n_special, max_length=max_length)
+    measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
+    values = measure(encoder, edits, perturbation, states=states, effects=measured, bar=bar, **options)
+    arrays = {"cells": edits.cells, "what": edits.what.astype(np.int32), "values": values}
     return arrays | (measured.stored() if measured is not None else {})
 
 
 def _estimates(
-    encoder: Encoder, tokens: np.ndarray, plan: Plan, states: np.ndarray, options: dict[str, Any]
+    encoder: Encoder, tokens: np.ndarray, perturbation: Perturbation, states: np.ndarray, options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    n_special = options["n_special"]
-    estimated = screen(encoder, tokens, plan.kind, states, rank_shift=plan.rank_shift, **options)
-    n_genes = (tokens >= n_special).sum(1, keepdims=True)
-    asked = np.isin(tokens, plan.genes) & ~np.isnan(estimated[..., 0]) & (n_genes > (plan.kind == "delete"))
-    if plan.kind == "overexpress":
-        first = int(tokens[0, 0] < n_special)
-        asked[:, first : first + 1] = False  # already at the top
-    cells, position = np.nonzero(asked)
-    found = [(cells, tokens[cells, position], estimated[cells, position])]
-    if plan.absent:
-        estimated = screen_absent(encoder, tokens, plan.genes, states, **options)
-        cells, column = np.nonzero(~np.isnan(estimated[..., 0]) & (n_genes > 0))
-        found.append((cells, plan.genes[column], estimated[cells, column]))
-    cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
-    return {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": values.astype(np.float32)}
+    """Arrays of one part that is screened, in the order of exact runs."""
+    cells, what = select(tokens, perturbation, options["n_special"])
+    estimates = screen(encoder, tokens, perturbation.kind, states, quartiles=perturbation.quartiles, **options)
+    rank_of = np.full((len(tokens), max(int(what.max(initial=0)), int(tokens.max(initial=0))) + 1), -1)
+    np.put_along_axis(rank_of, tokens.astype(np.int64), np.arange(tokens.shape[1])[None], axis=1)
+    rank = rank_of[cells, what]  # -1 where the cell does not express the gene
+    values = estimates[cells, rank].astype(np.float32)
+    if perturbation.absent:
+        estimates = screen_absent(encoder, tokens, perturbation.genes, states, **options)
+        absent = rank < 0
+        values[absent] = estimates[cells[absent], np.searchsorted(perturbation.genes, what[absent])]
+    return {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": values}
+
+
+def _n_what(perturbation: Perturbation) -> int:
+    """Bound of the numbers of what is perturbed: tokens of genes, or numbers of sets."""
+    return len(perturbation.sets) if perturbation.genes is None else int(perturbation.genes.max(initial=0)) + 1

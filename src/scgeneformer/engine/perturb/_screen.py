@@ -16,11 +16,12 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch.nn import functional as F
 
-from ._batching import for_each_batch, row_lengths, to_device
-from ._device import at_work, default_token_budget, resolve_device, resolve_precision
+from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
+from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
+from scgeneformer.engine._embed import layers_to_run, pool
+from scgeneformer.engine._finite import check_finite
+
 from ._edits import new_rank
-from ._embed import layers_to_run, pool
-from ._finite import check_finite
 from ._gates import Base, Probes, gate_gradients
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def screen(
     *,
     pooling: str,
     n_special: int,
-    rank_shift: int = 1,
+    quartiles: int = 1,
     n_points: int = 4,
     emb_layer: int = -1,
     device: str = "auto",
@@ -60,7 +61,7 @@ def screen(
         As for `embed`.
     tokens
         uint16 (n, L), right-padded with 0.
-    kind, rank_shift
+    kind, quartiles
         As for `edit`.
     states
         float (S, H): positions of states in the same embedding.
@@ -83,7 +84,7 @@ def screen(
 
     def step(rows: np.ndarray) -> None:
         batch, mask = at_once.load(rows)
-        found = at_once.expressed(batch, mask, kind, rank_shift, n_points)
+        found = at_once.expressed(batch, mask, kind, quartiles, n_points)
         out[rows, : batch.shape[1]] = found
 
     at_once.run(step, precision, token_budget, bar)
@@ -160,7 +161,7 @@ class _Screen:
     ) -> None:
         budget = token_budget or default_token_budget(self.place)
         dtype = resolve_precision(precision, self.place)
-        with at_work(self.encoder, self.place, dtype, gradients=True) as self.network:
+        with on_device(self.encoder, self.place, dtype, gradients=True) as self.network:
             for_each_batch(self.lengths, budget, step, bar=bar)
 
     def load(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
@@ -177,7 +178,7 @@ class _Screen:
         hidden = self.network(batch, mask, n_layers=n_layers, positions=first_only, ranks=positions)
         return self.readout(pool(hidden, batch, pooling, self.n_special)).cpu().double().numpy()
 
-    def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, rank_shift: int, n_points: int) -> np.ndarray:
+    def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, quartiles: int, n_points: int) -> np.ndarray:
         """Estimates for the genes of each cell, float64 (B, L, S)."""
         n_cells, length = batch.shape
         ranks = torch.arange(length, device=self.place).expand(n_cells, -1)
@@ -189,7 +190,7 @@ class _Screen:
         goes_to = ranks
         if kind != "delete":
             n_genes = (batch >= self.n_special).sum(1, keepdim=True).clamp(min=1)
-            goes_to = (first + new_rank(ranks - first, n_genes, kind, rank_shift)).clamp(0, length - 1)
+            goes_to = (first + new_rank(ranks - first, n_genes, kind, quartiles)).clamp(0, length - 1)
         at = [moved] if kind == "delete" else [moved, goes_to]
         probes = Probes(batch.repeat(1, len(at)), torch.cat(at, 1), ranks.repeat(1, len(at)))
         found = gate_gradients(self.network, Base(batch, ranks, mask), probes, self.readout, **self.options)

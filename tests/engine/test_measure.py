@@ -1,4 +1,4 @@
-"""Perturbations against rows edited by hand and a forward pass of each."""
+"""Edits against rows edited by hand and a forward pass of each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from tqdm.auto import tqdm
 
 from scgeneformer import engine
-from scgeneformer.engine import GeneEffects, Plan
-from scgeneformer.engine._edits import KINDS
+from scgeneformer.engine.perturb import GeneEffects, Perturbation
+from scgeneformer.engine.perturb._edits import KINDS
 
 from .conftest import as_matrix
 from .test_edits import edited_by_hand
@@ -21,13 +21,13 @@ N_SPECIAL, MAX_LENGTH, VOCABULARY = 4, 40, 60  # of the small encoder
 OPTIONS = {"n_special": N_SPECIAL, "device": "cpu", "precision": "float32"}
 STATES = np.random.default_rng(2).normal(size=(3, 16))
 GENES = np.arange(N_SPECIAL, VOCABULARY)
-PLANS = {kind: Plan(kind, rank_shift=2, genes=GENES) for kind in KINDS} | {
-    "absent": Plan("overexpress", genes=GENES[::7], absent=True),  # two cells are full
-    "pairs": Plan("delete", genes=GENES[::3], anchor=11),
-    "pairs in": Plan("overexpress", genes=GENES[::7], anchor=11, absent=True),
-    "sets out": Plan("delete", sets=(np.array([5, 40, 17]), np.array([30]), np.arange(8, 20))),
-    "sets in": Plan("overexpress", sets=(np.array([50, 5, 40]), np.array([30, 31]))),
-    "sets down": Plan("inhibit", rank_shift=3, sets=(np.array([5, 40, 17]), np.arange(8, 20))),
+PERTURBATIONS = {kind: Perturbation(kind, quartiles=2, genes=GENES) for kind in KINDS} | {
+    "absent": Perturbation("overexpress", genes=GENES[::7], absent=True),  # two cells are full
+    "pairs": Perturbation("delete", genes=GENES[::3], anchor=11),
+    "pairs in": Perturbation("overexpress", genes=GENES[::7], anchor=11, absent=True),
+    "sets out": Perturbation("delete", sets=(np.array([5, 40, 17]), np.array([30]), np.arange(8, 20))),
+    "sets in": Perturbation("overexpress", sets=(np.array([50, 5, 40]), np.array([30, 31]))),
+    "sets down": Perturbation("inhibit", quartiles=3, sets=(np.array([5, 40, 17]), np.arange(8, 20))),
 }
 
 
@@ -49,12 +49,12 @@ def room_by_hand(row, targets):
     return row[~np.isin(row, lowest)]
 
 
-def by_hand(encoder, row, targets, plan, pooling, states, n_layers=2):
+def by_hand(encoder, row, targets, perturbation, pooling, states, n_layers=2):
     """What comes back for one cell, and the cosine of each gene of the background."""
     row = row[row > 0]
-    if plan.kind == "overexpress":
+    if perturbation.kind == "overexpress":
         row = room_by_hand(row, targets)
-    edited = edited_by_hand(row, targets, plan.kind, plan.rank_shift)
+    edited = edited_by_hand(row, targets, perturbation.kind, perturbation.quartiles)
     before, after = state(encoder, row, n_layers), state(encoder, edited, n_layers)
     background = [t for t in row.tolist() if t >= N_SPECIAL and t not in targets]
     of_gene = {t: float(cosine(before[row.tolist().index(t)], after[edited.tolist().index(t)])) for t in background}
@@ -68,8 +68,8 @@ def by_hand(encoder, row, targets, plan, pooling, states, n_layers=2):
     return value, of_gene
 
 
-def enumerate_of(tokens, plan):
-    return engine.enumerate_perturbations(tokens, plan, n_special=N_SPECIAL, max_length=MAX_LENGTH)
+def enumerate_of(tokens, perturbation):
+    return engine.perturb.enumerate_edits(tokens, perturbation, n_special=N_SPECIAL, max_length=MAX_LENGTH)
 
 
 def some_of(perturbations, n=60):
@@ -83,24 +83,24 @@ def some_of(perturbations, n=60):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_equals_editing_by_hand(small, random_cells, name, goal, pooling):
-    plan, states = PLANS[name], STATES if goal else None
-    perturbations = some_of(enumerate_of(random_cells, plan))
+    perturbation, states = PERTURBATIONS[name], STATES if goal else None
+    perturbations = some_of(enumerate_of(random_cells, perturbation))
     effects = GeneEffects(VOCABULARY, VOCABULARY)
     options = {"pooling": pooling, "states": states, **OPTIONS}
-    found = engine.perturb(small, perturbations, plan, effects=effects, **options)
+    found = engine.perturb.measure(small, perturbations, perturbation, effects=effects, **options)
     expected, of_pairs = [], {}
     for cell, what, targets in zip(
         perturbations.cells, perturbations.what.tolist(), perturbations.targets.tolist(), strict=True
     ):
-        value, of_gene = by_hand(small, random_cells[cell], targets, plan, pooling, states)
+        value, of_gene = by_hand(small, random_cells[cell], targets, perturbation, pooling, states)
         expected.append(value)
         for gene, effect in of_gene.items():
             of_pairs.setdefault((what, gene), []).append(effect)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     # asking for effects on genes changes no value: only then all positions of the last layer are computed for <cls>
-    alone = engine.perturb(small, perturbations, plan, **options)
+    alone = engine.perturb.measure(small, perturbations, perturbation, **options)
     np.testing.assert_allclose(alone, found, rtol=0, atol=1e-6)
 
     stored = effects.stored()
@@ -114,12 +114,14 @@ def test_equals_editing_by_hand(small, random_cells, name, goal, pooling):
 
 @pytest.mark.parametrize("layer", [0, -1, -3])
 def test_layers(small, random_cells, layer):
-    plan = PLANS["overexpress"]
-    perturbations = some_of(enumerate_of(random_cells, plan), 10)
+    perturbation = PERTURBATIONS["overexpress"]
+    perturbations = some_of(enumerate_of(random_cells, perturbation), 10)
     for pooling in ("mean", "cls"):
-        found = engine.perturb(small, perturbations, plan, pooling=pooling, states=STATES, emb_layer=layer, **OPTIONS)
+        found = engine.perturb.measure(
+            small, perturbations, perturbation, pooling=pooling, states=STATES, emb_layer=layer, **OPTIONS
+        )
         expected = [
-            by_hand(small, random_cells[cell], targets, plan, pooling, STATES, 3 + layer)[0]
+            by_hand(small, random_cells[cell], targets, perturbation, pooling, STATES, 3 + layer)[0]
             for cell, targets in zip(perturbations.cells, perturbations.targets.tolist(), strict=True)
         ]
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -129,11 +131,11 @@ def test_layers(small, random_cells, layer):
 def test_cells_without_special_tokens(small, kind):
     rng = np.random.default_rng(1)
     tokens = as_matrix([rng.permutation(GENES)[:n] for n in (40, 7, 0, 22, 1)])
-    plan = Plan(kind, genes=GENES[::5], absent=kind == "overexpress")
-    perturbations = some_of(enumerate_of(tokens, plan), 30)
-    found = engine.perturb(small, perturbations, plan, pooling="mean", **OPTIONS)
+    perturbation = Perturbation(kind, genes=GENES[::5], absent=kind == "overexpress")
+    perturbations = some_of(enumerate_of(tokens, perturbation), 30)
+    found = engine.perturb.measure(small, perturbations, perturbation, pooling="mean", **OPTIONS)
     expected = [
-        by_hand(small, tokens[cell], targets, plan, "mean", None)[0]
+        by_hand(small, tokens[cell], targets, perturbation, "mean", None)[0]
         for cell, targets in zip(perturbations.cells, perturbations.targets.tolist(), strict=True)
     ]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -142,32 +144,38 @@ def test_cells_without_special_tokens(small, kind):
 def test_no_gene_left_to_compare(small):
     """A cell all of whose genes move up together has no background; its states have an answer all the same."""
     tokens = np.array([[2, 7, 9, 3]], dtype=np.uint16)
-    plan = Plan("overexpress", sets=(np.array([9, 7]),))
-    perturbations = enumerate_of(tokens, plan)
+    perturbation = Perturbation("overexpress", sets=(np.array([9, 7]),))
+    perturbations = enumerate_of(tokens, perturbation)
     effects = GeneEffects(1, VOCABULARY)
-    assert np.isnan(engine.perturb(small, perturbations, plan, pooling="mean", effects=effects, **OPTIONS)).all()
+    assert np.isnan(
+        engine.perturb.measure(small, perturbations, perturbation, pooling="mean", effects=effects, **OPTIONS)
+    ).all()
     assert len(effects.stored()["effect_n"]) == 0
-    assert np.isfinite(engine.perturb(small, perturbations, plan, pooling="mean", states=STATES, **OPTIONS)).all()
+    assert np.isfinite(
+        engine.perturb.measure(small, perturbations, perturbation, pooling="mean", states=STATES, **OPTIONS)
+    ).all()
 
 
 def test_nothing_to_do(small):
-    plan = Plan("delete", genes=GENES)
-    perturbations = enumerate_of(np.zeros((2, 3), np.uint16), plan)
-    assert engine.perturb(small, perturbations, plan, pooling="cls", states=STATES, **OPTIONS).shape == (0, 3)
-    assert engine.perturb(small, perturbations, plan, pooling="mean", **OPTIONS).shape == (0, 1)
+    perturbation = Perturbation("delete", genes=GENES)
+    perturbations = enumerate_of(np.zeros((2, 3), np.uint16), perturbation)
+    assert engine.perturb.measure(
+        small, perturbations, perturbation, pooling="cls", states=STATES, **OPTIONS
+    ).shape == (0, 3)
+    assert engine.perturb.measure(small, perturbations, perturbation, pooling="mean", **OPTIONS).shape == (0, 1)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
 @pytest.mark.parametrize("name", ["delete", "absent", "sets in", "sets down"])
 def test_batches_do_not_matter(small, random_cells, name, goal, pooling):
-    plan = PLANS[name]
-    perturbations = enumerate_of(random_cells, plan)
+    perturbation = PERTURBATIONS[name]
+    perturbations = enumerate_of(random_cells, perturbation)
     found = []
     for token_budget in (1, 150, 10_000):
         effects = GeneEffects(VOCABULARY, VOCABULARY)
         options = {"pooling": pooling, "states": STATES if goal else None, "token_budget": token_budget, **OPTIONS}
-        values = engine.perturb(small, perturbations, plan, effects=effects, **options)
+        values = engine.perturb.measure(small, perturbations, perturbation, effects=effects, **options)
         found.append({"values": values, **effects.stored()})
     for other in found[1:]:
         for slot, values in found[0].items():
@@ -175,10 +183,10 @@ def test_batches_do_not_matter(small, random_cells, name, goal, pooling):
 
 
 def test_bar_counts_perturbations(small, random_cells):
-    plan = PLANS["pairs"]
-    perturbations = enumerate_of(random_cells, plan)
+    perturbation = PERTURBATIONS["pairs"]
+    perturbations = enumerate_of(random_cells, perturbation)
     with tqdm(total=len(perturbations), file=StringIO()) as bar:
-        engine.perturb(small, perturbations, plan, pooling="cls", bar=bar, **OPTIONS)
+        engine.perturb.measure(small, perturbations, perturbation, pooling="cls", bar=bar, **OPTIONS)
         assert bar.n == len(perturbations)
 
 
@@ -188,8 +196,10 @@ def test_official_originals(small, random_cells, pooling):
     tokens = random_cells[:1, :-1].copy()  # 39 of at most 40 tokens
     tokens[0, -1] = 3
     gene = int(np.setdiff1d(GENES, tokens)[0])
-    plan = Plan("overexpress", genes=np.array([gene]), absent=True, official=True)
-    found = engine.perturb(small, enumerate_of(tokens, plan), plan, pooling=pooling, states=STATES, **OPTIONS)
+    perturbation = Perturbation("overexpress", genes=np.array([gene]), absent=True, official=True)
+    found = engine.perturb.measure(
+        small, enumerate_of(tokens, perturbation), perturbation, pooling=pooling, states=STATES, **OPTIONS
+    )
     row = tokens[0]
     edited, original = np.r_[2, gene, row[1:]], np.delete(row, -2)
     summary = {"cls": lambda h: h[0], "mean": lambda h: h[1:-1].mean(0)}[pooling]
@@ -199,12 +209,14 @@ def test_official_originals(small, random_cells, pooling):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_survives_lack_of_memory(small, random_cells, pooling):
-    plan = PLANS["delete"]
-    perturbations = enumerate_of(random_cells, plan)
+    perturbation = PERTURBATIONS["delete"]
+    perturbations = enumerate_of(random_cells, perturbation)
 
     def run(**options):
         effects = GeneEffects(VOCABULARY, VOCABULARY)
-        values = engine.perturb(small, perturbations, plan, pooling=pooling, effects=effects, **options, **OPTIONS)
+        values = engine.perturb.measure(
+            small, perturbations, perturbation, pooling=pooling, effects=effects, **options, **OPTIONS
+        )
         return {"values": values, **effects.stored()}
 
     expected = run()

@@ -1,0 +1,25 @@
+"""In silico perturbation of token rows: exact, one forward pass for each perturbation, or estimated by gradients."""
+
+from __future__ import annotations
+
+from ._edits import KINDS
+from ._effects import GeneEffects
+from ._enumerate import Edits, Perturbation, enumerate_edits
+from ._measure import measure
+from ._run import Outcome, run
+from ._screen import screen, screen_absent
+from ._store import Store
+
+__all__ = [
+    "KINDS",
+    "Edits",
+    "GeneEffects",
+    "Outcome",
+    "Perturbation",
+    "Store",
+    "enumerate_edits",
+    "measure",
+    "run",
+    "screen",
+    "screen_absent",
+]
