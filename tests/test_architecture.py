@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ FORBIDDEN = {  # libraries that a room must not know
     "pl": {"torch", "scvi"},
     "get": {"torch", "scvi"},
 }
-LONGEST = 300
+LONGEST, MOST = 400, 15  # lines of a file, files of a folder
+CROWDED, CIRCULAR = {"model", "tl", "pl"}, {"tokens"}
 
 
 def source_files() -> list[Path]:
@@ -49,6 +51,11 @@ def source_files() -> list[Path]:
 
 def room_of(path: Path) -> str:
     return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def is_module(name: str) -> bool:
+    path = SRC.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -68,7 +75,8 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names] if module == "scgeneformer" else [module]
+            parts = [f"{module}.{alias.name}" for alias in node.names]
+            names = [part if module == "scgeneformer" or is_module(part) else module for part in parts]
             found += [(name, node in for_types) for name in names]
     return found
 
@@ -100,6 +108,32 @@ def test_rooms_do_not_know_other_worlds(path):
 @pytest.mark.parametrize("path", source_files(), ids=lambda p: str(p.relative_to(SRC)))
 def test_rooms_are_small(path):
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in source_files()}), ids=lambda p: str(p.relative_to(SRC))
+)
+def test_folders_are_small(folder):
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST or folder.name in CROWDED, f"{len(modules)} files"
+
+
+def module_of(path: Path) -> str:
+    parts = ["scgeneformer", *path.relative_to(SRC).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ROOMS = sorted({room_of(path) for path in source_files() if path.parent != SRC})
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in CIRCULAR])
+def test_no_import_circles_inside_a_room(room):
+    files = {module_of(path): path for path in source_files() if room_of(path) == room}
+    graph = {
+        name: {other for other, for_types in imports(path) if not for_types} & files.keys() - {name}
+        for name, path in files.items()
+    }
+    TopologicalSorter(graph).prepare()
 
 
 def run(code: str) -> str:

@@ -17,7 +17,7 @@ from transformers import BertModel
 import scgeneformer as sg
 from scgeneformer import hub, nn
 from scgeneformer.model import Geneformer
-from scgeneformer.model._masking import Masking
+from scgeneformer.model.data._masking import Masking
 
 KEY = "geneformer_tokens"
 SIZES = {"n_layers": 2, "n_decoder_layers": 2, "width": 32, "n_heads": 2, "feed_forward": 32, "dropout": 0.0}

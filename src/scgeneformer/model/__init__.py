@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ._cell_classifier import CellClassifier
 from ._cell_validation import CellCrossValidation
-from ._corpus import Corpus
 from ._gene_classifier import GeneClassifier
 from ._gene_validation import GeneCrossValidation
 from ._geneformer import Geneformer
 from ._presets import presets, recipe
-from ._tune import TuneResult, tune
-from ._tune_space import default_space
+from .corpus._corpus import Corpus
+from .tuning._space import default_space
+from .tuning._tune import TuneResult, tune
 
 __all__ = [
     "CellClassifier",

@@ -15,9 +15,9 @@ from scvi.model.base import BaseModelClass
 from scgeneformer import _keys, hub, nn
 from scgeneformer.tokens import Vocabulary
 
-from ._data import TOKENS_FIELD, MuDataTokensField, TokensField, registry_without_data
 from ._representation import RepresentationMixin
 from ._saving import PICKLE, STATE, VOCABULARY, is_saved, load_model, load_registry, save_model, saved_data
+from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField, registry_without_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

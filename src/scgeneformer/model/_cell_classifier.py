@@ -12,9 +12,7 @@ from ._cell_exchange import CellExchangeMixin
 from ._cell_prediction import CellPredictionMixin
 from ._cell_training import CellTrainingMixin
 from ._cell_validation import CellValidationMixin
-from ._classifier_module import CellClassifierModule
-from ._data import TOKENS_FIELD, MuDataTokensField, TokensField
-from ._labels import (
+from .data._columns import (
     LABELS_PREFIX,
     SAMPLE_FIELD,
     ColumnField,
@@ -24,6 +22,8 @@ from ._labels import (
     kinds_of,
     tasks_of,
 )
+from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField
+from .objectives._cells import CellClassifierModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.tokens import Vocabulary
 
-    from ._tasks import CellTask
+    from .data._cell_labels import CellTask
 
 
 class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin, CellExchangeMixin, TransformerModel):

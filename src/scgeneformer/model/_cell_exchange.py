@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from scgeneformer import hub, nn
 
 from ._adapters import AdapterMixin, plain_copy
-from ._data import field_registry, registry_without_data
-from ._labels import LABELS_PREFIX
-from ._tasks import CellTask
+from .data._cell_labels import CellTask
+from .data._columns import LABELS_PREFIX
+from .data._fields import field_registry, registry_without_data
 
 if TYPE_CHECKING:
     from pathlib import Path

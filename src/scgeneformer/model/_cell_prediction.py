@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from ._tasks import CellTask
+    from .data._cell_labels import CellTask
 
 
 class CellPredictionMixin:

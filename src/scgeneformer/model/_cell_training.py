@@ -9,12 +9,12 @@ import torch
 
 from scgeneformer import _keys, evaluation
 
-from ._cell_split import SETS, choose_split
-from ._classifier_plan import ClassifierPlan
-from ._data import registered_tokens
-from ._labels import LABELS_PREFIX
-from ._split_module import LabelsOfCells, SplitModule
-from ._training import place_of, run_training, token_budget_of
+from .data._cell_splits import SETS, choose_split
+from .data._columns import LABELS_PREFIX
+from .data._fields import registered_tokens
+from .data._rows import LabelsOfCells, SplitModule
+from .objectives._cell_plan import ClassifierPlan
+from .training._train import place_of, run_training, token_budget_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from lightning.pytorch.loggers import Logger
 
-    from ._tasks import CellTask
+    from .data._cell_labels import CellTask
 
 
 class CellTrainingMixin:

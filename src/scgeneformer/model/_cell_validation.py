@@ -11,10 +11,10 @@ import torch
 
 from scgeneformer import evaluation
 
-from ._cell_split import choose_folds, choose_split
+from .data._cell_splits import choose_folds, choose_split
 
 if TYPE_CHECKING:
-    from ._tasks import CellTask
+    from .data._cell_labels import CellTask
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,13 @@ from scgeneformer import _keys, nn
 
 from ._backbone import Backbone, limit_training, start_encoder, untrained
 from ._base import TransformerModel
-from ._data import TOKENS_FIELD
 from ._gene_exchange import GeneExchangeMixin
-from ._gene_labels import GeneClasses, lists_of
-from ._gene_module import GeneClassifierModule
 from ._gene_prediction import GenePredictionMixin
 from ._gene_training import GeneTrainingMixin
 from ._gene_validation import GeneValidationMixin
+from .data._fields import TOKENS_FIELD
+from .data._gene_labels import GeneClasses, lists_of
+from .objectives._genes import GeneClassifierModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ import numpy as np
 from scgeneformer import hub, nn
 
 from ._adapters import AdapterMixin, plain_copy
-from ._data import registry_without_data
-from ._gene_labels import GeneClasses
+from .data._fields import registry_without_data
+from .data._gene_labels import GeneClasses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ import pandas as pd
 
 from scgeneformer import engine
 
-from ._gene_labels import tokens_of
 from ._representation import settled
+from .data._gene_labels import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ import torch
 
 from scgeneformer import engine, evaluation
 
-from ._data import registered_tokens
-from ._gene_plan import GenePlan, GeneSplitModule
-from ._gene_split import SETS, choose_genes, loss_weights
-from ._training import place_of, run_training, token_budget_of
+from .data._fields import registered_tokens
+from .data._gene_splits import SETS, choose_genes, loss_weights
+from .objectives._gene_plan import GenePlan, GeneSplitModule
+from .training._train import place_of, run_training, token_budget_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,9 +13,9 @@ import torch
 from scgeneformer import engine, evaluation
 
 from ._gene_baselines import embedding_features, expression_features, profile_features
-from ._gene_labels import few
 from ._gene_prediction import predicted
 from ._representation import settled
+from .data._gene_labels import few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

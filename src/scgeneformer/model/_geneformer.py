@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from scgeneformer import hub, nn
 
 from ._base import TransformerModel
-from ._module import EncoderDecoderModule, GeneformerModule
 from ._presets import preset_named
 from ._pretraining import PretrainingMixin
+from .objectives._masked import EncoderDecoderModule, GeneformerModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._corpus import Corpus
-from ._data import TokenSplitter
-from ._masked_plan import GeneformerPlan
-from ._masking import Masking
-from ._training import place_of, run_training, token_budget_of
+from .corpus._corpus import Corpus
+from .data._fields import TokenSplitter
+from .data._masking import Masking
+from .objectives._masked_plan import GeneformerPlan
+from .training._train import place_of, run_training, token_budget_of
 
 if TYPE_CHECKING:
     from pathlib import Path

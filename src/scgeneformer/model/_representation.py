@@ -10,7 +10,7 @@ import pandas as pd
 from scgeneformer import engine
 from scgeneformer._settings import settings
 
-from ._data import registered_tokens
+from .data._fields import registered_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""Training on files that do not fit in memory."""

@@ -1,0 +1,209 @@
+"""Training on more cells than fit in memory: counts in files, ranked while the model trains."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from scgeneformer import hub
+from scgeneformer.model.data._masking import Masking
+from scgeneformer.model.training._train import token_budget_of
+from scgeneformer.tokens import Vocabulary
+
+from ._files import CorpusFile, find_files
+from ._loader import Blocks, CorpusLoader
+from ._order import BlockBatches, classes_of, length_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class Corpus(LightningDataModule):
+    """Counts of many cells in h5ad and zarr files, streamed to :meth:`Geneformer.train`.
+
+    Only an index of five bytes per cell is kept in memory. In each epoch, blocks of cells that lie side by side in a file are read in a
+    new order, `blocks_in_memory` of them at a time, ranked as :func:`scgeneformer.pp.tokenize` does, and their cells shuffled into
+    batches of similar length. Reading and ranking go on in threads while the model trains. Every cell comes exactly once per
+    epoch, except for cells in which no gene is detected. Everything depends on `rng` and the epoch only, and a run resumes at
+    its batch. In several processes each reads all blocks and trains on its share of every batch.
+
+    Parameters
+    ----------
+    files
+        Files with raw counts as CSR, folders that hold them, or patterns such as ``"atlas/*.h5ad"``. Cells of files written in
+        an order (by donor, by type) are mixed best when there are many more blocks than are read at a time.
+    vocabulary
+        What the tokens mean: a vocabulary, the model that will be trained, or a name in the hub.
+    layer, gene_ids, counts, max_length
+        As in :func:`scgeneformer.pp.tokenize`. Genes are looked up once per file; values are checked on a sample of each
+        file, and for being positive and finite whenever they are read.
+    validation
+        Share of the blocks that are held out, drawn at random; or files, as for `files`; 0 for none.
+    batch_size
+        Cells per step and process; overrides `token_budget`.
+    token_budget
+        Most tokens per step and process, padding included, by the number of genes detected; cells with genes that the vocabulary does
+        not know take fewer. By default 8,192, on CUDA 65,536.
+    block_cells
+        Cells in a block. Smaller blocks mix better and are slower to read.
+    blocks_in_memory
+        Blocks whose cells are shuffled together; as many again are being read.
+    rng
+        Seed of the validation blocks and of the order of cells. Masks are drawn by the `rng` of ``train``.
+
+    Attributes
+    ----------
+    files
+        Paths of all files.
+    n_train, n_val
+        Cells of each set.
+    longest
+        Most tokens that a cell can have.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file.
+    KeyError
+        If a file lacks the layer or the column of ``.var``.
+    ValueError
+        If counts are not stored as CSR, are no counts, or the vocabulary does not know their genes; if too few blocks are there to hold out.
+
+    Examples
+    --------
+    >>> corpus = sg.model.Corpus("atlas/*.h5ad", vocabulary)
+    >>> model = sg.model.Geneformer(vocabulary=vocabulary)
+    >>> model.train(max_epochs=3, datamodule=corpus)
+    """
+
+    def __init__(
+        self,
+        files: str | Path | Sequence[str | Path],
+        vocabulary: Vocabulary | str | Path | Any,
+        *,
+        layer: str | None = None,
+        gene_ids: str | None = None,
+        counts: Literal["raw", "linear", "log1p"] = "raw",
+        max_length: int | None = None,
+        validation: float | str | Path | Sequence[str | Path] = 0.05,
+        batch_size: int | None = None,
+        token_budget: int | None = None,
+        block_cells: int = 1024,
+        blocks_in_memory: int = 16,
+        rng: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("block_cells", block_cells), ("blocks_in_memory", blocks_in_memory)):
+            if value < 1:
+                msg = f"{name}={value!r} must be at least 1."
+                raise ValueError(msg)
+        self.vocabulary = _vocabulary(vocabulary)
+        self.batch_size, self.token_budget = batch_size, token_budget
+        self.blocks_in_memory, self.rng = blocks_in_memory, rng
+        shared = isinstance(validation, int | float)
+        self.files = find_files(files)
+        n_training = len(self.files)
+        if not shared:
+            self.files = find_files([*self.files, *find_files(validation)])
+        options = {"layer": layer, "gene_ids": gene_ids, "counts": counts, "max_length": max_length}
+        checked = list(map(partial(CorpusFile.checked, vocabulary=self.vocabulary, **options), self.files))
+        self._blocks = Blocks(checked, block_cells)
+        self.longest = max(int(file.bounds.max(initial=0)) for file in checked)
+        self._widths = length_classes(self.longest)
+        self._classes = np.concatenate([classes_of(file.bounds, self._widths) for file in checked])
+        everything = np.arange(len(self._blocks))
+        if shared:
+            held_out = _held_out(len(everything), float(validation), np.random.default_rng(rng), block_cells)
+        else:
+            held_out = np.flatnonzero(self._blocks.file_of >= n_training)
+        self._held_out, self._kept = held_out, np.setdiff1d(everything, held_out)
+        self.n_train, self.n_val = self._batches(self._kept).n_cells, self._batches(self._held_out).n_cells
+        if self.n_train == 0:
+            msg = "No cell of the corpus that is not held out has any gene detected: there is nothing to train on."
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        return f"Corpus of {len(self.files):,} files: {self.n_train:,} cells to train on, {self.n_val:,} to validate"
+
+    __str__ = __repr__
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Take over the `batch_size` that ``train`` was given, as data modules of scvi-tools do."""
+        self.batch_size = batch_size
+
+    def check_fits(self, vocabulary: Vocabulary, n_positions: int) -> None:
+        """Refuse a model that has another vocabulary, or too few positions for the cells.
+
+        Raises
+        ------
+        ValueError
+            If so; what differs is named.
+        """
+        if vocabulary != self.vocabulary:
+            msg = (
+                f"This corpus is tokenized with vocabulary {self.vocabulary.name!r}, but the model has {vocabulary.name!r}. "
+                "Make it with `Corpus(files, model)`."
+            )
+            raise ValueError(msg)
+        if self.longest > n_positions:
+            msg = (
+                f"Cells of this corpus may have {self.longest} tokens, but the model has {n_positions} positions. "
+                f"Make it with `Corpus(files, model, max_length={n_positions})`."
+            )
+            raise ValueError(msg)
+
+    def train_dataloader(self) -> CorpusLoader:
+        """Batches of the training cells, shuffled."""
+        return self._loader(self._kept, shuffle=True)
+
+    def val_dataloader(self) -> CorpusLoader | None:
+        """Batches of the validation cells, the same at every check."""
+        return self._loader(self._held_out, shuffle=False) if self.n_val else None
+
+    def _loader(self, blocks: np.ndarray, *, shuffle: bool) -> CorpusLoader:
+        plan = getattr(self.trainer, "lightning_module", None)
+        masking = getattr(plan, "masking", None) or Masking.over(self.vocabulary, seed=self.rng)
+        return CorpusLoader(self._blocks, self._batches(blocks, shuffle=shuffle), masking, self.longest)
+
+    def _batches(self, blocks: np.ndarray, *, shuffle: bool = False) -> BlockBatches:
+        trainer = self.trainer
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        return BlockBatches(
+            self._blocks.starts,
+            self._classes,
+            self._widths,
+            blocks,
+            token_budget=self.token_budget or token_budget_of(device),
+            batch_size=self.batch_size,
+            blocks_in_memory=self.blocks_in_memory,
+            shuffle=shuffle,
+            seed=self.rng,
+            rank=0 if trainer is None else trainer.global_rank,
+            world=1 if trainer is None else trainer.world_size,
+        )
+
+
+def _held_out(n_blocks: int, share: float, rng: np.random.Generator, block_cells: int) -> np.ndarray:
+    """Numbers of the blocks that validate, drawn at random."""
+    if not 0 <= share < 1:
+        msg = f"validation={share!r} must be a share of the blocks below 1, or files."
+        raise ValueError(msg)
+    n = max(round(share * n_blocks), 1) if share else 0
+    if 0 < n >= n_blocks:
+        msg = (
+            f"The corpus has {n_blocks} block(s) of {block_cells:,} cells: none can be held out. Lower block_cells, name files for "
+            "`validation`, or set it to 0."
+        )
+        raise ValueError(msg)
+    return np.sort(rng.permutation(n_blocks)[:n])
+
+
+def _vocabulary(vocabulary: Vocabulary | str | Path | Any) -> Vocabulary:
+    """Of a vocabulary, something that has one, or a name in the hub."""
+    own = getattr(vocabulary, "vocabulary", vocabulary)
+    return own if isinstance(own, Vocabulary) else hub.vocabulary(own)

@@ -1,0 +1,1 @@
+"""What models are trained on: registered fields, labels, masks, splits and batches."""

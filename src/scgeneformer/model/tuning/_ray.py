@@ -1,0 +1,171 @@
+"""How a search runs on Ray: where, with which data, and from where it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+
+from scgeneformer._settings import settings
+
+from ._trial import OBJECTIVE, Search, run_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ray.tune import Result, ResultGrid, Tuner
+    from ray.tune.experiment import Trial
+
+TRIALS, SEARCH = "trials", "search.json"  # in the folder of a search
+_ENVIRONMENT = {  # for Ray, where the user has not said otherwise
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths among the arguments stay valid
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one does not know how to be quiet
+    "RAY_TQDM_PATCH_PRINT": "0",  # it replaces the built-in print for good, and numba cannot compile the other
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what can be resumed is a second old at most
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # states are small, and trials long
+}
+
+
+def portable(adata: AnnData, registry: Mapping[str, Any]) -> AnnData:
+    """The cells with what is registered of them, in memory: no counts, no graphs, no other representations."""
+    places = [field["data_registry"] for field in registry["field_registries"].values()]
+    keys = [place["attr_key"] for place in places if place.get("attr_name") == "obsm"]
+    return AnnData(
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        obsm={key: np.asarray(adata.obsm[key]) for key in keys},
+        uns={key: adata.uns[key] for key in keys if key in adata.uns},
+    )
+
+
+def remember(file: Path, search: dict[str, Any]) -> None:
+    """Write down what is searched, or check that it is what was.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds another search; what differs is named.
+    """
+    now = json.loads(json.dumps(search))
+    if not file.exists():
+        file.write_text(json.dumps(now, indent=1))
+        return
+    before = json.loads(file.read_text())
+    differs = _differences(before, now)
+    if differs:
+        msg = f"{str(file.parent)!r} holds another search: {'; '.join(differs)}. Give the same arguments to go on with it, or another folder."
+        raise ValueError(msg)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two searches differ, and how."""
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = {**before, **now}
+        found = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in names]
+        return [text for texts in found for text in texts]
+    return [f"{name} was {reprlib.repr(before)}, is {reprlib.repr(now)}"]
+
+
+@contextmanager
+def running(resources: Mapping[str, float]) -> Iterator[dict[str, float]]:
+    """Ray, started if it does not run, and then stopped again; yields the resources of a trial, with the defaults.
+
+    Raises
+    ------
+    RuntimeError
+        If this machine does not have them: Ray would wait for ever. A cluster may grow.
+    """
+    import ray
+
+    missing = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(missing)
+    started = not ray.is_initialized()
+    in_main = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.getsignal(signal.SIGINT) if in_main else None
+    try:
+        if started:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        there = ray.cluster_resources()
+        wanted = {"cpu": 1, "gpu": int(there.get("GPU", 0) >= 1)} | dict(resources)
+        lacking = [name for name, amount in wanted.items() if amount > there.get(name.upper(), there.get(name, 0))]
+        if started and lacking:
+            has = {name: there.get(name.upper(), there.get(name, 0)) for name in lacking}
+            msg = f"A trial would need resources={wanted}, of which this machine has {has}. Ask for less."
+            raise RuntimeError(msg)
+        yield wanted
+    finally:
+        if in_main:
+            signal.signal(
+                signal.SIGINT, on_interrupt
+            )  # Ray Tune leaves its own behind, which passes over the next interrupt
+        if started:
+            ray.shutdown()
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def run(
+    search: Search,
+    space: Mapping[str, Any],
+    folder: Path,
+    *,
+    resources: Mapping[str, float],
+    algorithm: Any,
+    n_trials: int,
+    max_concurrent: int | None,
+    asha: Mapping[str, float] | None,
+) -> ResultGrid:
+    """Run all trials, or those that `folder` does not have; `asha` are the options of the scheduler, if any stops trials early."""
+    from ray import tune
+
+    trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), dict(resources))
+    trials = str(folder / TRIALS)
+    if tune.Tuner.can_restore(trials):
+        return tune.Tuner.restore(trials, trainable).fit()
+    scheduler = None if asha is None else tune.schedulers.ASHAScheduler(time_attr="epoch", **asha)
+    kept = tune.CheckpointConfig(
+        num_to_keep=1, checkpoint_score_attribute=OBJECTIVE, checkpoint_score_order=search.mode
+    )
+    tuner: Tuner = tune.Tuner(
+        trainable,
+        param_space=dict(space),
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode=search.mode,
+            num_samples=n_trials,
+            search_alg=algorithm,
+            scheduler=scheduler,
+            max_concurrent_trials=max_concurrent,
+            trial_dirname_creator=_dirname,
+            reuse_actors=True,  # to import torch and scvi-tools takes seconds
+        ),
+        run_config=tune.RunConfig(
+            name=TRIALS, storage_path=str(folder), checkpoint_config=kept, verbose=int(settings.progress)
+        ),
+    )
+    return tuner.fit()
+
+
+def ended(result: Result) -> bool:
+    """Whether a trial came to an end: its own, by the scheduler or by an error; not by an interrupt of the search.
+
+    Ray marks trials that end themselves as done in memory, but not always in the file that a search goes on from.
+    """
+    last = result.metrics or {}
+    return result.error is not None or bool(last.get("done") or last.get("finished"))
+
+
+def _dirname(trial: Trial) -> str:
+    """Folder of a trial, by its number; the rest of Ray's tag are its hyperparameters."""
+    return f"trial_{int(trial.experiment_tag.split('_')[0]):05d}"
