@@ -54,7 +54,7 @@ def test_every_import_is_declared_and_every_declaration_is_used():
 @pytest.mark.parametrize("python_version", ["3.11", "3.12", "3.13"])
 def test_pins_satisfy_the_declared_bounds(python_version: str):
     pinned = pins(python_version)
-    for name, requirement in requirements("lint", "test").items():
+    for name, requirement in requirements("lint", "test", "doc").items():
         assert requirement.specifier.contains(pinned[name]), f"{requirement} is pinned to {pinned[name]}"
 
 

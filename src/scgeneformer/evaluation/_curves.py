@@ -13,8 +13,10 @@ class Curve:
 
     Attributes
     ----------
-    x, y
-        False and true positive rate, or recall and precision.
+    x
+        False positive rate, or recall.
+    y
+        True positive rate, or precision.
     threshold
         Items with this score or a higher one are called positive; infinite where nothing is.
     area

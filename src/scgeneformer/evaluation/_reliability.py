@@ -13,18 +13,20 @@ LARGEST = 100.0  # temperature, and its inverse the smallest
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Confidence and accuracy of predictions in equal bins of confidence, each of shape (n_bins,).
+    """Confidence and accuracy of predictions in bins of confidence of equal width; arrays of shape (n_bins,).
 
     Attributes
     ----------
     edges
-        Ends of the bins, (n_bins + 1,); a bin has its upper end.
-    confidence, accuracy
-        Mean probability of the predicted class, and share of predictions that are right; NaN for empty bins.
+        Edges of the bins, of shape (n_bins + 1,); the upper edge belongs to a bin.
+    confidence
+        Mean probability of the predicted class; NaN for empty bins.
+    accuracy
+        Fraction of correct predictions; NaN for empty bins.
     n
         Number of predictions, int64.
     error
-        Expected calibration error: the mean distance between the two, weighted by `n` (Guo et al. 2017).
+        Expected calibration error: the mean absolute difference of accuracy and confidence, weighted by `n` (Guo et al. 2017).
     """
 
     edges: np.ndarray

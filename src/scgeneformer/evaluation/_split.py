@@ -21,14 +21,20 @@ ORDER = (0, 2, 1)  # a class of two members is trained on and tested
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Numbers of the items to train on, to choose by, and to test on.
+    """Indices of the items for training, validation and testing.
+
+    The three sets are sorted int64 arrays without common elements; any may be empty.
 
     Attributes
     ----------
-    train, validation, test
-        Sorted int64 arrays without common elements; any may be empty.
+    train
+        Items to train on.
+    validation
+        Items to select the epoch and calibrate on.
+    test
+        Items to test on.
     balance
-        p-value of each covariate that was to be kept alike, by its name; None if there was none.
+        p-value of each balanced covariate, by name; None if there was none.
     """
 
     train: np.ndarray

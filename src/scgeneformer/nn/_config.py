@@ -32,30 +32,44 @@ _POSITIONS = ("learned", "sinusoidal")
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of a BERT encoder over rank value encodings, and of a decoder beside it if there is one.
+    """Shape of a BERT encoder over rank value encodings, and of the decoder if there is one.
 
     Attributes
     ----------
     vocab_size
-        Number of token ids, special tokens included; at most 65,536, so that tokens fit uint16.
-    n_layers, width, n_heads, feed_forward
-        Number of blocks, size of a hidden state, attention heads and inner size of the feed-forward part.
+        Number of tokens, special tokens included; at most 65,536, so that token ids fit uint16.
+    n_layers
+        Number of blocks.
+    width
+        Dimension of a hidden state.
+    n_heads
+        Number of attention heads per block.
+    feed_forward
+        Inner dimension of the feed-forward network.
     max_length
         Number of positions.
-    dropout, attention_dropout
-        Of hidden states and of attention weights, in training.
+    dropout
+        Dropout rate of hidden states.
+    attention_dropout
+        Dropout rate of attention weights.
     activation
         ``"relu"`` (all published Geneformers) or ``"gelu"``.
-    layer_norm_eps, initializer_range, pad_id, n_segments
-        As in BERT; row 0 of the segment embedding is added to every token.
+    layer_norm_eps
+        Added to the variance in layer norms.
+    initializer_range
+        Standard deviation of new weights.
+    pad_id
+        Id of the padding token.
+    n_segments
+        Rows of BERT's segment embedding; row 0 is added to every token.
     pooling
-        What stands for a cell unless asked otherwise, ``"mean"`` or ``"cls"``; None leaves it to the vocabulary.
+        Default readout of a cell, ``"mean"`` or ``"cls"``; None: ``"cls"`` if the vocabulary has ``<cls>``, else ``"mean"``.
     emb_layer
-        Layer to read unless asked otherwise, 0 for the last; None is -1, the second to last, as in the official tool.
+        Default layer of embeddings, 0 for the last; None is -1, the second to last, as in the official tool.
     positions
-        ``"learned"`` (all published Geneformers), or ``"sinusoidal"``: the fixed table of Vaswani et al. 2017, which training leaves alone.
+        ``"learned"`` (all published Geneformers), or ``"sinusoidal"``: the fixed table of Vaswani et al. (2017).
     n_decoder_layers
-        Blocks of the decoder of an :class:`EncoderDecoder`; 0 where there is none. An :class:`Encoder` has none.
+        Number of decoder blocks of an :class:`EncoderDecoder`; 0 without a decoder.
     """
 
     vocab_size: int
