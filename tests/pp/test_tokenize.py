@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,7 @@ def test_what_is_written(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     known = adata.X[:, :80].sum() / adata.X.sum()
     assert coverage.pop("fraction_counts") == pytest.approx(known)
     assert coverage.pop("fraction_genes") == pytest.approx(80 / 90)
+    assert coverage.pop("fraction_vocabulary") == pytest.approx(80 / 100)
     assert coverage == {
         "n_genes": 90,
         "n_mapped": 80,
@@ -215,6 +217,26 @@ def test_low_coverage(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     ):
         sg.pp.tokenize(adata, vocabulary)
     assert untouched(adata) == before
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_selection_of_genes(adata: ad.AnnData, vocabulary: sg.Vocabulary, raw: bool) -> None:
+    if raw:
+        adata.raw = adata
+    selected = adata[:, 60:84].copy()  # 20 of the vocabulary's 100 genes
+    cure = r"all 90 genes, `adata\.raw\.to_adata\(\)`" if raw else "the matrix of all genes"
+    n_genes = np.median((selected.X[:, :20].toarray() > 0).sum(axis=1))
+    with pytest.warns(UserWarning, match=rf"20\.0% of the 100 genes .*'own', .* {n_genes:.0f} of them.*{cure}.*panel"):
+        sg.pp.tokenize(selected, vocabulary)
+    assert selected.uns[KEY]["coverage"]["fraction_vocabulary"] == 0.2
+
+
+def test_data_of_all_genes_draw_no_warning(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
+    detected = adata[:, 40:].copy()  # as after removing genes that few cells express
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sg.pp.tokenize(adata, vocabulary)
+        sg.pp.tokenize(detected, vocabulary)
 
 
 def test_no_gene_in_common(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _WARN_BELOW = 0.5
 _FAIL_BELOW = 0.05
+_SELECTED_BELOW = 0.25
 
 
 def tokenize(
@@ -114,7 +115,10 @@ def tokenize(
     Warns
     -----
     UserWarning
-        If the vocabulary knows the genes of less than half of the counts; if there are cells without any known gene.
+        If the vocabulary has the genes of less than half of the counts; if there are cells without any gene of the vocabulary; or if
+        `adata` has less than a quarter of the vocabulary's genes, as after a selection of highly variable genes or with a targeted panel.
+        Data of the whole transcriptome have more, also after rarely detected genes were removed: 44 % of V1 and 59 % of V2 for 13,714
+        genes of 2,638 blood cells, 31 % and 40 % for 8,595 genes of 385 cells.
     """
     from scanpy import logging as logg
 
@@ -216,6 +220,18 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
             f"genes, named by {genes.source}); the rest is left out. See .uns[...]['coverage']; another column can be named by `gene_ids=`."
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
+    of_vocabulary = (genes.n_mapped - genes.n_duplicates) / (len(vocabulary) - vocabulary.n_special)
+    if of_vocabulary < _SELECTED_BELOW and adata.n_obs:
+        raw = adata.raw
+        cure = "Tokenize the matrix of all genes before you select highly variable ones."
+        if raw is not None and raw.n_vars > adata.n_vars:
+            cure = f"Tokenize all {raw.n_vars:,} genes, `adata.raw.to_adata()`, before you select highly variable ones."
+        msg = (
+            f".var has {of_vocabulary:.1%} of the {len(vocabulary) - vocabulary.n_special:,} genes of vocabulary {vocabulary.name!r}, and cells "
+            f"have {np.median(inspection.n_genes):.0f} of them (median), but the model was trained on the ranks of all expressed genes. {cure} "
+            "If a targeted panel measured no others, compare results only between cells of this panel."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
     n_empty = int((inspection.n_genes == 0).sum())
     if n_empty:
         msg = f"{n_empty:,} of {adata.n_obs:,} cells have no gene of the vocabulary. They have no tokens but special ones."
@@ -227,6 +243,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
         "n_by_fallback": genes.n_fallback,
         "n_duplicates": genes.n_duplicates,
         "fraction_genes": by_gene,
+        "fraction_vocabulary": of_vocabulary,
         "fraction_counts": fraction,
         "n_empty_cells": n_empty,
     }
