@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +45,7 @@ def test_override_restores_even_after_an_error():
         ("device", "gpu", "auto"),
         ("precision", "float16", "bfloat16"),
         ("token_budget", 0, "positive"),
+        ("progress", "yes", "auto"),
     ],
 )
 def test_bad_values_are_refused(name, value, words):
@@ -61,3 +64,23 @@ def test_an_index_may_follow_a_device_and_home_is_expanded():
     settings = Settings(device="cuda:1", cache_dir="~/x")
     assert settings.device == "cuda:1"
     assert settings.cache_dir == Path.home() / "x"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("stderr", [Terminal(), io.StringIO(), None], ids=["terminal", "file", "none"])
+def test_progress_is_shown_where_somebody_sees_it(monkeypatch, stderr, kernel):
+    shell = SimpleNamespace(config={"IPKernelApp": {}} if kernel else {"TerminalIPythonApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys, "stderr", stderr)
+    settings = Settings()
+    assert settings.progress is (kernel or isinstance(stderr, Terminal))
+    with settings.override(progress=not settings.progress):
+        assert settings.progress is not Settings().progress
+    monkeypatch.setattr(sys, "stderr", Terminal())  # also after `override`
+    assert settings.progress is True
+    assert Settings(progress=False).progress is False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,10 @@ def _parse_bool(text: str) -> bool:
     return text.strip().lower() in {"1", "true", "yes", "on"}
 
 
+def _parse_progress(text: str) -> bool | Literal["auto"]:
+    return "auto" if text.strip().lower() == "auto" else _parse_bool(text)
+
+
 def _parse_optional_int(text: str) -> int | None:
     return int(text) if text.strip() else None
 
@@ -36,8 +41,27 @@ _PARSERS = {
     "cache_dir": Path,
     "mirror": lambda text: text or None,
     "offline": _parse_bool,
-    "progress": _parse_bool,
+    "progress": _parse_progress,
 }
+
+
+class _Progress:
+    """The setting `progress`: set to True, False or ``"auto"``, it reads as whether progress bars are shown."""
+
+    def __get__(self, instance: Settings | None, owner: type[Settings]) -> bool | Literal["auto"]:
+        if instance is None:
+            return "auto"  # the default
+        value = vars(instance)["progress"]
+        return _has_viewer() if value == "auto" else bool(value)
+
+    def __set__(self, instance: Settings, value: bool | Literal["auto"]) -> None:  # noqa: FBT001 - a descriptor's signature
+        vars(instance)["progress"] = value
+
+
+def _has_viewer() -> bool:
+    """Whether standard error is a terminal, or this is a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return (shell is not None and "IPKernelApp" in shell.config) or (sys.stderr is not None and sys.stderr.isatty())
 
 
 @dataclass
@@ -59,7 +83,7 @@ class Settings:
     offline
         Never touch the network; files must be in the cache or the mirror folder.
     progress
-        Show progress bars.
+        Show progress bars: True, False, or ``"auto"``, where standard error is a terminal or in a notebook. It reads as True or False.
     """
 
     device: str = "auto"
@@ -68,7 +92,7 @@ class Settings:
     cache_dir: Path = field(default_factory=_default_cache_dir)
     mirror: str | None = None
     offline: bool = False
-    progress: bool = True
+    progress: _Progress = _Progress()
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -94,12 +118,15 @@ class Settings:
         if name == "token_budget" and value is not None and value < 1:
             msg = f"token_budget={value!r} must be a positive number of tokens, or None."
             raise ValueError(msg)
+        if name == "progress" and value not in (True, False, "auto"):
+            msg = f"progress={value!r} must be True, False or 'auto'."
+            raise ValueError(msg)
         super().__setattr__(name, Path(value).expanduser() if name == "cache_dir" else value)
 
     @contextmanager
     def override(self, **values: Any) -> Iterator[Settings]:
         """Set `values` within a ``with`` block and restore the old ones after it."""
-        before = {name: getattr(self, name) for name in values if hasattr(self, name)}
+        before = {name: vars(self)[name] for name in values if name in vars(self)}
         try:
             for name, value in values.items():
                 setattr(self, name, value)

@@ -149,3 +149,11 @@ def test_cells_read_lazily(adata, folder, tmp_path):
     result = lazy.to_memory()
     np.testing.assert_allclose(result.obsm["X_geneformer"], adata.obsm["X_geneformer"], atol=1e-5)
     np.testing.assert_equal(result.uns["geneformer"], adata.uns["geneformer"])
+
+
+def test_progress_is_not_written_to_files(tokenized, folder, capsys):
+    sg.tl.embed(tokenized, folder)
+    assert "cells" not in capsys.readouterr().err
+    with sg.settings.override(progress=True):
+        sg.tl.embed(tokenized, folder)
+    assert "40/40" in capsys.readouterr().err

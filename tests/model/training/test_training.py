@@ -11,6 +11,7 @@ from scvi.train import SaveCheckpoint
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from scgeneformer import settings
 from scgeneformer.model import Geneformer
 from scgeneformer.model.data._masking import Masking
 from scgeneformer.model.training._plan import decay_groups, schedule_factor
@@ -260,3 +261,12 @@ def test_best_model_is_kept_by_scvis_callback(model, quick, tmp_path):
     best = Geneformer.load(saver.best_model_path)
     assert torch.equal(weights(best), weights(model))
     assert float(saver.best_model_score) == pytest.approx(model.history["validation_loss"].min().item())
+
+
+def test_progress_is_not_written_to_files(model, quick, capsys):
+    del quick["enable_progress_bar"]
+    model.train(1, **quick)
+    assert "Epoch" not in "".join(capsys.readouterr())
+    with settings.override(progress=True):
+        model.train(1, **quick)
+    assert "Epoch" in "".join(capsys.readouterr())
