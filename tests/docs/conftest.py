@@ -1,0 +1,78 @@
+"""What the examples of the documentation are run on: few cells, and a small model in place of the published ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from scipy import sparse
+
+import scgeneformer as sg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+N_DONORS, N_CELLS = 8, 4  # cells of each donor
+NAMED = ("STAT1", "STAT2", "IRF9")
+
+
+@pytest.fixture(scope="session")
+def make_cells() -> Callable[..., ad.AnnData]:
+    """Cells of eight donors, four of them ill, with counts of 40 genes of the bundled model, half of which tell the ill apart."""
+    symbols = sg.hub.vocabulary("default").symbols
+    names = [*NAMED, *[name for name in symbols[10:] if name and name not in NAMED][:37]]
+
+    def make(seed: int = 0) -> ad.AnnData:
+        rng = np.random.default_rng(seed)
+        donor = np.repeat(np.arange(N_DONORS), N_CELLS)
+        ill = donor % 2 == 1
+        rate = np.full((len(donor), len(names)), 1.5)
+        rate[ill, : len(names) // 2] *= 4
+        obs = pd.DataFrame(
+            {
+                "disease": pd.Categorical(np.where(ill, "dcm", "nf")),
+                "donor": pd.Categorical([f"donor {i}" for i in donor]),
+                "cell_type": pd.Categorical(np.tile(["fibroblast", "myocyte"], len(donor) // 2)),
+            },
+            index=[f"cell {i}" for i in range(len(donor))],
+        )
+        counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+        return ad.AnnData(
+            counts, obs=obs, var=pd.DataFrame(index=names), obsm={"X_umap": rng.normal(size=(len(obs), 2))}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model of the bundled vocabulary: as deep as pages need, and narrow."""
+    import torch
+
+    vocabulary, folder = sg.hub.vocabulary("default"), tmp_path_factory.mktemp("models") / "V2-104M"
+    shape = {"n_layers": 7, "width": 8, "n_heads": 2, "feed_forward": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = sg.nn.MaskedGeneModel(
+            sg.nn.EncoderConfig(vocab_size=len(vocabulary), max_length=vocabulary.max_length, **shape)
+        )
+    sg.nn.save_checkpoint(folder, network)
+    vocabulary.save(folder / "vocabulary.json.gz")
+    return folder
+
+
+@pytest.fixture
+def names(make_cells: Callable[..., ad.AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What every example may use without importing or making it; it runs in an empty folder, draws to no screen and trains on the CPU."""
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    with sg.settings.override(device="cpu", precision="float32", progress=False):
+        yield {"sg": sg, "sc": sc, "ad": ad, "np": np, "pd": pd, "adata": make_cells()}
+    plt.close("all")

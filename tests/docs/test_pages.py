@@ -1,0 +1,82 @@
+"""The code on every page of the documentation runs as it is printed, from top to bottom.
+
+A published model is stood in for by a folder of its name with a small untrained model: nothing is downloaded. A block that begins with
+``# not run in the tests: <reason>`` is compiled only.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import scgeneformer as sg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+NOT_RUN = "# not run in the tests: "
+
+
+def blocks(path: Path) -> list[str]:
+    return BLOCK.findall(path.read_text(encoding="utf-8"))
+
+
+def prepare_training(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
+    """New cells to annotate, lists of genes, files of a corpus, and two studies to join."""
+    adata = names["adata"]
+    names["new"] = make_cells(1)
+    sg.pp.tokenize(names["new"], "V2-104M")
+    names["sensitive"], names["insensitive"] = list(adata.var_names[:10]), list(adata.var_names[20:30])
+    Path("atlas").mkdir()
+    for number in range(2):
+        make_cells(2 + number).write_h5ad(f"atlas/{number}.h5ad")
+    names["vocabulary"] = sg.hub.vocabulary("default")
+    names["patients"], names["screen"] = make_cells(4), make_cells(5)
+    for study in (names["patients"], names["screen"]):
+        study.obs["state"] = study.obs["disease"].cat.rename_categories({"dcm": "disease", "nf": "healthy"})
+    guides = np.random.default_rng(0).choice(["STAT1", "IRF9", "control"], names["screen"].n_obs)
+    names["screen"].obs["perturbation"] = guides
+    names["screen"].obs["donor"] = "cell line"
+
+
+def prepare_in_silico_perturbation(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
+    """The states and the model of the page, and the file that the job of a cluster reads."""
+    names["states"] = {"groupby": "disease", "source": "dcm", "target": "nf"}
+    names["model"] = "V2-104M"
+    tokenized = make_cells()
+    sg.pp.tokenize(tokenized, "V2-104M")
+    tokenized.write_h5ad("tokenized.h5ad")
+
+
+PREPARE = {"training.md": prepare_training, "in_silico_perturbation.md": prepare_in_silico_perturbation}
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if blocks(path)], ids=lambda path: path.name)
+@pytest.mark.filterwarnings("ignore")
+def test_code_of_a_page_runs(
+    path: Path, names: dict[str, Any], make_cells: Callable[..., Any], stand_in: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from scgeneformer.hub import _registry
+
+    monkeypatch.delitem(_registry.MODELS, stand_in.name)
+    Path(stand_in.name).symlink_to(stand_in, target_is_directory=True)
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    if path.name in PREPARE:
+        PREPARE[path.name](names, make_cells)
+    for number, source in enumerate(blocks(path)):
+        code = compile(source, f"{path.name}, block {number}", "exec")
+        if not source.startswith(NOT_RUN):
+            exec(code, names)
+
+
+def test_a_block_that_is_not_run_says_why():
+    skipped = [source for path in PAGES for source in blocks(path) if "not run" in source]
+    assert skipped
+    assert all(len(source.splitlines()[0]) > len(NOT_RUN) + 10 for source in skipped)
