@@ -13,7 +13,7 @@ from scipy import sparse
 
 from ._inspect import Inspection, inspect
 from ._matrix import Rows, as_rows, is_lazy, slabs, to_rows
-from ._vocabulary import ENSEMBL_GENE, normalise
+from ._names import ENSEMBL_GENE, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Source:
                 raise KeyError(msg)
             return self.gene_ids
         looks = {column: share_of_ids(self.names(column)) for column in (_VAR_NAMES, *var.columns)}
-        best = max(looks, key=looks.get)
+        best = max(looks, key=lambda column: looks[column])
         return best if looks[best] >= 0.5 else _VAR_NAMES
 
     def names(self, column: str) -> list[str]:
@@ -169,7 +169,9 @@ def corpus_medians(
             source.close()
 
 
-def _medians(sources: list[Source], min_cells: int, estimate: Callable) -> tuple:
+def _medians(
+    sources: list[Source], min_cells: int, estimate: Callable[..., np.ndarray]
+) -> tuple[list[str], np.ndarray, dict[str, str], list[str]]:
     if len({source.has_ids for source in sources}) > 1:
         named = [source.column for source in sources]
         msg = f"Some data sets name genes by Ensembl ids and some do not: taken from {named}. Name the column by `gene_ids=`."
@@ -225,7 +227,9 @@ def _tdigest(sources: list[Source], genes: list[str], n_cells: np.ndarray) -> np
 
 def _other_names(sources: list[Source], genes: list[str]) -> tuple[dict[str, str], list[str]]:
     """Aliases, without those that two genes share; and for each gene the first symbol found."""
-    known, owners, symbol_of = set(genes), {}, {}
+    known = set(genes)
+    owners: dict[str, set[str]] = {}
+    symbol_of: dict[str, str] = {}
     for source in sources:
         for gene, symbol in zip(source.ids, source.symbols, strict=True):
             if gene in known and symbol and symbol != gene:

@@ -1,4 +1,4 @@
-"""Vocabularies in files: JSON, gzipped JSON and parquet, all with the hash that they must have when read."""
+"""Files of vocabularies: JSON, gzipped JSON and parquet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ._vocabulary import Vocabulary
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -18,40 +14,44 @@ _FORMAT = "scgeneformer vocabulary 1"
 _SUFFIXES = (".json", ".json.gz", ".parquet")
 
 
-def save(vocabulary: Vocabulary, path: Path) -> None:
-    """Write `vocabulary` in the format that the suffix of `path` says."""
-    head = {
-        "format": _FORMAT,
-        "name": vocabulary.name,
-        "max_length": vocabulary.max_length,
-        "hash": vocabulary.hash,
-        "has_symbols": vocabulary.symbols is not None,
-    }
-    columns = {
-        "ids": vocabulary.ids.tolist(),
-        # JSON knows no nan; Python writes floats with all the digits that reading needs
-        "medians": [None if np.isnan(median) else median for median in vocabulary.medians.tolist()],
-        "symbols": [""] * len(vocabulary) if vocabulary.symbols is None else vocabulary.symbols.tolist(),
-    }
+def write(path: Path, head: dict[str, Any], columns: dict[str, list[Any]], aliases: dict[str, str]) -> None:
+    """Write the parts of a vocabulary in the format that the suffix of `path` names.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    head
+        Single values: ``"name"``, ``"max_length"``, ``"hash"``, ``"has_symbols"``.
+    columns
+        ``"ids"``, ``"medians"`` and ``"symbols"``, one value per token.
+    aliases
+        Further names of genes, each with the id it stands for.
+    """
+    head = {"format": _FORMAT} | head
     match _suffix(path):
         case ".json":
-            path.write_text(
-                json.dumps(head | columns | {"aliases": dict(vocabulary.aliases)}, indent=0), encoding="utf-8"
-            )
+            path.write_text(json.dumps(head | columns | {"aliases": aliases}, indent=0), encoding="utf-8")
         case ".json.gz":
-            text = json.dumps(head | columns | {"aliases": dict(vocabulary.aliases)})
+            text = json.dumps(head | columns | {"aliases": aliases})
             path.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same bytes whenever it is written
         case ".parquet":
             pa, parquet = _pyarrow()
             names: dict[str, list[str]] = {gene: [] for gene in columns["ids"]}
-            for alias, gene in vocabulary.aliases.items():
+            for alias, gene in aliases.items():
                 names[gene].append(alias)
             table = pa.table(columns | {"aliases": pa.array(list(names.values()), type=pa.list_(pa.string()))})
             parquet.write_table(table.replace_schema_metadata({"scgeneformer": json.dumps(head)}), path)
 
 
-def load(path: Path) -> Vocabulary:
-    """Read a file written by `save` and compare its hash with the one that it was written with."""
+def read(path: Path) -> dict[str, Any]:
+    """Read what `write` wrote: head, columns and ``"aliases"`` in one dictionary.
+
+    Raises
+    ------
+    ValueError
+        If the file is something else, or is damaged.
+    """
     suffix = _suffix(path)
     try:
         content = _read(path, suffix)
@@ -60,18 +60,7 @@ def load(path: Path) -> Vocabulary:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         msg = f"{path} is not a vocabulary written by `Vocabulary.save`, or is damaged. Save it again, or name the vocabulary by `vocabulary=`."
         raise ValueError(msg)
-    vocabulary = Vocabulary(
-        name=content["name"],
-        ids=np.array(content["ids"]),
-        medians=np.array([np.nan if median is None else median for median in content["medians"]]),
-        max_length=content["max_length"],
-        aliases=content["aliases"],
-        symbols=np.array(content["symbols"]) if content["has_symbols"] else None,
-    )
-    if vocabulary.hash != content["hash"]:
-        msg = f"{path} was altered since it was written: its hash is {vocabulary.hash}, not {content['hash']}."
-        raise ValueError(msg)
-    return vocabulary
+    return content
 
 
 def _read(path: Path, suffix: str) -> Any:

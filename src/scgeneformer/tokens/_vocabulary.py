@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _store
+from ._corpus import corpus_medians
+from ._names import CLS, EOS, MASK, PAD, SPECIAL_TOKENS, normalise
+from ._official import read_official
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
-PAD, MASK, CLS, EOS = SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
 # 65,535 in the low 16 bits of a sorting key marks an empty place, and tokens are stored as uint16
 MOST_TOKENS = 65_535
-# ENSG00000141510, ENSG00000141510.18, ENSG00000002586.20_PAR_Y, ENSGR0000002586, ENSMUSG00000059552, ...
-ENSEMBL_GENE = re.compile(r"^(ENS[A-Z]*G[A-Z]?\d{6,})(\.\d+)?(_PAR_Y)?$")
-
-
-def normalise(gene: str) -> str:
-    """Upper case, no blanks around it, and no version if it is an Ensembl gene id (symbols may end in ``.1``)."""
-    gene = str(gene).strip().upper()
-    match = ENSEMBL_GENE.match(gene)
-    return match[1] if match else gene
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,8 +202,6 @@ class Vocabulary:
         ValueError
             If the tokens are not 0, 1, 2, ... or a gene has no median.
         """
-        from ._official import read_official
-
         ids, medians, aliases, symbols = read_official(token_file, median_file, mapping_file, name_file)
         return cls(name, ids, medians, max_length, aliases, symbols)
 
@@ -261,8 +253,6 @@ class Vocabulary:
         ValueError
             If values are negative, not finite or look log-normalised, or no gene is left.
         """
-        from ._corpus import corpus_medians
-
         ids, medians, aliases, symbols = corpus_medians(
             adatas,
             layer=layer,
@@ -273,14 +263,24 @@ class Vocabulary:
         )
         special = SPECIAL_TOKENS if special_tokens else SPECIAL_TOKENS[:2]
         pad = [""] * len(special)
-        ids, symbols = np.array([*special, *ids]), np.array([*pad, *symbols])
-        return cls(name, ids, np.r_[[np.nan] * len(special), medians], max_length, aliases, symbols)
+        medians = np.r_[[np.nan] * len(special), medians]
+        return cls(name, np.array([*special, *ids]), medians, max_length, aliases, np.array([*pad, *symbols]))
 
     def save(self, path: str | Path) -> None:
         """Write to a ``.json``, ``.json.gz`` or ``.parquet`` file (the last needs pyarrow); `load` gives back an equal vocabulary."""
-        from ._store import save
-
-        save(self, Path(path))
+        head = {
+            "name": self.name,
+            "max_length": self.max_length,
+            "hash": self.hash,
+            "has_symbols": self.symbols is not None,
+        }
+        columns = {
+            "ids": self.ids.tolist(),
+            # JSON knows no nan; Python writes floats with all the digits that reading needs
+            "medians": [None if np.isnan(median) else median for median in self.medians.tolist()],
+            "symbols": [""] * len(self) if self.symbols is None else self.symbols.tolist(),
+        }
+        _store.write(Path(path), head, columns, dict(self.aliases))
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -291,6 +291,16 @@ class Vocabulary:
         ValueError
             If the file is something else, or was altered: its hash is checked.
         """
-        from ._store import load
-
-        return load(Path(path))
+        content = _store.read(Path(path))
+        vocabulary = cls(
+            name=content["name"],
+            ids=np.array(content["ids"]),
+            medians=np.array([np.nan if median is None else median for median in content["medians"]]),
+            max_length=content["max_length"],
+            aliases=content["aliases"],
+            symbols=np.array(content["symbols"]) if content["has_symbols"] else None,
+        )
+        if vocabulary.hash != content["hash"]:
+            msg = f"{path} was altered since it was written: its hash is {vocabulary.hash}, not {content['hash']}."
+            raise ValueError(msg)
+        return vocabulary
