@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import mudata as md
@@ -11,6 +13,9 @@ import numpy as np
 import pytest
 
 import scgeneformer as sg
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 N_OBS, N_VARS = 40, 90
 KEY = "geneformer_tokens"
@@ -168,6 +173,24 @@ def test_what_has_a_vocabulary_is_a_model(adata: ad.AnnData, vocabulary: sg.Voca
     assert adata.uns[KEY]["params"]["vocabulary_hash"] == vocabulary.hash
 
 
+def test_the_model_is_remembered_by_name_or_folder(
+    adata: ad.AnnData, vocabulary: sg.Vocabulary, tmp_path: Path
+) -> None:
+    config = {"vocab_size": len(vocabulary), "max_position_embeddings": 80}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    vocabulary.save(tmp_path / "vocabulary.json")
+    human = adata.copy()
+    human.var_names = sg.hub.vocabulary("default").ids[4 : 4 + N_VARS]
+    with pytest.warns(UserWarning, match="of the 13,152 genes"):
+        sg.pp.tokenize(human)
+    assert human.uns[KEY]["params"]["model"] == "default"
+    sg.pp.tokenize(adata, os.path.relpath(tmp_path))
+    assert adata.uns[KEY]["params"]["model"] == str(tmp_path.resolve())
+    for only_vocabulary in (vocabulary, tmp_path / "vocabulary.json"):
+        sg.pp.tokenize(adata, only_vocabulary)
+        assert "model" not in adata.uns[KEY]["params"]
+
+
 def test_order_of_genes_does_not_matter(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     shuffled = adata[:, np.random.default_rng(4).permutation(N_VARS)].copy()
     sg.pp.tokenize(adata, vocabulary)
@@ -205,7 +228,9 @@ def test_low_coverage(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     X[:, 80:] += 1
     X[:, 85] = X[:, :80].sum(axis=1) * 3
     adata.X = X
-    with pytest.warns(UserWarning, match=r"knows the genes of only 2\d\.\d% of the counts \(80 of 90 genes"):
+    with pytest.warns(
+        UserWarning, match=r"Genes of vocabulary 'own' have only 2\d\.\d% of the counts \(80 of 90 genes"
+    ):
         sg.pp.tokenize(adata, vocabulary)
     del adata.obsm[KEY]
     X[:, 85] *= 10
