@@ -119,7 +119,7 @@ def judge(make, data: Path, seed: int, args: argparse.Namespace) -> pd.DataFrame
     embedded = sg.hub.load("default")
     found = {}
     for name, start in {"embedded model": embedded, "untrained encoder": untrained(embedded, seed)}.items():
-        sg.model.CellClassifier.setup_anndata(cells, labels, sample=sample)
+        sg.model.CellClassifier.setup_anndata(cells, labels, sample_key=sample)
         torch.manual_seed(seed)
         model = sg.model.CellClassifier(cells, start)
         model.train(

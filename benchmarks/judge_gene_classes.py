@@ -118,7 +118,7 @@ def judge(cells: sc.AnnData, classes: dict, pretrained: sg.hub.Pretrained, seed:
         "linear probe": cv.scores.loc["linear probe"],
         "expression level": cv.scores.loc["expression level"],
     }
-    tested = cv.genes.loc[cv.genes["fold"] >= 0, "class"].value_counts()
+    tested = cv.table.loc[cv.table["fold"] >= 0, "class"].value_counts()
     return rows, " / ".join(f"{tested[name]} {name}" for name in cv.classes)
 
 

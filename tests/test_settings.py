@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scgeneformer._settings import Settings
+from scgeneformer._settings import Settings, engine_options, settings
 
 
 def test_environment_is_read_at_import(tmp_path):
@@ -84,3 +84,15 @@ def test_progress_is_shown_where_somebody_sees_it(monkeypatch, stderr, kernel):
     monkeypatch.setattr(sys, "stderr", Terminal())  # also after `override`
     assert settings.progress is True
     assert Settings(progress=False).progress is False
+
+
+def test_options_of_the_engine_are_the_settings_unless_given():
+    with settings.override(device="cpu", precision="bfloat16", token_budget=7, progress=False):
+        options = engine_options(precision="float32", device=None, pooling=None)
+    assert options == {
+        "device": "cpu",
+        "precision": "float32",
+        "token_budget": 7,
+        "progress": False,
+        "pooling": None,
+    }

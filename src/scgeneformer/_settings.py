@@ -137,3 +137,9 @@ class Settings:
 
 
 settings = Settings.from_environment()
+
+
+def engine_options(**given: Any) -> dict[str, Any]:
+    """Options of the engine: device, precision, token budget and progress bars are the settings' where they are None or not given."""
+    names = ("device", "precision", "token_budget", "progress")
+    return given | {name: getattr(settings, name) for name in names if given.get(name) is None}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scgeneformer import nn
-from scgeneformer.model._adapters import plain_copy
+from scgeneformer.model._classifier import plain_copy
 
 SHAPE = nn.EncoderConfig(vocab_size=30, n_layers=1, width=64, n_heads=2, feed_forward=64, max_length=16, dropout=0.0)
 

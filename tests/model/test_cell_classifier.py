@@ -44,7 +44,7 @@ def quick(quick):
 
 
 def make(cells, start, labels="type", *, sample=None, **kwargs) -> CellClassifier:
-    CellClassifier.setup_anndata(cells, labels, sample=sample)
+    CellClassifier.setup_anndata(cells, labels, sample_key=sample)
     torch.manual_seed(1)
     return CellClassifier(cells, start, **kwargs)
 
@@ -87,7 +87,7 @@ def test_scores_are_those_of_transformers(cells, start, quick, tmp_path):
     assert back.tasks == model.tasks
     (tmp_path / "back" / "config.json").write_text(BertConfig.from_pretrained(tmp_path / "back").to_json_string())
     nn.add_to_config(tmp_path / "back", {"tasks": {}})  # as one that was trained elsewhere
-    other = CellClassifier.from_pretrained(tmp_path / "back", labels="kind")
+    other = CellClassifier.from_pretrained(tmp_path / "back", labels_key="kind")
     assert [(task.name, task.classes) for task in other.tasks] == [("kind", model.tasks[0].classes)]
     np.testing.assert_array_equal(other.predict(cells), model.predict())
 
@@ -112,7 +112,7 @@ def test_padding_has_no_part(cells, start, pooling):
 
 def test_several_columns_at_once(cells, start, quick):
     labels = {"type": None, "age": "continuous", "dose": None}
-    model = make(cells, start, labels, task_weights="learned", pooling="attention")
+    model = make(cells, start, labels, pooling="attention")
     assert [task.kind for task in model.tasks] == ["categorical", "continuous", "ordinal"]
     model.train(20, **quick)
     assert np.corrcoef(model.predict(task="age"), 10.0 * cells.obs["dose"].astype(int))[0, 1] > 0.9
@@ -120,7 +120,6 @@ def test_several_columns_at_once(cells, start, quick):
     assert (model.predict(task="type") == cells.obs["true"]).mean() > 0.9
     np.testing.assert_allclose(model.predict(task="dose", soft=True).sum(axis=1), 1)
     assert {"validation_age_r2", "validation_dose_macro_f1", "validation_type_loss"} <= set(model.history)
-    assert model.module.log_variance.abs().min() > 0
     with pytest.raises(ValueError, match=r"name one of \['type', 'age', 'dose'\]"):
         model.predict()
     with pytest.raises(ValueError, match="no probabilities"):
@@ -206,16 +205,19 @@ def test_split_of_ones_own(cells, start, quick):
 def test_every_labelled_cell_is_tested_once(cells, start, quick):
     model = make(cells, start, sample="donor")
     before = weights(model)
-    found = model.cross_validate(3, max_epochs=15, **quick)
-    labelled = cells.obs["type"].notna().to_numpy()
-    np.testing.assert_array_equal(found.fold >= 0, labelled)
-    np.testing.assert_array_equal(found.predicted.notna().all(axis=1), labelled)
-    donors = pd.Series(found.fold[labelled]).groupby(cells.obs["donor"].to_numpy()[labelled])
+    cv = model.cross_validate(3, max_epochs=15, **quick)
+    labelled, fold = cells.obs["type"].notna().to_numpy(), cv.table["fold"].to_numpy()
+    np.testing.assert_array_equal(fold >= 0, labelled)
+    for predictions in (cv.predictions, *cv.baselines.values()):
+        np.testing.assert_array_equal(predictions.notna().all(axis=1), labelled)
+    donors = pd.Series(fold[labelled]).groupby(cells.obs["donor"].to_numpy()[labelled])
     assert (donors.nunique() == 1).all()
-    table = found.scores
-    assert list(table.index) == ["0", "1", "2", "mean", "std"]
-    assert table.loc["mean", "accuracy"] == pytest.approx(table["accuracy"].iloc[:3].mean())
-    assert table.loc["mean", "accuracy"] > 0.6
+    for number in range(3):
+        rows = fold == number
+        right = cv.table["predicted"][rows].astype(str) == cells.obs["type"][rows].astype(str)
+        assert cv.scores.loc[("fine-tuned", number), "accuracy"] == pytest.approx(right.mean())
+    assert cv.summary.loc["fine-tuned", "accuracy"] > 0.6
+    assert set(cv.summary.index) == {"fine-tuned", "linear probe"}
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
     with pytest.raises(ValueError, match="4 groups cannot be split into 7"):
         model.cross_validate(7)
@@ -239,8 +241,8 @@ def test_cross_validation_has_the_labels_of_its_model(cells, start, quick, monke
 
     monkeypatch.setattr(CellClassifier, "train", watch)
     for model in (first, second):
-        predicted = model.cross_validate(2, max_epochs=1, **quick).predicted
-        assert list(predicted) == list(model.tasks[0].classes)
+        predictions = model.cross_validate(2, max_epochs=1, **quick).predictions
+        assert list(predictions) == list(model.tasks[0].classes)
     assert trained == [first.tasks] * 2 + [second.tasks] * 2
     assert first.tasks != second.tasks
     assert CellClassifier(data, start).tasks == second.tasks
@@ -276,13 +278,13 @@ def test_saved_and_loaded(cells, start, quick, tmp_path):
     back = CellClassifier.load(tmp_path / "model", cells)
     np.testing.assert_array_equal(back.split.test, model.split.test)
     back.train(1, **quick)
-    with pytest.raises(ValueError, match="not known: it was loaded with its head"):
+    with pytest.raises(ValueError, match="is not known: it was loaded with its head"):
         back.cross_validate(2, task="type")
 
 
 def test_modality_of_a_mudata(cells, start, quick):
     mdata = md.MuData({"rna": cells, "adt": cells[:, :0].copy()})
-    CellClassifier.setup_mudata(mdata, "type", sample="donor")
+    CellClassifier.setup_mudata(mdata, "type", sample_key="donor")
     torch.manual_seed(1)
     model = CellClassifier(mdata, start)
     model.train(1, train_size=0.5, validation_size=0.25, test_size=0.25, **quick)
@@ -336,8 +338,10 @@ def test_adapters_of_some_blocks_only_are_kept(cells, start, quick, tmp_path):
     [
         ({"freeze": 3}, "number of layers from 0 to 2"),
         ({"freeze": -1}, "number of layers from 0 to 2"),
-        ({"freeze": 1, "lora": 4}, "no use beside lora"),
-        ({"quantize": "nf4"}, "needs adapters to train"),
+        ({"freeze": 1, "lora": 4}, "no effect beside lora"),
+        ({"quantize": "nf4"}, "beside adapters to train"),
+        ({"quantize": "int8", "lora": 2}, "must be 'nf4'"),
+        ({"task_weights": "learned"}, "a non-negative number to each"),
         ({"pooling": "max"}, "pooling='max' is not one of"),
         ({"task_weights": {"age": 1}}, "to each of \\['type'\\]"),
     ],
@@ -407,3 +411,20 @@ def test_checkpoints_of_other_models_are_refused(cells, start, tmp_path):
         TypeError, match=r"a masked-gene head.*, not a classifier of cells.*Geneformer\.from_pretrained"
     ):
         CellClassifier.from_pretrained(tmp_path)
+
+
+def test_labels_of_other_modalities_of_a_mudata(cells, start, quick):
+    """Cells are matched by name, wherever the columns are, and no name among the modalities is ignored."""
+    proteins = cells[::-1, :0].copy()
+    proteins.obs["gate"] = proteins.obs["type"]
+    mdata = md.MuData({"rna": cells, "prot": proteins})
+    mdata.obs["patient"] = cells.obs["donor"].reindex(mdata.obs_names)
+    modalities = {"labels_key": "prot", "sample_key": None}
+    CellClassifier.setup_mudata(mdata, "gate", sample_key="patient", modalities=modalities)
+    model = CellClassifier(mdata, start)
+    np.testing.assert_array_equal(model.labels()[:, 0], model.tasks[0].encode(cells.obs["type"]))
+    np.testing.assert_array_equal(model.samples(), cells.obs["donor"])
+    model.train(max_steps=1, train_size=0.5, validation_size=0.25, test_size=0.25, **quick)
+    for modalities in ({"labels": "prot"}, {"protein_key": "prot"}):
+        with pytest.raises(ValueError, match="which are not registered"):
+            CellClassifier.setup_mudata(mdata, "gate", modalities=modalities)

@@ -75,7 +75,7 @@ def test_recipes_train_as_published(cells, vocabulary, quick, name, official, wa
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
     assert model.trainer.max_epochs == 3
     rule = "protected" if name == "encoder-decoder" else "geneformer"
-    assert model.trainer.datamodule.masking.rule == rule
+    assert model.trainer.lightning_module.objective.masking.rule == rule
 
 
 @pytest.mark.parametrize("devices", [1, 2, 6, 12])

@@ -19,7 +19,7 @@ from scgeneformer.model import _saving as saving
 CLASSES = {"early": [f"ENSG{i:011d}" for i in range(12)], "late": [f"ENSG{i:011d}" for i in range(12, 24)]}
 
 
-@pytest.fixture(params=["Geneformer", "CellClassifier", "GeneClassifier", "adapters", "int8"])
+@pytest.fixture(params=["Geneformer", "CellClassifier", "GeneClassifier", "adapters", "nf4"])
 def made(request, model, ranked, start):
     """A trained model of each kind, among them one with adapters and one with quantized layers."""
     import torch
@@ -33,11 +33,13 @@ def made(request, model, ranked, start):
         trained = GeneClassifier(ranked, CLASSES, start)
     elif request.param == "CellClassifier":
         CellClassifier.setup_anndata(ranked, ("type", "age"))
-        trained = CellClassifier(ranked, start, pooling="attention", task_weights="learned")
-    elif request.param == "int8":
+        trained = CellClassifier(ranked, start, pooling="attention", task_weights={"type": 1, "age": 2})
+    elif request.param == "nf4":
         pytest.importorskip("bitsandbytes")
+        pytest.importorskip("peft")
         CellClassifier.setup_anndata(ranked, "type")
-        return CellClassifier(ranked, start, quantize="int8")
+        wide = Geneformer(vocabulary=start.vocabulary, n_layers=1, width=64, n_heads=2, feed_forward=64)
+        return CellClassifier(ranked, wide, quantize="nf4", lora=2)
     else:
         pytest.importorskip("peft")
         CellClassifier.setup_anndata(ranked, "type")
@@ -98,7 +100,7 @@ def test_a_saved_folder_is_an_export(made, cells, tmp_path):
     assert hub.load(tmp_path / "saved").vocabulary == made.vocabulary
     sg.tl.embed(cells, tmp_path / "saved", emb_layer=0, pooling="mean")
     expected = made.get_latent_representation(cells, emb_layer=0, pooling="mean")
-    tolerance = 2e-2 if made.init_params_["non_kwargs"].get("quantize") else 1e-5  # int8 rounds inputs, too
+    tolerance = 2e-2 if made.init_params_["non_kwargs"].get("quantize") else 1e-5  # merging rounds
     np.testing.assert_allclose(cells.obsm["X_geneformer"], expected, atol=tolerance)
 
 

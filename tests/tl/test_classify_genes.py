@@ -41,7 +41,7 @@ def test_out_of_fold_answers_by_gene(tokenized, model, lists, tmp_path):
     table = tokenized.varm[KEY]
     assert list(table) == ["on|off", "off"]
     classified = [*lists["on/off"], *lists["off"]]
-    np.testing.assert_array_equal(table.loc[classified], cv.proba.loc[classified])
+    np.testing.assert_array_equal(table.loc[classified], cv.predictions.loc[classified])
     assert table.drop(index=classified).isna().all(axis=None)
     expected = np.where(table["on|off"] >= table["off"], "on/off", "off")
     there = tokenized.var_names.isin(classified)
@@ -61,7 +61,7 @@ def test_a_trained_model_answers_for_genes_that_it_was_not_told(tokenized, model
     before = tokenized.copy()
     found = sg.tl.classify_genes(tokenized, model, copy=True)
     assert KEY not in tokenized.varm
-    told = tokenized.var_names.isin(model.told)
+    told = tokenized.var_names.isin(model.trained_genes)
     known = (tokenized.var["token_id"] >= 0).to_numpy()
     assert told.sum() == len(model.split.train) > 5
     np.testing.assert_array_equal(found.var[KEY].notna(), known & ~told)
@@ -69,7 +69,7 @@ def test_a_trained_model_answers_for_genes_that_it_was_not_told(tokenized, model
     expected = model.predict_genes(genes=rest)
     np.testing.assert_allclose(found.varm[KEY].loc[rest], expected[["on/off", "off"]], atol=1e-6)
     assert (found.var[KEY][rest] == expected["predicted"]).all()
-    asked = [model.told[0], rest[3]]
+    asked = [model.trained_genes[0], rest[3]]
     sg.tl.classify_genes(tokenized, model, genes=asked, key_added="mine")
     assert set(tokenized.var_names[tokenized.var["mine"].notna()]) == set(asked)
     assert tokenized.uns["mine"]["params"]["weights_sha256"] == model.to_pretrained().sha256

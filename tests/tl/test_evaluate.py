@@ -51,7 +51,7 @@ def world(tmp_path_factory):
     sg.nn.save_checkpoint(folder, sg.nn.Encoder(sg.nn.EncoderConfig(vocab_size=len(vocabulary), **shape)))
     vocabulary.save(folder / "vocabulary.json")
     sg.pp.tokenize(adata, folder, layer="counts")
-    sg.model.CellClassifier.setup_anndata(adata, ["type", "stage", "age"], sample="donor")
+    sg.model.CellClassifier.setup_anndata(adata, ["type", "stage", "age"], sample_key="donor")
     model = sg.model.CellClassifier(adata, folder)
     model.train(3, train_size=0.5, validation_size=0.25, test_size=0.25, **QUICK)
     adata.obsm["geneformer_tokens"][model.split.test[0]] = 0
@@ -288,7 +288,7 @@ def test_without_test_cells_the_validation_cells_are_scored(small) -> None:
 
 def test_a_classifier_of_a_modality(world) -> None:
     mdata = mudata.MuData({"gex": world[0].copy()})
-    sg.model.CellClassifier.setup_mudata(mdata, "type", sample="donor", modalities={"tokens_key": "gex"})
+    sg.model.CellClassifier.setup_mudata(mdata, "type", sample_key="donor", modalities={"tokens_key": "gex"})
     model = sg.model.CellClassifier(mdata, world[2])
     model.train(1, train_size=0.5, validation_size=0.25, test_size=0.25, **QUICK)
     sg.tl.evaluate(mdata, model, mod="gex", baselines=["probe"])

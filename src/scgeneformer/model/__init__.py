@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ._cell_classifier import CellClassifier
-from ._cell_validation import CellCrossValidation
+from ._cross_validation import CrossValidation
 from ._gene_classifier import GeneClassifier
-from ._gene_validation import GeneCrossValidation
 from ._geneformer import Geneformer
 from ._presets import presets, recipe
 from .corpus._corpus import Corpus
@@ -14,10 +13,9 @@ from .tuning._tune import TuneResult, tune
 
 __all__ = [
     "CellClassifier",
-    "CellCrossValidation",
     "Corpus",
+    "CrossValidation",
     "GeneClassifier",
-    "GeneCrossValidation",
     "Geneformer",
     "TuneResult",
     "default_space",

@@ -1,4 +1,4 @@
-"""What all models of this room share: an encoder, the vocabulary that it reads, and how both are kept."""
+"""Base of all models: an encoder with its vocabulary, registration of data, embeddings, saving and loading."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
-from scgeneformer import _keys, hub, nn
-from scgeneformer.tokens import Vocabulary
+from scgeneformer import _keys, engine, hub, nn
+from scgeneformer._settings import engine_options
 
-from ._representation import RepresentationMixin
 from ._saving import PICKLE, STATE, VOCABULARY, is_saved, load_model, load_registry, save_model, saved_data
-from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField, registry_without_data
+from .data._fields import (
+    TOKENS_FIELD,
+    MuDataTokensField,
+    TokensField,
+    modality_of,
+    registered_tokens,
+    registry_without_data,
+)
+from .data._vocabulary import packed, published_vocabulary, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,21 +34,22 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scgeneformer.tokens import Vocabulary
 
-_GENERATIONS, _EMBEDDED = ("V1", "V2"), "default"
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class TransformerModel(RepresentationMixin, BaseModelClass):
-    """A model whose inputs are tokens: the names of its inputs are the vocabulary's, whatever the genes of the data."""
+class TransformerModel(BaseModelClass):
+    """A model whose inputs are tokens of a vocabulary, whatever the genes of the data."""
 
-    def _begin(
+    def _init_data(
         self,
         adata: AnnData | MuData | None,
         registry: dict[str, Any] | None,
         vocabulary: Vocabulary | Mapping[str, Any] | None,
     ) -> dict[str, Any]:
-        """Register the data and settle the vocabulary; returns what `vocabulary` is saved as."""
+        """Attach data and vocabulary; returns the plain values that the vocabulary is saved as."""
         own = None if vocabulary is None else unpacked(vocabulary)
         if adata is None and registry is None:
             if own is None:
@@ -49,7 +58,7 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
             registry = registry_without_data(type(self).__name__, own.name, own.hash)
         super().__init__(adata, registry)
         state = self.registry["field_registries"][TOKENS_FIELD]["state_registry"]
-        self._vocabulary = _known_vocabulary(state) if own is None else own
+        self._vocabulary = published_vocabulary(state) if own is None else own
         if self._vocabulary.hash != state["vocabulary_hash"]:
             msg = (
                 f"The tokens of this data were made with vocabulary {state['vocabulary']!r}, which is not the one given "
@@ -102,26 +111,25 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
         tokens_key
             Their name in that modality's ``.obsm``.
         modalities
-            Which modality: ``{"tokens_key": "rna"}``, which is also what None means.
+            Modality of the tokens. Defaults to ``{"tokens_key": "rna"}``.
         """
-        modalities = dict(modalities or {"tokens_key": "rna"})
         setup_method_args = cls._get_setup_method_args(**locals())
-        found = cls._create_modalities_attr_dict(modalities, setup_method_args)
-        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=found.tokens_key, mod_required=True)
+        mod = modality_of(modalities, ["tokens_key"])
+        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=mod["tokens_key"], mod_required=True)
         cls._register(mdata, [field], setup_method_args, **kwargs)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What this model's tokens mean."""
+        """Gene vocabulary of this model: token ids, medians, special tokens."""
         return self._vocabulary
 
     @property
     def encoder(self) -> nn.Encoder:
-        """The live encoder."""
+        """The encoder, weights shared."""
         return self.module.network.encoder
 
     def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
-        """Ids of the vocabulary, special tokens first: what this model's inputs are, whatever the data's genes."""
+        """Ids of the vocabulary, special tokens first, which are the inputs of this model whatever the genes of the data."""
         return np.array(self.vocabulary.ids)
 
     def save(
@@ -197,7 +205,7 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
             If it is of another class, a pickle, or damaged, or the data were tokenized with another vocabulary.
         """
         folder, prefix = Path(dir_path).expanduser(), prefix or ""
-        *_, place = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
+        *_, torch_device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
         old = folder / f"{prefix}{PICKLE}"
         if allow_pickle and old.is_file() and not is_saved(folder, prefix):
             msg = f"{old} is a pickle, which runs whatever code it has. Save the model again with `model.save`."
@@ -205,7 +213,7 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
             model = super().load(str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix)
         else:
             model = load_model(cls, folder, prefix)
-            model.to_device(place)
+            model.to_device(torch_device)
         # data come after loading, since scvi-tools would compare names of genes, which mean nothing to tokens
         if adata is None:
             adata = saved_data(folder, prefix)
@@ -239,7 +247,7 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
         **config: Any,
     ) -> None:
         """Write `network` and the vocabulary to a folder in the Hugging Face layout; `config` goes to ``config.json`` too."""
-        precision, folder = dtype_named(dtype), Path(folder)
+        precision, folder = get_dtype(dtype), Path(folder)
         (folder / STATE).unlink(missing_ok=True)  # of a model that was saved here before
         nn.save_checkpoint(folder, network, dtype=precision, labels=labels)
         nn.add_to_config(folder, config)
@@ -249,7 +257,22 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
         """Pair this model with its vocabulary for :mod:`scgeneformer.tl`, weights shared."""
         return hub.Pretrained(type(self).__name__, self.vocabulary, model=self.module.network)
 
-    def _check_lengths(self, longest: int) -> None:
+    def check_tokens(self, tokens: np.ndarray) -> None:
+        """Raise if a cell has more tokens than this model has positions.
+
+        Parameters
+        ----------
+        tokens
+            Right-padded with 0, (n_cells, L).
+
+        Raises
+        ------
+        ValueError
+            If so; the cure is named.
+        """
+        self._check_length(int(engine.row_lengths(tokens).max(initial=0)))
+
+    def _check_length(self, longest: int) -> None:
         positions = self.encoder.config.max_length
         if longest > positions:
             msg = (
@@ -258,19 +281,110 @@ class TransformerModel(RepresentationMixin, BaseModelClass):
             )
             raise ValueError(msg)
 
+    def get_latent_representation(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        pooling: Literal["mean", "cls"] | None = None,
+        emb_layer: int | None = None,
+        **embed_kwargs: Any,
+    ) -> np.ndarray:
+        """Embed cells, with the function that :func:`scgeneformer.tl.embed` uses.
 
-def packed(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Plain values from which `unpacked` makes the vocabulary again."""
-    names = ("name", "ids", "medians", "max_length", "aliases", "symbols")
-    return {name: getattr(vocabulary, name) for name in names} | {"aliases": dict(vocabulary.aliases)}
+        A :class:`CellClassifier` without `pooling` and `emb_layer` returns the states that its head reads, in the last layer.
+
+        Parameters
+        ----------
+        adata
+            Tokenized data. Defaults to the data of this model.
+        indices
+            Cells, as numbers or as a mask. Defaults to all.
+        pooling
+            ``"mean"`` over genes, or the state of ``"cls"``. Defaults to the pooling of the model, else to cls where the vocabulary has it.
+        emb_layer
+            0 is the last layer, -1 the second to last. Defaults to the layer of the model, else to -1.
+        **embed_kwargs
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.embed`; by default the settings.
+
+        Returns
+        -------
+        float32 (n_cells, width), cells in the order of `indices`.
+        """
+        return self._latent(self._read_tokens(adata, indices), pooling, emb_layer, **embed_kwargs)
+
+    def _latent(self, tokens: np.ndarray, pooling: str | None, emb_layer: int | None, **kwargs: Any) -> np.ndarray:
+        pooling = engine.resolve_pooling(pooling, self.encoder.config, has_cls=self.vocabulary.has_cls)
+        return self._embed(tokens, pooling=pooling, emb_layer=emb_layer, **kwargs).cells
+
+    def get_gene_embedding(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        contextual: bool = True,
+        emb_layer: int | None = None,
+        **embed_kwargs: Any,
+    ) -> pd.DataFrame:
+        """Embed genes.
+
+        Parameters
+        ----------
+        adata, indices, emb_layer, **embed_kwargs
+            As in :meth:`get_latent_representation`.
+        contextual
+            True: a gene's state averaged over the cells in which it is among the tokens. False: the rows of the input embedding,
+            for which no data are needed.
+
+        Returns
+        -------
+        DataFrame with gene ids as index and `width` columns: genes that occur, or all genes of the vocabulary.
+        """
+        if contextual:
+            cells = self._read_tokens(adata, indices)
+            embeddings = self._embed(cells, pooling="mean", emb_layer=emb_layer, genes=True, **embed_kwargs)
+            matrix, tokens = embeddings.genes, np.flatnonzero(embeddings.n_cells)
+        else:
+            matrix = self.encoder.embedding.gene.weight.detach().float().cpu().numpy()
+            tokens = np.arange(self.vocabulary.n_special, len(matrix))
+        return pd.DataFrame(matrix[tokens], index=pd.Index(self.vocabulary.ids[tokens], name="gene_id"))
+
+    def _embed(self, tokens: np.ndarray, **kwargs: Any) -> engine.Embeddings:
+        kwargs["emb_layer"] = engine.resolve_layer(kwargs["emb_layer"], self.encoder.config)
+        return engine.embed(self.encoder, tokens, n_special=self.vocabulary.n_special, **engine_options(**kwargs))
+
+    def _read_tokens(self, adata: Any, indices: Any) -> np.ndarray:
+        """Tokens of `adata` or of this model's data, in memory, (n_cells, L)."""
+        if adata is None and self.adata is None:
+            msg = "This model has no data: pass tokenized `adata`."
+            raise ValueError(msg)
+        adata = self._validate_anndata(adata)
+        tokens, lengths = registered_tokens(self.get_anndata_manager(adata, required=True), self.vocabulary)
+        self._check_length(int(lengths.max(initial=0)))
+        return np.asarray(tokens if indices is None else tokens[np.asarray(indices)])
+
+    def _training_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the data of this model, in memory, (n_cells, L), and the length of each row."""
+        if self.adata_manager is None:
+            name = type(self).__name__
+            msg = f"This model has no data. Run `{name}.setup_anndata` and pass `adata` to the constructor or `load`."
+            raise ValueError(msg)
+        tokens, lengths = registered_tokens(self.adata_manager, self.vocabulary)
+        self._check_length(int(lengths.max(initial=0)))
+        return np.asarray(tokens), lengths
+
+    def _cells(self) -> AnnData:
+        """The AnnData, or modality, that has the tokens."""
+        mod = self.adata_manager.data_registry[TOKENS_FIELD].get("mod_key")
+        return self.adata if mod is None else _keys.as_adata(self.adata, mod)
+
+    def _names(self, adata: AnnData | MuData | None, indices: Any) -> pd.Index:
+        """Names of cells."""
+        names = (self.adata if adata is None else adata).obs_names
+        return names if indices is None else names[np.asarray(indices)]
 
 
-def unpacked(vocabulary: Vocabulary | Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary itself, or the one that `packed` took apart."""
-    return vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(**vocabulary)
-
-
-def dtype_named(name: str) -> torch.dtype:
+def get_dtype(name: str) -> torch.dtype:
     """Precision of exported weights.
 
     Raises
@@ -282,13 +396,3 @@ def dtype_named(name: str) -> torch.dtype:
         msg = f"dtype={name!r} is not one of {tuple(DTYPES)}."
         raise ValueError(msg)
     return DTYPES[name]
-
-
-def _known_vocabulary(state: Mapping[str, str]) -> Vocabulary:
-    """The vocabulary of a model in the hub that the tokens were made with; one of your own must be given."""
-    if state["vocabulary"] in _GENERATIONS:
-        return hub.vocabulary(state["vocabulary"])
-    if _EMBEDDED in hub.available().index and hub.vocabulary(_EMBEDDED).hash == state["vocabulary_hash"]:
-        return hub.vocabulary(_EMBEDDED)
-    msg = f"The tokens were made with the vocabulary {state['vocabulary']!r}, which is not a published one. Pass it as `vocabulary=`."
-    raise ValueError(msg)

@@ -1,43 +1,44 @@
-"""Classes and measures of cells, learned from columns of ``obs``."""
+"""Classifier of cells: categories and numbers, learned from columns of ``obs``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from scgeneformer import _keys, engine, nn
+import numpy as np
+import pandas as pd
+import torch
 
-from ._backbone import Backbone, limit_training, start_encoder, untrained
-from ._base import TransformerModel
-from ._cell_exchange import CellExchangeMixin
-from ._cell_prediction import CellPredictionMixin
-from ._cell_training import CellTrainingMixin
-from ._cell_validation import CellValidationMixin
-from .data._columns import (
-    LABELS_PREFIX,
-    SAMPLE_FIELD,
-    ColumnField,
-    LabelsField,
-    MuDataColumnField,
-    MuDataLabelsField,
-    kinds_of,
-    tasks_of,
-)
-from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField
-from .objectives._cells import CellClassifierModule
+from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer._settings import engine_options
+
+from ._classifier import SETS, Backbone, limit_training
+from ._cross_validation import CrossValidation, cross_validate_cells
+from ._labelled_cells import LabelledCells
+from .data._cell_labels import CellTask, output_names, task_of_others
+from .data._fields import LABELS_PREFIX, field_registry, registry_without_data, tasks_of
+from .data._rows import TokenRows
+from .data._splits import choose_split
+from .objectives._cells import CellClassifierModule, CellLabels, class_weights_of, task_weights_of
+from .training._options import train_options
+from .training._train import loader_options, run_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Self, Unpack
 
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
     from scgeneformer.tokens import Vocabulary
 
-    from .data._cell_labels import CellTask
+    from .training._options import TrainOptions
+
+_TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others ignore
 
 
-class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin, CellExchangeMixin, TransformerModel):
+class CellClassifier(LabelledCells):
     """Learns columns of ``obs``: cell type, disease, differentiation state, dose, several of them at once.
 
     Parameters
@@ -45,29 +46,29 @@ class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin
     adata
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     pretrained
-        What to start from: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
+        Where to start: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
         :class:`Geneformer`. (A classifier is loaded with its head by :meth:`from_pretrained`.)
     freeze
-        Number of layers, from below, that keep their weights, and the embedding with them if there is one (the official tool trains the
-        embedding always); ``"all"`` trains a head on fixed states, a linear probe but for one hidden layer.
+        Number of layers, from the input, that keep their weights; the embedding is frozen with them (the official tool always trains it).
+        ``"all"`` trains a head on fixed states: a linear probe but for one hidden layer.
     lora
         Train low-rank adapters of this rank instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
     quantize
         ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
     pooling
-        What is read of a cell's last states: ``"cls"``, the first token's, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with
-        learned weights. None takes what the model was told, else cls where the vocabulary has it, else the mean.
+        State of a cell: ``"cls"``, that of the first token, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with learned
+        weights. Defaults to the pooling of the pretrained model, else to cls where the vocabulary has it, else to the mean.
     dropout, attention_dropout
-        In training. None keeps the model's. CPUs have a fast attention kernel only without `attention_dropout`.
+        Dropout in training. By default that of the pretrained model. CPUs have a fast attention kernel only without `attention_dropout`.
     task_weights
-        Weight of each column's loss; None weights all alike, ``"learned"`` learns them (Kendall 2018).
+        Weight of the loss of each column. Defaults to equal weights.
     config, vocabulary, registry
         For ``load``.
 
     Examples
     --------
     >>> sg.pp.tokenize(adata, "V2-104M")
-    >>> sg.model.CellClassifier.setup_anndata(adata, "disease", sample="donor")
+    >>> sg.model.CellClassifier.setup_anndata(adata, "disease", sample_key="donor")
     >>> model = sg.model.CellClassifier(adata, "V2-104M", freeze=6)
     >>> model.train(max_epochs=5)  # on some donors; others validate and test
     >>> sg.tl.evaluate(adata, model)  # beside a linear probe and a regression on genes
@@ -83,17 +84,17 @@ class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin
         *,
         freeze: int | Literal["all"] = 0,
         lora: int | Mapping[str, Any] | None = None,
-        quantize: Literal["int8", "nf4"] | None = None,
+        quantize: Literal["nf4"] | None = None,
         pooling: Literal["cls", "mean", "attention"] | None = None,
         dropout: float | None = None,
         attention_dropout: float = 0.0,
-        task_weights: Mapping[str, float] | Literal["learned"] | None = None,
+        task_weights: Mapping[str, float] | None = None,
         config: Mapping[str, Any] | None = None,
         vocabulary: Vocabulary | Mapping[str, Any] | None = None,
         registry: dict[str, Any] | None = None,
     ) -> None:
         start = Backbone.of(pretrained, config, vocabulary, dropout=dropout, attention_dropout=attention_dropout)
-        vocabulary = self._begin(adata, registry, start.vocabulary)
+        vocabulary = self._init_data(adata, registry, start.vocabulary)
         self.tasks = tasks_of(self.registry)
         if pooling != "attention" and config is None:
             pooling = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
@@ -101,13 +102,10 @@ class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin
         network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special)
         start.fill(network.encoder)
         limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
-        weights = _task_weights(self.tasks, task_weights)
+        weights = task_weights_of(self.tasks, task_weights)
         self.module = self._module_cls(network, self.tasks, task_weights=weights, frozen=freeze == "all")
-        self.module.eval()
-        self.split_: dict[str, np.ndarray] | None = None
+        self._init_start(start)
         self.temperature_: dict[str, float] = {}
-        self.start_ = start.address
-        self._start = start.pretrained
         self._model_summary_string = (
             f"CellClassifier of {', '.join(f'{t.name} ({t.kind})' for t in self.tasks)}: {start.config.n_layers} layers, "
             f"width {start.config.width}, pooling {pooling}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
@@ -115,99 +113,287 @@ class CellClassifier(CellTrainingMixin, CellPredictionMixin, CellValidationMixin
         pretrained, config = None, start.saved_config  # saved models hold their weights themselves
         self.init_params_ = self._get_init_params(locals())
 
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        labels: str | Sequence[str] | Mapping[str, str | None],
+    @train_options(learning_rate=2e-4, warmup=0.1, keep_best="validation_loss")
+    def train(
+        self,
+        max_epochs: int = 10,
         *,
-        sample: str | None = None,
-        unlabeled: str | None = None,
-        tokens_key: str = _keys.TOKENS,
-        **kwargs: Any,
+        split: evaluation.Split | str | None = None,
+        train_size: float = 0.8,
+        validation_size: float = 0.1,
+        test_size: float = 0.1,
+        balance: Sequence[str] | None = None,
+        class_weights: Literal["balanced"] | Mapping[str, Any] | None = None,
+        **options: Unpack[TrainOptions],
     ) -> None:
-        """Register tokenized and labelled data with this model class.
+        """Train on the labelled cells of some samples, or go on training on the same.
+
+        Parameters
+        ----------
+        max_epochs
+            Maximum number of passes over the training cells.
+        split
+            Cells that train, validate and test: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
+            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn by samples where the data were set up with any, else
+            stratified by the first column of labels, and kept for further calls of ``train``.
+        train_size, validation_size, test_size
+            Shares of the sets.
+        balance
+            Columns of ``.obs`` whose distribution is to be similar in all sets.
+        class_weights
+            Weight of each class in the loss: ``"balanced"`` by the inverse of its frequency among the training cells; a mapping from
+            classes; or a mapping from columns to either.
+        {options}
+        **trainer_kwargs
+            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+
+        Notes
+        -----
+        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``,
+        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task where there are several. After training
+        the scores are calibrated on the validation cells (:meth:`calibrate`).
+
+        Raises
+        ------
+        ValueError
+            If there are no data, a class or sample leaves no way to split, or sets share a sample.
+        TypeError
+            If an option is unknown.
+        OSError
+            If `checkpoints` cannot be written to.
+        FloatingPointError
+            If the loss is not finite; step and batch are named.
+        """
+        tokens, lengths = self._training_tokens()
+        labels = self.labels()
+        sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
+        chosen = self.split if split is None and self.split_ is not None else None
+        chosen = chosen or choose_split(
+            *(self._cells(), self.tasks, labels, split),
+            samples=self.samples(),
+            balance=balance,
+            rng=options["rng"],
+            **sizes,
+        )
+        weights = class_weights_of(self.tasks, labels[chosen.train], class_weights)
+        sets = {name: getattr(chosen, name) for name in SETS}
+        objective = CellLabels(self.tasks, labels, chosen)
+        rows = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader_options(options))
+        self.module.class_weights, self.split_, self.temperature_ = weights, sets, {}
+        run_training(self, objective, rows, max_epochs=max_epochs, options=options)
+        self.calibrate()
+
+    def calibrate(self) -> dict[str, float]:
+        """Fit a temperature to the scores of the validation cells, for each column of categories (Guo 2017).
+
+        Returns
+        -------
+        The temperature of each task, by which :meth:`predict` divides scores; empty without validation cells.
+        """
+        cells, labels = self.split.validation, self.labels()
+        self.temperature_ = {}
+        for i, task in enumerate(self.tasks):
+            labelled = cells[~np.isnan(labels[cells, i])]
+            if task.kind == "categorical" and len(labelled):
+                scores = self.scores(indices=labelled, task=task.name)
+                scored = np.isfinite(scores[:, 0])  # not cells without tokens
+                if scored.any():
+                    codes = labels[labelled, i].astype(np.int64)
+                    self.temperature_[task.name] = evaluation.temperature(scores[scored], codes[scored])
+        return dict(self.temperature_)
+
+    def predict(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        soft: bool = False,
+        task: str | None = None,
+        calibrated: bool = True,
+        **engine_kwargs: Any,
+    ) -> np.ndarray | pd.DataFrame:
+        """Predict labels of cells, labelled or not.
 
         Parameters
         ----------
         adata
-            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
-        labels
-            Columns of ``.obs`` to learn: one, several, or a mapping from columns to ``"categorical"``, ``"ordinal"``, ``"continuous"``
-            or None. By default ordered categoricals are ordinal, floating numbers continuous, all else categorical. Cells
-            may lack labels (NaN), in some columns or all.
-        sample
-            Column of ``.obs`` with what cells share, such as donors: no sample will be in two sets of a split.
-        unlabeled
-            A value that means that a cell has no label, as ``"unknown"``.
-        tokens_key
-            Name of the tokens in ``.obsm``.
+            Tokenized data. Defaults to the data of this model.
+        indices
+            Cells, as numbers or as a mask. Defaults to all.
+        soft
+            Return probabilities of classes. Continuous labels have none.
+        task
+            Which column, where several are learned.
+        calibrated
+            Divide the scores of categories by the temperature that fits the validation cells best (Guo 2017): probabilities then are as
+            often right as they say, and predictions are the same.
+        **engine_kwargs
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`.
+
+        Returns
+        -------
+        Classes, object (n_cells,), None for cells without tokens; or continuous labels, float64 (n_cells,), NaN for such cells;
+        or if `soft` probabilities, DataFrame (n_cells, n_classes). In the order of `indices`.
 
         Raises
         ------
-        KeyError
-            If there are no tokens, or no such column.
         ValueError
-            If a column has no labels, one class only, or infinite numbers.
+            If the task is not named where there are several, or has no probabilities.
         """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        fields = [TokensField(TOKENS_FIELD, tokens_key)]
-        fields += [LabelsField(LABELS_PREFIX + name, name, kind, unlabeled) for name, kind in kinds_of(labels).items()]
-        fields += [] if sample is None else [ColumnField(SAMPLE_FIELD, sample)]
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        target = self.task(task)
+        if soft and target.kind == "continuous":
+            msg = f"{target.name!r} is continuous and has no probabilities: leave out soft=True."
+            raise ValueError(msg)
+        tokens = self._read_tokens(adata, indices)
+        answer = self.answer(tokens, task=target.name, calibrated=calibrated, **engine_kwargs)
+        if target.kind == "continuous":
+            return answer
+        if soft:
+            return pd.DataFrame(answer, columns=list(target.classes), index=self._names(adata, indices))
+        scored = ~np.isnan(answer[:, 0])
+        classes = np.full(len(answer), None, dtype=object)
+        classes[scored] = np.array(target.classes, dtype=object)[answer[scored].argmax(1)]
+        return classes
 
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        labels: str | Sequence[str] | Mapping[str, str | None],
-        *,
-        sample: str | None = None,
-        unlabeled: str | None = None,
-        tokens_key: str = _keys.TOKENS,
-        modalities: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register the tokenized and labelled modality of a MuData with this model class.
+    def answer(
+        self, tokens: np.ndarray, *, task: str | None = None, calibrated: bool = True, **engine_kwargs: Any
+    ) -> np.ndarray:
+        """Predict from tokens, which need not be registered.
 
         Parameters
         ----------
-        mdata
-            MuData of which one modality has tokens and labels.
-        labels, sample, unlabeled, tokens_key
-            As in :meth:`setup_anndata`, in that modality.
-        modalities
-            Which modality: ``{"tokens_key": "rna"}``, which is also what None means.
+        tokens
+            Of this model's vocabulary, uint16 (n_cells, L), right-padded with 0.
+        task, calibrated, **engine_kwargs
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        Probabilities of classes, float64 (n_cells, n_classes), or continuous labels, float64 (n_cells,). NaN for cells without tokens.
+
+        Raises
+        ------
+        ValueError
+            If a cell has more tokens than the model has positions.
         """
-        modalities = dict(modalities or {"tokens_key": "rna"})
-        setup_method_args = cls._get_setup_method_args(**locals())
-        where = {
-            "mod_key": cls._create_modalities_attr_dict(modalities, setup_method_args).tokens_key,
-            "mod_required": True,
-        }
-        fields = [MuDataTokensField(TOKENS_FIELD, tokens_key, **where)]
-        for name, kind in kinds_of(labels).items():
-            fields.append(MuDataLabelsField(LABELS_PREFIX + name, name, kind, unlabeled, **where))
-        fields += [] if sample is None else [MuDataColumnField(SAMPLE_FIELD, sample, **where)]
-        cls._register(mdata, fields, setup_method_args, **kwargs)
+        target = self.task(task)
+        scores = self._scores(tokens, target, **engine_kwargs)
+        if target.kind == "continuous":
+            return scores[:, 0].astype(np.float64) * target.sd + target.mean
+        temperature = self.temperature_.get(target.name, 1.0) if calibrated else 1.0
+        return target.log_proba(torch.from_numpy(scores / temperature).double()).exp().numpy()
 
-    def start_encoder(self) -> nn.Encoder:
-        """The encoder before it was trained, to compare with."""
-        return start_encoder(self)
+    def scores(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        task: str | None = None,
+        **engine_kwargs: Any,
+    ) -> np.ndarray:
+        """Scores of cells before they become probabilities: logits, or standardised values.
 
-    def untrained(self) -> CellClassifier:
-        """A model of the same data, labels and arguments that starts where this one did, with a new head."""
-        return untrained(self)
+        Parameters
+        ----------
+        adata, indices, task, **engine_kwargs
+            As in :meth:`predict`.
 
+        Returns
+        -------
+        float32 (n_cells, outputs of the task); NaN for cells without tokens.
+        """
+        return self._scores(self._read_tokens(adata, indices), self.task(task), **engine_kwargs)
 
-def _task_weights(tasks: Sequence[CellTask], given: Any) -> dict[str, float] | None:
-    """Weight of each task, or None to learn them."""
-    if given == "learned":
-        return None
-    names = {task.name for task in tasks}
-    if given is None:
-        return dict.fromkeys(names, 1.0)
-    if set(given) != names or min(given.values()) < 0:
-        msg = f"task_weights={dict(given)} must give a number from 0 on to each of {sorted(names)}."
-        raise ValueError(msg)
-    return {name: float(weight) for name, weight in given.items()}
+    def _scores(self, tokens: np.ndarray, target: CellTask, **engine_kwargs: Any) -> np.ndarray:
+        self.check_tokens(tokens)
+        first = sum(each.n_outputs for each in self.tasks[: self.tasks.index(target)])
+        scores = engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
+        return scores[:, first : first + target.n_outputs]
+
+    def _latent(self, tokens: np.ndarray, pooling: str | None, emb_layer: int | None, **kwargs: Any) -> np.ndarray:
+        if pooling is None and emb_layer is None:  # the states that the head reads
+            return engine.classify(self.module.network, tokens, pooled=True, **engine_options(**kwargs))
+        return super()._latent(tokens, pooling, emb_layer, **kwargs)
+
+    def cross_validate(
+        self,
+        n_folds: int = 5,
+        *,
+        task: str | None = None,
+        validation_size: float = 0.1,
+        baselines: Sequence[str] = ("probe",),
+        rng: int = 0,
+        **train_kwargs: Any,
+    ) -> CrossValidation:
+        """Train a model for each fold, from where this one started, and predict the cells of the fold with it.
+
+        Folds are stratified by the first column of labels; where the data were set up with samples, no sample is in two folds. (The
+        official tool tests a part of each fold only, and takes cells in the order of the file.) This model is not changed.
+
+        Parameters
+        ----------
+        n_folds
+            Number of folds.
+        task
+            Column to predict, where several are learned.
+        validation_size
+            Share of the cells outside the fold by which the best weights are chosen and scores calibrated; 0 for none.
+        baselines
+            Linear models on the same folds: of ``"probe"``, the embedding of the pretrained model; of ``"expression"``, principal components
+            of the log-normalised expression, which needs the counts that the tokens were made from.
+        rng
+            Seed of folds, splits, new heads, dropout and order.
+        **train_kwargs
+            For :meth:`train`. `checkpoints` gets a folder for each fold.
+
+        Raises
+        ------
+        ValueError
+            If a class has fewer members than there are folds, there are fewer samples than folds, a baseline is unknown, an argument of
+            `train` has no meaning here, or the model started from one that is no longer there.
+        """
+        folds = {"n_folds": n_folds, "validation_size": validation_size, "rng": rng}
+        return cross_validate_cells(self, self.task(task), baselines, **folds, train_kwargs=train_kwargs)
+
+    def _exported(self) -> tuple[list[str], dict[str, Any]]:
+        ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
+        return output_names(self.tasks), ours
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        adata: AnnData | MuData | None = None,
+        *,
+        labels_key: str = "label",
+        vocabulary: Any = None,
+    ) -> Self:
+        """Load a classifier with its head, to predict or to train it further.
+
+        Parameters
+        ----------
+        folder
+            Written by :meth:`export`, by the official tool, or by transformers' ``BertForSequenceClassification``.
+        adata
+            Tokenized data to work on; None for none yet.
+        labels_key
+            Name of the labels of a classifier that others wrote; ours hold it.
+        vocabulary
+            As of :func:`scgeneformer.hub.load`.
+        """
+        vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
+        network, config = nn.load_cell_classifier(folder), nn.read_config(folder)
+        n_outputs = network.classifier.out_features
+        tasks = {name: CellTask.restored(name, state) for name, state in config.get(_TASKS, {}).items()}
+        if sum(task.n_outputs for task in tasks.values()) != n_outputs:  # not ours, or no longer
+            tasks = {labels_key: task_of_others(labels_key, config, n_outputs)}
+        fields = {LABELS_PREFIX + name: field_registry("obs", name, task.state) for name, task in tasks.items()}
+        setup = {"labels_key": {name: task.kind for name, task in tasks.items()}}
+        setup |= {"sample_key": None, "unlabeled_category": None}
+        registry = registry_without_data(
+            cls.__name__, vocabulary.name, vocabulary.hash, setup_args=setup, fields=fields
+        )
+        shape = asdict(network.encoder.config)
+        model = cls(config=shape, vocabulary=vocabulary, pooling=network.pooling, registry=registry)
+        model.temperature_ = dict(config.get(_TEMPERATURES, {}))
+        return model._init_pretrained(network, adata)

@@ -1,34 +1,43 @@
-"""Classes of genes, learned from lists of them."""
+"""Classifier of genes, learned from lists of genes and the cells that express them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
+import torch
 
-from scgeneformer import _keys, nn
+from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer._settings import engine_options
 
-from ._backbone import Backbone, limit_training, start_encoder, untrained
-from ._base import TransformerModel
-from ._gene_exchange import GeneExchangeMixin
-from ._gene_prediction import GenePredictionMixin
-from ._gene_training import GeneTrainingMixin
-from ._gene_validation import GeneValidationMixin
-from .data._fields import TOKENS_FIELD
-from .data._gene_labels import GeneClasses, lists_of
-from .objectives._genes import GeneClassifierModule
+from ._classifier import SETS, Backbone, Classifier, limit_training
+from ._cross_validation import CrossValidation, cross_validate_genes
+from .data._fields import registry_without_data
+from .data._gene_labels import GeneClasses, lists_of, most_probable, tokens_of
+from .data._rows import TokenRows
+from .data._splits import choose_genes
+from .objectives._genes import GeneClassifierModule, GeneLabels, loss_weights
+from .training._options import train_options
+from .training._train import loader_options, run_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Self, Unpack
 
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
     from scgeneformer.tokens import Vocabulary
 
+    from .training._options import TrainOptions
 
-class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin, GeneExchangeMixin, TransformerModel):
+_CLASSES = "gene_classes"  # key of ours in config.json, which others ignore
+
+
+class GeneClassifier(Classifier):
     """Learns classes of genes from the cells that express them: dosage sensitivity, chromatin state, range or targets of a factor.
 
     Parameters
@@ -38,19 +47,19 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
         relevant types do; no labels of cells are used.
     classes
         Genes of each class, by Ensembl id, symbol or alias: two classes or more, no gene in two. Or a column of ``.var``, with missing
-        values for genes without a class. A warning names genes that the model does not know; they play no part.
+        values for genes without a class. Genes that are not in the vocabulary are left out with a warning.
     pretrained
-        What to start from: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
+        Where to start: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
         :class:`Geneformer`. (A classifier is loaded with its head by :meth:`from_pretrained`.)
     freeze
-        Number of layers, from below, that keep their weights, and the embedding with them if there is one (the official tool trains the
-        embedding always); ``"all"`` trains a linear head on fixed states.
+        Number of layers, from the input, that keep their weights; the embedding is frozen with them (the official tool always trains it).
+        ``"all"`` trains a linear head on fixed states.
     lora
         Train low-rank adapters of this rank instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
     quantize
         ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
     dropout, attention_dropout
-        In training. None keeps the model's. CPUs have a fast attention kernel only without `attention_dropout`.
+        Dropout in training. By default that of the pretrained model. CPUs have a fast attention kernel only without `attention_dropout`.
     config, vocabulary, registry
         For ``load``.
 
@@ -59,7 +68,7 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
     >>> sg.pp.tokenize(adata, "V2-104M")
     >>> sg.model.GeneClassifier.setup_anndata(adata)
     >>> model = sg.model.GeneClassifier(adata, {"sensitive": [...], "insensitive": [...]}, "V2-104M", freeze=6)
-    >>> cv = model.cross_validate(5)  # every gene judged by a model that was not told its class
+    >>> cv = model.cross_validate(5)  # every gene is predicted by a model that was not trained on it
     >>> cv.summary  # beside a linear probe and a regression on expression
     >>> sg.tl.classify_genes(adata, cv)
     >>> model.train(train_size=1, validation_size=0, test_size=0)
@@ -76,7 +85,7 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
         *,
         freeze: int | Literal["all"] = 0,
         lora: int | Mapping[str, Any] | None = None,
-        quantize: Literal["int8", "nf4"] | None = None,
+        quantize: Literal["nf4"] | None = None,
         dropout: float | None = None,
         attention_dropout: float = 0.0,
         config: Mapping[str, Any] | None = None,
@@ -84,7 +93,7 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
         registry: dict[str, Any] | None = None,
     ) -> None:
         start = Backbone.of(pretrained, config, vocabulary, dropout=dropout, attention_dropout=attention_dropout)
-        vocabulary = self._begin(adata, registry, start.vocabulary)
+        vocabulary = self._init_data(adata, registry, start.vocabulary)
         if config is None:
             cells = None if adata is None else self._cells()
             lists = lists_of(classes, cells, self._tokens_key, self.vocabulary)
@@ -95,20 +104,14 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
         start.fill(network.encoder)
         limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
         self.module = self._module_cls(network, frozen=freeze == "all")
-        self.module.eval()
-        self.split_: dict[str, np.ndarray] | None = None
-        self.told_ = np.empty(0, dtype=np.int64)
-        self.start_ = start.address
-        self._start = start.pretrained
+        self._init_start(start)
+        self.trained_genes_ = np.empty(0, dtype=np.int64)
         self._model_summary_string = (
             f"GeneClassifier of {', '.join(f'{name} ({len(genes)} genes)' for name, genes in self.classes.items())}: "
             f"{start.config.n_layers} layers, width {start.config.width}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
         )
-        pretrained, config, classes = (
-            None,
-            start.saved_config,
-            self.classes,
-        )  # saved models hold their weights themselves
+        # saved models hold their weights themselves
+        pretrained, config, classes = None, start.saved_config, self.classes
         self.init_params_ = self._get_init_params(locals())
 
     @property
@@ -118,34 +121,279 @@ class GeneClassifier(GeneTrainingMixin, GenePredictionMixin, GeneValidationMixin
 
     @property
     def genes(self) -> pd.DataFrame:
-        """The classified genes with ``symbol`` and ``class``, indexed by id, in the order that splits count them in."""
+        """The classified genes with ``symbol`` and ``class``, indexed by id; splits are numbers of its rows."""
         return self._classes.table(self.vocabulary)
-
-    def start_encoder(self) -> nn.Encoder:
-        """The encoder before it was trained, to compare with.
-
-        Raises
-        ------
-        ValueError
-            If it is not known any more.
-        """
-        if self._start is None and self.start_ is None:
-            msg = (
-                "What this classifier started from is not here: it was a model in memory and the classifier was saved, or the classifier was "
-                "loaded with its head, its encoder trained. Make a new one: `GeneClassifier(adata, classes, pretrained)`."
-            )
-            raise ValueError(msg)
-        return start_encoder(self)
-
-    def untrained(self) -> GeneClassifier:
-        """A model of the same data, genes and arguments that starts where this one did, with a new head."""
-        return untrained(self)
 
     @property
     def _tokens_key(self) -> str:
         return self.registry["setup_args"]["tokens_key"]
 
-    def _cells(self) -> AnnData:
-        """The AnnData, or modality, with this model's tokens."""
-        mod = dict(self.adata_manager.data_registry[TOKENS_FIELD]).get("mod_key")
-        return self.adata if mod is None else _keys.as_adata(self.adata, mod)
+    @train_options(learning_rate=2e-4, warmup=0.1)
+    def train(
+        self,
+        max_epochs: int = 1,
+        *,
+        split: evaluation.Split | Mapping[str, Sequence[str]] | None = None,
+        train_size: float = 0.8,
+        validation_size: float = 0.1,
+        test_size: float = 0.1,
+        max_cells: int | None = None,
+        class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
+        **options: Unpack[TrainOptions],
+    ) -> None:
+        """Train on the cells in which some of the classified genes occur; others of these genes validate and test.
+
+        All cells with a training gene are trained on, also those in which test genes occur: only the classes of the test genes are held out.
+        Every occurrence of a gene has the same weight in the loss, as in the official tool.
+
+        Parameters
+        ----------
+        max_epochs
+            Maximum number of passes over the cells.
+        split
+            Genes that train, validate and test: a :class:`scgeneformer.evaluation.Split` of numbers of rows of `genes`, or a mapping
+            from ``"train"``, ``"validation"``, ``"test"`` to genes. By default drawn, stratified by class, and kept for further calls
+            of ``train``. Genes that occur in no cell are in no set.
+        train_size, validation_size, test_size
+            Shares of the sets. To predict genes of unknown class, train on all: ``train_size=1, validation_size=0, test_size=0``.
+        max_cells
+            Maximum number of cells to train on, drawn at random. Defaults to all. The official tool's examples take 10,000.
+        class_weights
+            Weight of each class in the loss, or ``"balanced"``: the occurrences of all training genes of a class together weigh as those
+            of any other class.
+        {options}
+        **trainer_kwargs
+            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+
+        Notes
+        -----
+        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy`` (of
+        occurrences), ``validation_loss``, and of the validation genes, each scored by its mean over cells, ``validation_accuracy``,
+        ``validation_macro_f1`` and ``validation_auc``. The scores of few genes are noisy, which is why the last weights are kept by
+        default: see :meth:`cross_validate`.
+
+        Raises
+        ------
+        ValueError
+            If there are no data or no genes, or a class has too few genes that occur in cells.
+        TypeError
+            If an option is unknown.
+        OSError
+            If `checkpoints` cannot be written to.
+        FloatingPointError
+            If the loss is not finite; step and batch are named.
+        """
+        tokens, lengths = self._training_tokens()
+        cells, counts = self._cells_and_counts(tokens, max_cells, options["rng"])
+        occurs = counts[self._classes.tokens] > 0
+        sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
+        chosen = self.split if split is None and self.split_ is not None else None
+        chosen = chosen or choose_genes(self._classes, occurs, split, self.vocabulary, rng=options["rng"], **sizes)
+        sets = {"test": cells[:0]}
+        for name in ("train", "validation"):
+            wanted = self._classes.wanted(len(counts), getattr(chosen, name))
+            sets[name] = cells[engine.rows_with(tokens[cells], wanted)]
+        weights = loss_weights(self._classes, chosen, counts, class_weights)
+        objective = GeneLabels(self._classes, chosen, sets["train"], len(counts))
+        rows = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader_options(options))
+        self.split_ = {name: getattr(chosen, name) for name in SETS}
+        self.trained_genes_ = np.union1d(self.trained_genes_, chosen.train)
+        self.module.token_weights = None if weights is None else torch.from_numpy(weights)
+        run_training(self, objective, rows, max_epochs=max_epochs, options=options)
+
+    @property
+    def trained_genes(self) -> list[str]:
+        """Ids of the genes that this model was trained on, in any call of ``train`` or before it was loaded from a folder."""
+        return self.genes.index[self.trained_genes_].tolist()
+
+    def _training_tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        tokens, lengths = super()._training_tokens()
+        if len(np.unique(self._classes.codes)) < len(self._classes.names):
+            msg = f"This model knows no genes of some of its classes {list(self._classes.names)}. Give them as `from_pretrained(..., classes=)`."
+            raise ValueError(msg)
+        return tokens, lengths
+
+    def _cells_and_counts(self, tokens: np.ndarray, max_cells: int | None, rng: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with classified genes, at most `max_cells`, and the number of occurrences of each token there, (V,)."""
+        n_tokens = len(self.vocabulary)
+        cells = np.flatnonzero(engine.rows_with(tokens, self._classes.wanted(n_tokens)))
+        if max_cells is not None and max_cells < len(cells):
+            cells = np.sort(np.random.default_rng(rng).choice(cells, max_cells, replace=False))
+        if len(cells) == 0:
+            msg = f"No gene of the classes {list(self._classes.names)} is among the tokens of any cell. Check the lists, or how cells were tokenized."
+            raise ValueError(msg)
+        return cells, engine.count_tokens(tokens[cells], n_tokens)
+
+    def predict_genes(
+        self,
+        adata: AnnData | MuData | None = None,
+        genes: Sequence[str] | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        occurrences: bool = False,
+        **engine_kwargs: Any,
+    ) -> pd.DataFrame:
+        """Predict classes of genes, of known class or not, in the context of cells.
+
+        The probabilities of a gene are averaged over the cells in which it is among the tokens. Those of genes that the model was trained on
+        are no test of it: see :meth:`cross_validate`.
+
+        Parameters
+        ----------
+        adata
+            Tokenized data. Defaults to the data of this model.
+        genes
+            Ensembl ids, symbols or aliases. Defaults to all genes that occur.
+        indices
+            Cells, as numbers or as a mask. Defaults to all. The predictions depend on the type of the cells.
+        occurrences
+            Return a row for each gene in each cell instead of their means.
+        **engine_kwargs
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify_genes`.
+
+        Returns
+        -------
+        DataFrame indexed by gene id, in the order of `genes` or of the vocabulary: ``symbol``, a column of probabilities for each class,
+        float64, ``predicted``, categorical, and ``n_cells``, int64. Genes in no cell have NaN, and 0 cells. Of `occurrences`: ``cell``,
+        ``rank`` (0 for the first gene of a cell), and a column for each class, float32; cells in order, genes by rank.
+
+        Raises
+        ------
+        ValueError
+            If no gene of `genes` is in the vocabulary; of those that are not, a warning tells.
+        """
+        cells = self._read_tokens(adata, indices)
+        n_special, ids = self.vocabulary.n_special, self.vocabulary.ids
+        if genes is None:
+            counts = engine.count_tokens(cells, len(ids))
+            tokens = n_special + np.flatnonzero(counts[n_special:])
+        else:
+            tokens = tokens_of([genes] if isinstance(genes, str) else genes, self.vocabulary, "those asked for")
+            if len(tokens) == 0:
+                msg = f"None of the genes asked for is in the vocabulary {self.vocabulary.name!r}. Name them by Ensembl id or symbol."
+                raise ValueError(msg)
+        scores = self.score_tokens(cells, tokens, occurrences=occurrences, **engine_kwargs)
+        if occurrences:
+            table = pd.DataFrame(scores.occurrences, columns=list(self._classes.names))
+            table.insert(0, "rank", scores.positions - int(self.vocabulary.has_cls))
+            table.insert(0, "cell", self._names(adata, indices)[scores.rows])
+            return table.set_axis(pd.Index(ids[cells[scores.rows, scores.positions]], name="gene_id"), axis=0)
+        return self._gene_table(tokens, scores.proba[tokens], scores.n_cells[tokens])
+
+    def score_tokens(
+        self, cells: np.ndarray, tokens: np.ndarray, *, occurrences: bool = False, **engine_kwargs: Any
+    ) -> engine.GeneScores:
+        """Probabilities of classes of some tokens in cells that need not be registered.
+
+        Parameters
+        ----------
+        cells
+            Tokens of the vocabulary of this model, uint16 (n_cells, L), right-padded with 0.
+        tokens
+            Those to classify, (n_genes,).
+        occurrences, **engine_kwargs
+            As in :meth:`predict_genes`.
+
+        Raises
+        ------
+        ValueError
+            If a cell has more tokens than the model has positions.
+        """
+        self.check_tokens(cells)
+        wanted = np.zeros(len(self.vocabulary), dtype=bool)
+        wanted[tokens] = True
+        options = engine_options(**engine_kwargs)
+        return engine.classify_genes(self.module.network, cells, wanted=wanted, occurrences=occurrences, **options)
+
+    def _gene_table(self, tokens: np.ndarray, proba: np.ndarray, n_cells: np.ndarray) -> pd.DataFrame:
+        """Table of genes, given by their tokens, with their predictions."""
+        names, symbols = list(self._classes.names), self.vocabulary.symbols
+        table = pd.DataFrame(proba, columns=names, index=pd.Index(self.vocabulary.ids[tokens], name="gene_id"))
+        table.insert(
+            0, "symbol", np.full(len(tokens), "", object) if symbols is None else symbols[tokens].astype(object)
+        )
+        table["predicted"] = most_probable(proba, names)
+        table["n_cells"] = n_cells
+        return table
+
+    def cross_validate(
+        self,
+        n_folds: int = 5,
+        *,
+        validation_size: float = 0.0,
+        baselines: Sequence[str] = ("probe", "expression"),
+        rng: int = 0,
+        **train_kwargs: Any,
+    ) -> CrossValidation:
+        """Train a model for each fold of genes, from where this one started, and predict the genes of the fold with it.
+
+        Folds have equal shares of all classes; every gene that occurs in a cell is tested exactly once. This model is not changed.
+
+        Parameters
+        ----------
+        n_folds
+            Number of folds.
+        validation_size
+            Share of the genes of the other folds that choose the best weights (with `keep_best` or `early_stopping`) instead of being
+            trained on.
+        baselines
+            Logistic regressions on the same folds: of ``"probe"``, the pretrained states of genes averaged over cells; of ``"expression"``,
+            number of cells, mean rank and corpus median; of ``"profiles"``, principal components of the log-normalised expression across
+            cells, which needs the counts that the tokens were made from.
+        rng
+            Seed of folds, heads, dropout and the order of cells.
+        **train_kwargs
+            For :meth:`train`. `checkpoints` gets a folder for each fold.
+
+        Raises
+        ------
+        ValueError
+            If a class has fewer genes in cells than there are folds, a baseline is unknown, or an argument of `train` has no meaning here.
+        """
+        folds = {"n_folds": n_folds, "validation_size": validation_size, "rng": rng}
+        return cross_validate_genes(self, baselines, **folds, train_kwargs=train_kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        adata: AnnData | MuData | None = None,
+        *,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        vocabulary: Any = None,
+    ) -> Self:
+        """Load a classifier with its head, to predict or to train it further.
+
+        Parameters
+        ----------
+        folder
+            Written by :meth:`export`, by the official tool, or by transformers' ``BertForTokenClassification``.
+        adata
+            Tokenized data to work on; None for none yet.
+        classes
+            Genes of each class, in the order of the outputs of the head. Folders of ours hold them; those of others hold the names of
+            the classes at most, which is enough to predict, but not to train.
+        vocabulary
+            As of :func:`scgeneformer.hub.load`.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many classes as the head has outputs.
+        """
+        vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
+        network, config = nn.load_gene_classifier(folder), nn.read_config(folder)
+        n_classes, labels = network.classifier.out_features, config.get("id2label", {})
+        lists = config.get(_CLASSES) or {str(labels.get(str(i), f"LABEL_{i}")): [] for i in range(n_classes)}
+        if classes is not None and len(classes) != n_classes:
+            msg = f"classes={list(classes)}, but the head in {folder} tells {n_classes} classes apart: {list(lists)}."
+            raise ValueError(msg)
+        if classes is not None:
+            lists = GeneClasses.of(classes, vocabulary).lists(vocabulary)
+        registry = registry_without_data(cls.__name__, vocabulary.name, vocabulary.hash)
+        model = cls(classes=lists, config=asdict(network.encoder.config), vocabulary=vocabulary, registry=registry)
+        model.trained_genes_ = np.arange(len(model.genes))  # some of them at least
+        return model._init_pretrained(network, adata)
+
+    def _exported(self) -> tuple[list[str], dict[str, Any]]:
+        return list(self._classes.names), {_CLASSES: self.classes}

@@ -10,21 +10,32 @@ from scgeneformer import hub, nn
 
 from ._base import TransformerModel
 from ._presets import preset_named
-from ._pretraining import PretrainingMixin
-from .objectives._masked import EncoderDecoderModule, GeneformerModule
+from .corpus._corpus import Corpus
+from .data._masking import Masking
+from .data._rows import TokenRows
+from .data._splits import draw_cells
+from .objectives._masked import EncoderDecoderModule, GeneformerModule, MaskedGenes
+from .training._options import train_options
+from .training._train import loader_options, run_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import Unpack
 
     from anndata import AnnData
+    from lightning.pytorch import LightningDataModule
     from mudata import MuData
 
     from scgeneformer.tokens import Vocabulary
 
+    from .training._options import TrainOptions
 
-class Geneformer(PretrainingMixin, TransformerModel):
-    """Transformer over ranked genes, pretrained by guessing hidden genes (Theodoris 2023, Chen 2024).
+_EPOCHS = 3  # of the published models
+
+
+class Geneformer(TransformerModel):
+    """Transformer over ranked genes, pretrained by predicting masked genes (Theodoris 2023, Chen 2024).
 
     Parameters
     ----------
@@ -32,8 +43,8 @@ class Geneformer(PretrainingMixin, TransformerModel):
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. None for a model that gets
         its data later.
     vocabulary
-        What the tokens mean. None takes the published vocabulary that the tokens of `adata` were made with. It is saved with the
-        model.
+        Gene vocabulary of the tokens, saved with the model. Defaults to the published vocabulary that the tokens of `adata` were made
+        with.
     n_layers, width, n_heads, feed_forward
         Number of blocks, size of hidden states, attention heads, inner size of the feed-forward part.
     max_length
@@ -92,7 +103,7 @@ class Geneformer(PretrainingMixin, TransformerModel):
         n_decoder_layers: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
-        vocabulary = self._begin(adata, registry, vocabulary)  # what is saved with the model, instead of the object
+        vocabulary = self._init_data(adata, registry, vocabulary)  # what is saved with the model, instead of the object
         config = nn.EncoderConfig(
             vocab_size=len(self._vocabulary),
             n_layers=n_layers,
@@ -165,8 +176,8 @@ class Geneformer(PretrainingMixin, TransformerModel):
         adata
             Tokenized and registered data; None for none yet.
         vocabulary
-            What the tokens mean. None takes the published vocabulary that the tokens of `adata` were made with; without `adata`, the
-            one of the preset.
+            Gene vocabulary of the tokens. Defaults to the published vocabulary that the tokens of `adata` were made with; without
+            `adata`, to that of the preset.
         **overrides
             Arguments of :class:`Geneformer` that shall differ, such as ``n_layers=4``.
 
@@ -184,6 +195,81 @@ class Geneformer(PretrainingMixin, TransformerModel):
         if adata is None and vocabulary is None and preset.generation is not None:
             vocabulary = hub.vocabulary(preset.generation)
         return cls(adata, vocabulary=vocabulary, **preset.shape | overrides)
+
+    @train_options()
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        masking: Literal["protected", "geneformer"] = "protected",
+        mask_probability: float = 0.15,
+        datamodule: LightningDataModule | None = None,
+        **options: Unpack[TrainOptions],
+    ) -> None:
+        """Train on masked genes (Theodoris 2023), or go on training.
+
+        Parameters
+        ----------
+        max_epochs
+            Maximum number of passes over the training cells. Without this and `max_steps` 3, as the published models.
+        train_size, validation_size
+            Shares of the cells. By default nine tenths train and the rest validates. Validation cells are masked the same way at
+            every check, so that their losses can be compared.
+        shuffle_set_split
+            Draw the sets at random; otherwise validation cells come first.
+        masking
+            ``"protected"`` never masks special tokens nor puts them in the place of genes. ``"geneformer"`` is the official rule,
+            which treats ``<cls>`` and ``<eos>`` as genes.
+        mask_probability
+            Share of masked positions: 80 % of them become ``<mask>``, 10 % a random token, 10 % stay.
+        datamodule
+            Train on this instead of registered data: a :class:`Corpus` of files, or a data module of your own, whose batches are dicts
+            with ``tokens`` (B, L), right-padded with 0 and not masked.
+        {options}
+        **trainer_kwargs
+            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+
+        Notes
+        -----
+        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy``,
+        ``validation_loss`` and ``validation_accuracy`` (share of masked genes that are named) as DataFrames over optimizer steps.
+        An interrupted run leaves the weights of its last step, ready for use. `external_indexing` of scvi-tools is an option
+        in `datasplitter_kwargs`.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, cells longer than the model has positions, or arguments that a data module would ignore.
+        TypeError
+            If an option is unknown.
+        FloatingPointError
+            If the loss is not finite; the step is named.
+        """
+        if isinstance(datamodule, Corpus):
+            datamodule.check_fits(self.vocabulary, self.encoder.config.max_length)
+        if max_epochs is None:
+            max_epochs = _EPOCHS if options["max_steps"] is None else -1
+        rule = Masking.over(self.vocabulary, rule=masking, probability=mask_probability, seed=options["rng"])
+        objective = MaskedGenes(rule)
+        if datamodule is not None:
+            _check_datamodule(datamodule, options, train_size=train_size, validation_size=validation_size)
+        else:
+            tokens, lengths = self._training_tokens()
+            loader = loader_options(options)
+            sets = draw_cells(
+                self.adata_manager,
+                len(tokens),
+                train_size=_train_size(train_size, validation_size),
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                external_indexing=loader.pop("external_indexing", None),
+                rng=options["rng"],
+            )
+            datamodule = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader)
+        run_training(self, objective, datamodule, max_epochs=max_epochs, options=options)
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :func:`scgeneformer.hub.load` and Hugging Face's ``BertForMaskedLM`` load.
@@ -207,3 +293,23 @@ def _pretraining_network(pretrained: hub.Pretrained) -> nn.MaskedGeneModel | nn.
     if pretrained.folder is not None and nn.read_config(pretrained.folder).get("n_decoder_layers"):
         return nn.load_encoder_decoder(pretrained.folder)
     return pretrained.masked_gene_model()
+
+
+def _check_datamodule(datamodule: LightningDataModule, options: dict[str, Any], **sizes: float | None) -> None:
+    """Refuse options that a data module would ignore."""
+    without_effect = sizes | {name: options[name] for name in ("token_budget", "datasplitter_kwargs")}
+    if options["batch_size"] is not None and hasattr(datamodule, "set_batch_size"):
+        datamodule.set_batch_size(options["batch_size"])
+    else:
+        without_effect["batch_size"] = options["batch_size"]
+    given = [name for name, value in without_effect.items() if value is not None]
+    if given:
+        msg = f"{', '.join(given)} have no effect on a data module, which makes its own batches and sets: give them to that."
+        raise ValueError(msg)
+
+
+def _train_size(train_size: float | None, validation_size: float | None) -> float:
+    """Nine tenths, or what validation leaves."""
+    if train_size is not None:
+        return train_size
+    return 0.9 if validation_size is None else 1 - validation_size

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scgeneformer.model import GeneClassifier, GeneCrossValidation
+    from scgeneformer.model import CrossValidation, GeneClassifier
 
 
 def classify_genes(
     adata: AnnData | MuData,
-    model: GeneClassifier | GeneCrossValidation | str | Path,
+    model: GeneClassifier | CrossValidation | str | Path,
     *,
     genes: Sequence[str] | None = None,
     tokens_key: str = keys.TOKENS,
@@ -85,7 +85,7 @@ def classify_genes(
     """
     from scanpy import logging as logg
 
-    from scgeneformer.model import GeneCrossValidation
+    from scgeneformer.model import CrossValidation
 
     if copy:
         adata = adata.copy()
@@ -93,7 +93,7 @@ def classify_genes(
     written = [f"varm/{key_added}", f"var/{key_added}"]
     slots.check_free(data, "tl.classify_genes", key_added, [*written, f"uns/{key_added}"])
     start = logg.info("classifying genes")
-    if isinstance(model, GeneCrossValidation):
+    if isinstance(model, CrossValidation):
         vocabulary = model.vocabulary
         proba, params, tables = _of_folds(data, model, genes, tokens_key)
     else:
@@ -117,15 +117,15 @@ def classify_genes(
 
 
 def _of_folds(
-    data: AnnData, found: GeneCrossValidation, genes: Sequence[str] | None, tokens_key: str
+    data: AnnData, found: CrossValidation, genes: Sequence[str] | None, tokens_key: str
 ) -> tuple[pd.DataFrame, dict[str, Any], dict[str, pd.DataFrame]]:
     """Out-of-fold probabilities by token, what made them, and their scores."""
     vocabulary = found.vocabulary
     read_tokens(data, tokens_key, vocabulary, model=str(found.params["model"]))  # whose genes these are
-    tokens = vocabulary.token_of(found.genes.index)
+    tokens = vocabulary.token_of(found.table.index)
     asked = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
     proba = np.full((len(vocabulary), len(found.classes)), np.nan)
-    proba[tokens[asked]] = found.proba.to_numpy()[asked]
+    proba[tokens[asked]] = found.predictions.to_numpy()[asked]
     return pd.DataFrame(proba, columns=list(found.classes)), dict(found.params), {"scores": found.summary}
 
 
@@ -139,26 +139,22 @@ def _of_classifier(
     ValueError
         If the model is not trained, cells are too long for it, or it knows none of `genes`.
     """
-    from scgeneformer import engine
-
     if not model.is_trained_:
         msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
         raise ValueError(msg)
-    vocabulary, network = model.vocabulary, model.module.network
-    name = "GeneClassifier"
+    vocabulary, name = model.vocabulary, "GeneClassifier"
     tokens = np.asarray(read_tokens(data, tokens_key, vocabulary, model=name))
-    model._check_lengths(int(engine.row_lengths(tokens).max(initial=0)))
-    wanted = np.zeros(len(vocabulary), dtype=bool)
     if genes is None:
-        wanted[vocabulary.n_special :] = True
-        wanted[vocabulary.token_of(model.told)] = False
+        wanted = np.setdiff1d(
+            np.arange(vocabulary.n_special, len(vocabulary)), vocabulary.token_of(model.trained_genes)
+        )
     else:
-        asked = vocabulary.tokens_of(genes)
-        if not (asked >= 0).any():
+        wanted = vocabulary.tokens_of(genes)
+        wanted = wanted[wanted >= 0]
+        if len(wanted) == 0:
             msg = f"None of genes= is in the vocabulary {vocabulary.name!r}. Name them by Ensembl id or symbol."
             raise ValueError(msg)
-        wanted[asked[asked >= 0]] = True
-    found = engine.classify_genes(network, tokens, wanted=wanted, **options)
+    scores = model.score_tokens(tokens, wanted, **options)
     params = {
         "model": name,
         "weights_sha256": model.to_pretrained().sha256,
@@ -166,4 +162,4 @@ def _of_classifier(
         "vocabulary_hash": vocabulary.hash,
         "precision": options["precision"],
     }
-    return pd.DataFrame(found.proba, columns=list(model.classes)), params
+    return pd.DataFrame(scores.proba, columns=list(model.classes)), params

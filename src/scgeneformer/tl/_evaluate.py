@@ -138,8 +138,8 @@ def evaluate(
         logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
 
     if wanted:
-        sample = classifier.registry["setup_args"].get("sample")
-        groups = None if sample is None else keys.obs_column(adata, sample, mod).to_numpy()[train]
+        samples = classifier.samples()
+        groups = None if samples is None else samples[train]
         n_classes = None if asked.kind == "continuous" else len(asked.classes)
         both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
         for name in wanted:

@@ -84,7 +84,7 @@ def loader(cells, vocabulary):
     def make(n_workers=0):
         tokens = cells.obsm["geneformer_tokens"]
         lengths = (tokens != 0).sum(1)
-        data = TokenDataset(tokens, np.arange(len(tokens)), lengths, Masking.over(vocabulary))
+        data = TokenDataset(tokens, np.arange(len(tokens)), lengths, Masking.over(vocabulary).targets)
         return TokenLoader(data, TokenBatches(lengths, token_budget=300), num_workers=n_workers)
 
     return make

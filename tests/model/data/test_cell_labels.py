@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from scgeneformer.model._cell_training import _weights
 from scgeneformer.model.data._cell_labels import CellTask
+from scgeneformer.model.objectives._cells import _weights
 
 
 def column(values, **kwargs) -> pd.Series:
@@ -25,11 +25,11 @@ def test_kinds_are_told_from_the_column():
     ages = CellTask.of(column([1.0, 3.0, np.nan]))
     assert (ages.kind, ages.mean, ages.sd) == ("continuous", 2.0, 1.0)
     assert CellTask.of(column([0.0, 10.0, 20.0]), "ordinal").n_outputs == 2
-    assert CellTask.of(column(["a", "b", "?"]), unlabeled="?").classes == ("a", "b")
+    assert CellTask.of(column(["a", "b", "?"]), unlabeled_category="?").classes == ("a", "b")
 
 
 def test_labels_become_numbers_and_missing_ones_nan():
-    task = CellTask.of(column(["b", "a", None, "?"]), unlabeled="?")
+    task = CellTask.of(column(["b", "a", None, "?"]), unlabeled_category="?")
     np.testing.assert_array_equal(task.encode(column(["a", "?", None, "b"]), "?"), [0, np.nan, np.nan, 1])
     ages = CellTask.of(column([1.0, 3.0]))
     np.testing.assert_array_equal(ages.encode(column([5.0, np.nan])), [3, np.nan])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from scgeneformer import evaluation
 from scgeneformer.model.data._gene_labels import GeneClasses
-from scgeneformer.model.data._gene_splits import choose_genes, loss_weights
+from scgeneformer.model.data._splits import choose_genes
+from scgeneformer.model.objectives._genes import loss_weights
 
 N = 20
 GENES = GeneClasses(("a", "b"), np.arange(4, 4 + N), np.arange(N) % 2)
@@ -15,11 +16,11 @@ COUNTS = st.lists(st.integers(1, 50), min_size=N, max_size=N).map(lambda n: np.r
 SPLIT = evaluation.Split(np.arange(12), np.arange(12, 17), np.arange(17, N))
 
 
-@given(COUNTS, st.sampled_from(["gene", "occurrence"]), st.sampled_from([None, "balanced", {"a": 3.0, "b": 0.5}]))
-def test_weights_are_one_on_average_over_occurrences(counts, count_each, class_weights):
-    weights = loss_weights(GENES, SPLIT, counts, count_each=count_each, class_weights=class_weights)
+@given(COUNTS, st.sampled_from([None, "balanced", {"a": 3.0, "b": 0.5}]))
+def test_weights_are_one_on_average_over_occurrences(counts, class_weights):
+    weights = loss_weights(GENES, SPLIT, counts, class_weights)
     if weights is None:
-        assert (count_each, class_weights) == ("occurrence", None)
+        assert class_weights is None
         return
     for genes in (SPLIT.train, SPLIT.validation):
         tokens = GENES.tokens[genes]
@@ -28,10 +29,8 @@ def test_weights_are_one_on_average_over_occurrences(counts, count_each, class_w
     train, codes = mass[SPLIT.train], GENES.codes[SPLIT.train]
     if class_weights == "balanced":
         np.testing.assert_allclose(train[codes == 0].sum(), train[codes == 1].sum(), rtol=1e-5)
-    if count_each == "gene":
-        np.testing.assert_allclose(train[codes == 0], train[0], rtol=1e-5)
     if class_weights == {"a": 3.0, "b": 0.5}:
-        each = train if count_each == "gene" else weights[GENES.tokens[SPLIT.train]]
+        each = weights[GENES.tokens[SPLIT.train]]
         np.testing.assert_allclose(each[codes == 0][0] / each[codes == 1][0], 6, rtol=1e-5)
     assert (weights[GENES.tokens[SPLIT.test]] == 0).all()
 
@@ -74,14 +73,9 @@ def test_bad_splits_are_named(toy, given, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"count_each": "cell", "class_weights": None}, "count_each='cell'"),
-        ({"count_each": "gene", "class_weights": "equal"}, "class_weights='equal'"),
-        ({"count_each": "gene", "class_weights": {"a": 1.0}}, "to each of"),
-        ({"count_each": "gene", "class_weights": {"a": 1.0, "b": 0.0}}, "above 0"),
-    ],
+    ("class_weights", "message"),
+    [("equal", "class_weights='equal'"), ({"a": 1.0}, "to each of"), ({"a": 1.0, "b": 0.0}, "above 0")],
 )
-def test_bad_weights_are_named(arguments, message):
+def test_bad_weights_are_named(class_weights, message):
     with pytest.raises(ValueError, match=message):
-        loss_weights(GENES, SPLIT, np.ones(25, int), **arguments)
+        loss_weights(GENES, SPLIT, np.ones(25, int), class_weights)

@@ -145,7 +145,7 @@ def test_checkpoints_of_others(cells, vocabulary, quick, tmp_path):
     genes = {"sensitive": vocabulary.ids[4:14], "insensitive": vocabulary.ids[14:44]}
     with_genes = GeneClassifier.from_pretrained(tmp_path, cells, classes=genes, vocabulary=vocabulary)
     with_genes.train(1, **quick)
-    assert with_genes.told
+    assert with_genes.trained_genes
     with pytest.raises(ValueError, match="tells 2 classes apart"):
         GeneClassifier.from_pretrained(tmp_path, classes=genes | {"third": []}, vocabulary=vocabulary)
     theirs.config.id2label = None

@@ -167,7 +167,8 @@ class Corpus(LightningDataModule):
 
     def _loader(self, blocks: np.ndarray, *, shuffle: bool) -> CorpusLoader:
         plan = getattr(self.trainer, "lightning_module", None)
-        masking = getattr(plan, "masking", None) or Masking.over(self.vocabulary, seed=self.rng)
+        objective = getattr(plan, "objective", None)
+        masking = getattr(objective, "masking", None) or Masking.over(self.vocabulary, seed=self.rng)
         return CorpusLoader(self._blocks, self._batches(blocks, shuffle=shuffle), masking, self.longest)
 
     def _batches(self, blocks: np.ndarray, *, shuffle: bool = False) -> BlockBatches:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from scgeneformer.model.data._batches import masked_batch, trimmed
+from scgeneformer.model.data._batches import make_batch, trimmed
 from scgeneformer.model.data._masking import FIXED_EPOCH
 
 from ._files import open_file
@@ -132,7 +132,7 @@ class CorpusLoader:
         tokens = np.zeros((len(rows), width), dtype=np.uint16)  # (B, L)
         for place, row in zip(tokens, rows.values(), strict=True):
             place[: len(row)] = row
-        return masked_batch(tokens, lengths, np.array(list(rows)), epoch, self.masking)
+        return make_batch(tokens, lengths, np.array(list(rows)), epoch, self.masking.targets)
 
 
 def ahead(items: Iterator[T], n: int) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""Batches of cells of similar length, every cell once per epoch, and the loader that yields them masked."""
+"""Batches of cells of similar length, each cell once per epoch, and the loader that yields them with their targets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ._masking import FIXED_EPOCH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from ._masking import Masking
+    Targets = Callable[[np.ndarray, np.ndarray, int], dict[str, np.ndarray]]
 
 _MULTIPLE = 8  # rows are trimmed to a multiple of this, which keeps the kernels aligned
 SHRINK = 0.85  # cells of one bucket are at least this share of its longest, unless the bucket would be small
@@ -128,7 +128,7 @@ def trimmed(longest: int) -> int:
 
 
 class TokenDataset(Dataset):
-    """Masked batches of a token matrix; indexed by ``(epoch, rows)``, so that a batch is one gather.
+    """Batches of a token matrix with their targets; indexed by ``(epoch, rows)``, so that a batch is one gather.
 
     Parameters
     ----------
@@ -138,35 +138,31 @@ class TokenDataset(Dataset):
         Row in `tokens` of each cell of this set, shape (n_cells,).
     lengths
         Number of tokens of each of them.
-    masking
-        What to hide.
+    targets
+        What the network is asked for: from rows (B,), their tokens (B, L) and the epoch to arrays of the batch, by name. Workers
+        receive it pickled.
     """
 
-    def __init__(self, tokens: np.ndarray, cells: np.ndarray, lengths: np.ndarray, masking: Masking) -> None:
-        self.tokens, self.cells, self.lengths, self.masking = tokens, cells, lengths, masking
+    def __init__(self, tokens: np.ndarray, cells: np.ndarray, lengths: np.ndarray, targets: Targets) -> None:
+        self.tokens, self.cells, self.lengths, self.targets = tokens, cells, lengths, targets
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def __getitem__(self, key: tuple[int, np.ndarray]) -> dict[str, torch.Tensor]:
-        """One batch: ``tokens`` (B, L) as the network sees them, ``lengths`` (B,), ``where`` (B, L) bool, ``targets`` (M,)."""
+        """One batch, as of `make_batch`."""
         epoch, rows = key
         cells, lengths = self.cells[rows], self.lengths[rows]
         width = min(trimmed(int(lengths.max())), self.tokens.shape[1])
-        return masked_batch(self.tokens[cells, :width], lengths, cells, epoch, self.masking)
+        return make_batch(self.tokens[cells, :width], lengths, cells, epoch, self.targets)
 
 
-def masked_batch(
-    tokens: np.ndarray, lengths: np.ndarray, cells: np.ndarray, epoch: int, masking: Masking
+def make_batch(
+    tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, epoch: int, targets: Targets
 ) -> dict[str, torch.Tensor]:
-    """Hide positions of a batch and turn it into tensors."""
-    inputs, where = masking(tokens, cells, epoch)
-    batch = {
-        "tokens": inputs,
-        "lengths": lengths.astype(np.int64),
-        "where": where,
-        "targets": tokens[where].astype(np.int64),
-    }
+    """Tensors ``tokens`` int64 (B, L), ``lengths`` (B,), and those of `targets`, which may replace the tokens."""
+    tokens = tokens.astype(np.int64)
+    batch = {"tokens": tokens, "lengths": lengths.astype(np.int64)} | targets(rows, tokens, epoch)
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 

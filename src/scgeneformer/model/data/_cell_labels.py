@@ -1,4 +1,4 @@
-"""What is to be learned of cells: one column of labels each, of three kinds."""
+"""Labels of cells: columns of ``obs`` of three kinds, and the loss of each."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("categorical", "ordinal", "continuous")
-HINT = "Name labels by `setup_anndata(adata, labels=...)`."
+HINT = "Name labels by `setup_anndata(adata, labels_key=...)`."
 
 
 @dataclass(frozen=True)
 class CellTask:
-    """A column of labels as numbers, and the loss of guessing them.
+    """A column of labels as numbers, and the loss of predicting them.
 
     Attributes
     ----------
     name
         Column of ``obs``.
     kind
-        ``"categorical"``: cross-entropy over classes. ``"ordinal"``: the continuation ratio model, in which each output is the chance
-        (as a logit) to go beyond a class for who got there, so that classes have an order and chances sum to one. ``"continuous"``:
+        ``"categorical"``: cross-entropy over classes. ``"ordinal"``: the continuation ratio model, in which each output is the logit of
+        P(y > k | y >= k), so that classes have an order and probabilities sum to one. ``"continuous"``:
         half the squared error of the standardised label.
     classes
         Names of classes in their order; none for continuous labels.
@@ -42,7 +42,7 @@ class CellTask:
     sd: float = 1.0
 
     @classmethod
-    def of(cls, column: pd.Series, kind: str | None = None, unlabeled: str | None = None) -> CellTask:
+    def of(cls, column: pd.Series, kind: str | None = None, unlabeled_category: str | None = None) -> CellTask:
         """The task that a column of ``obs`` sets.
 
         Parameters
@@ -51,7 +51,7 @@ class CellTask:
             Labels; missing ones are NaN or None.
         kind
             None: ordinal for an ordered categorical, continuous for floating numbers, else categorical.
-        unlabeled
+        unlabeled_category
             A value that stands for a missing label, too.
 
         Raises
@@ -66,7 +66,7 @@ class CellTask:
         if kind not in KINDS:
             msg = f"Labels {column.name!r} cannot be {kind!r}; choose one of {KINDS}."
             raise ValueError(msg)
-        there = column[~missing(column, unlabeled)]
+        there = column[~missing(column, unlabeled_category)]
         if there.empty:
             msg = f"No cell has a label in {slot}. {HINT}"
             raise ValueError(msg)
@@ -102,7 +102,7 @@ class CellTask:
         """Number of scores that the network gives for this task."""
         return {"categorical": len(self.classes), "ordinal": len(self.classes) - 1, "continuous": 1}[self.kind]
 
-    def encode(self, column: pd.Series, unlabeled: str | None = None) -> np.ndarray:
+    def encode(self, column: pd.Series, unlabeled_category: str | None = None) -> np.ndarray:
         """Labels as numbers: codes of classes, or standardised values; float32 (n,), NaN where missing.
 
         Raises
@@ -111,7 +111,7 @@ class CellTask:
             If there is a class that this task does not know, or an infinite number.
         """
         target = np.full(len(column), np.nan, dtype=np.float32)
-        there = ~missing(column, unlabeled)
+        there = ~missing(column, unlabeled_category)
         slot = f".obs[{column.name!r}]"
         if self.kind == "continuous":
             target[there] = (_numbers(column[there], slot) - self.mean) / self.sd
@@ -153,10 +153,30 @@ class CellTask:
         return F.nll_loss(self.log_proba(scores), target.long(), weight=class_weights)
 
 
-def missing(column: pd.Series, unlabeled: str | None) -> np.ndarray:
+def output_names(tasks: tuple[CellTask, ...]) -> list[str]:
+    """A name for each score of the network."""
+    if len(tasks) == 1 and tasks[0].kind == "categorical":
+        return list(tasks[0].classes)
+    names = []
+    for task in tasks:
+        classes = task.classes[1:] if task.kind == "ordinal" else task.classes or ("",)
+        names += [f"{task.name}: {name}" if name else task.name for name in classes]
+    return names
+
+
+def task_of_others(name: str, config: dict[str, Any], n_outputs: int) -> CellTask:
+    """Task of a checkpoint of transformers."""
+    if n_outputs == 1:
+        return CellTask(name, "continuous")
+    labels = config.get("id2label", {})
+    classes = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(n_outputs))
+    return CellTask(name, "categorical", classes)
+
+
+def missing(column: pd.Series, unlabeled_category: str | None) -> np.ndarray:
     """Where a label is missing: NaN, None, or the value that stands for it. (n,) bool."""
     gone = column.isna().to_numpy()
-    return gone if unlabeled is None else gone | (column.astype(str) == unlabeled).to_numpy()
+    return gone if unlabeled_category is None else gone | (column.astype(str) == unlabeled_category).to_numpy()
 
 
 def _numbers(column: pd.Series, slot: str) -> np.ndarray:

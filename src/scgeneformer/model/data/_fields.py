@@ -1,27 +1,27 @@
-"""Tokens as scvi-tools sees them: the registered field, and the split into training and validation cells."""
+"""What is registered of data with scvi-tools: tokens, labels of cells, and the sample of each cell."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi.data.fields import MuDataWrapper, ObsmField
-from scvi.dataloaders import DataSplitter
+from scvi.data.fields import BaseAnnDataField, MuDataWrapper, ObsmField
 
 from scgeneformer import _keys
 from scgeneformer.tokens import read_tokens, token_params
 
-from ._batches import TokenBatches, TokenDataset, TokenLoader
+from ._cell_labels import CellTask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
     from scvi.data import AnnDataManager
 
     from scgeneformer.tokens import Vocabulary
 
-    from ._masking import Masking
 
-TOKENS_FIELD = "tokens"  # name of the field in the registry
+TOKENS_FIELD, LABELS_PREFIX, SAMPLE_FIELD = "tokens", "labels_", "sample"  # names of fields in the registry
 
 
 class TokensField(ObsmField):
@@ -94,86 +94,84 @@ def registered_tokens(manager: AnnDataManager, vocabulary: Vocabulary) -> tuple[
     return tokens, np.asarray((tokens != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
 
 
-class TokenSplitter(DataSplitter):
-    """Training and validation cells, in batches by length; masks of validation cells never change.
+class ColumnField(BaseAnnDataField):
+    """A column of ``obs`` that training reads, and that data to be predicted need not have."""
 
-    Parameters
-    ----------
-    adata_manager
-        Of registered data. Lazy tokens are brought into memory here, at two bytes each.
-    masking
-        What to hide.
-    token_budget, batch_size
-        See `TokenBatches`.
-    vocabulary
-        What the tokens were made with.
-    train_size, validation_size, shuffle_set_split, external_indexing
-        As in scvi-tools.
-    seed
-        Of the split and of the order of cells.
-    **loader_kwargs
-        For :class:`torch.utils.data.DataLoader`, such as `num_workers`.
+    attr_name = "obs"
+    registry_key = attr_key = None  # set by each instance
+    is_empty = False
+
+    def __init__(self, registry_key: str, attr_key: str) -> None:
+        self.registry_key, self.attr_key = registry_key, attr_key
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that the column is there."""
+        if self.attr_key not in adata.obs:
+            msg = f"No column {self.attr_key!r} in .obs, which has {list(adata.obs)}."
+            raise KeyError(msg)
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Check that the column is there."""
+        self.validate_field(adata)
+        return {}
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """Keep what was learned; new data may lack the column."""
+        return dict(state_registry)
+
+    def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
+        """Nothing that sizes of the network depend on."""
+        return {}
+
+    def view_state_registry(self, state_registry: dict) -> None:
+        """No table."""
+        return None
+
+
+class LabelsField(ColumnField):
+    """Labels to be learned; the registry keeps their classes."""
+
+    def __init__(self, registry_key: str, attr_key: str, kind: str | None, unlabeled_category: str | None) -> None:
+        super().__init__(registry_key, attr_key)
+        self.kind, self.unlabeled_category = kind, unlabeled_category
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Note kind and classes."""
+        self.validate_field(adata)
+        return CellTask.of(adata.obs[self.attr_key], self.kind, self.unlabeled_category).state
+
+
+MuDataLabelsField = MuDataWrapper(LabelsField)
+MuDataColumnField = MuDataWrapper(ColumnField)
+
+
+def modality_of(modalities: Mapping[str, str | None] | None, keys: Sequence[str]) -> dict[str, str | None]:
+    """Modality of each registered key; ``"rna"`` for the tokens, and that of the tokens for others, unless they are named.
+
+    None is the MuData itself.
+
+    Raises
+    ------
+    ValueError
+        If `modalities` names what is not registered.
     """
+    given = dict(modalities or {})
+    unknown = sorted(set(given) - set(keys))
+    if unknown:
+        msg = f"modalities names {unknown}, which are not registered. Name modalities of {list(keys)}."
+        raise ValueError(msg)
+    return dict.fromkeys(keys, given.get("tokens_key", "rna")) | given
 
-    def __init__(
-        self,
-        adata_manager: AnnDataManager,
-        *,
-        masking: Masking,
-        token_budget: int,
-        batch_size: int | None,
-        vocabulary: Vocabulary,
-        train_size: float,
-        validation_size: float | None,
-        shuffle_set_split: bool = True,
-        external_indexing: list[np.ndarray] | None = None,
-        seed: int = 0,
-        **loader_kwargs: Any,
-    ) -> None:
-        super().__init__(
-            adata_manager,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            external_indexing=external_indexing,
-        )
-        self.masking, self.token_budget, self.batch_size, self.seed = masking, token_budget, batch_size, seed
-        self.loader_kwargs = loader_kwargs
-        tokens, self.lengths = registered_tokens(adata_manager, vocabulary)
-        self.tokens = np.asarray(tokens)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Draw the cells of each set."""
-        if self.external_indexing is not None or not self.shuffle_set_split:
-            super().setup(stage)
-            return
-        order = np.random.default_rng(self.seed).permutation(len(self.tokens))
-        self.val_idx, self.train_idx, self.test_idx = np.split(order, [self.n_val, self.n_val + self.n_train])
+def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str, str | None]:
+    """Each column of labels with its kind, None if that is to be told from the column."""
+    if isinstance(labels, str):
+        return {labels: None}
+    return dict(labels) if hasattr(labels, "items") else dict.fromkeys(labels)
 
-    def train_dataloader(self) -> TokenLoader:
-        """Shuffled batches of the training cells."""
-        return self._loader(self.train_idx, shuffle=True)
 
-    def val_dataloader(self) -> TokenLoader | None:
-        """Fixed batches of the validation cells."""
-        return self._loader(self.val_idx, shuffle=False) if len(self.val_idx) else None
-
-    def test_dataloader(self) -> TokenLoader | None:
-        """Fixed batches of the cells in neither set."""
-        return self._loader(self.test_idx, shuffle=False) if len(self.test_idx) else None
-
-    def _loader(self, cells: np.ndarray, *, shuffle: bool) -> TokenLoader:
-        cells = np.sort(np.asarray(cells, dtype=np.int64))
-        lengths = self.lengths[cells]
-        cells, lengths = cells[lengths > 0], lengths[lengths > 0]  # an empty cell has nothing to hide
-        trainer = self.trainer
-        sampler = TokenBatches(
-            lengths,
-            token_budget=self.token_budget,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=trainer.global_rank if trainer is not None else 0,
-            world=trainer.world_size if trainer is not None else 1,
-        )
-        return TokenLoader(TokenDataset(self.tokens, cells, lengths, self.masking), sampler, **self.loader_kwargs)
+def tasks_of(registry: Mapping[str, Any]) -> tuple[CellTask, ...]:
+    """The tasks that a registry knows, in the order in which they were set up."""
+    fields = registry["field_registries"]
+    found = [(key, fields[key]) for key in fields if key.startswith(LABELS_PREFIX)]
+    return tuple(CellTask.restored(key.removeprefix(LABELS_PREFIX), field["state_registry"]) for key, field in found)

@@ -165,3 +165,9 @@ def few(names: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(map(str, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def most_probable(proba: np.ndarray, classes: Sequence[str]) -> pd.Categorical:
+    """The most probable class of each row, missing where there is none."""
+    codes = np.where(np.isnan(proba[:, 0]), -1, np.nan_to_num(proba).argmax(1))
+    return pd.Categorical.from_codes(codes, list(classes))

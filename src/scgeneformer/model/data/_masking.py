@@ -110,3 +110,8 @@ class Masking:
         answers = inputs[where]
         inputs[where] = np.where(kind < 0.8, self.mask_id, np.where(kind < 0.9, other, answers))
         return inputs, where
+
+    def targets(self, rows: np.ndarray, tokens: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
+        """Masked ``tokens`` int64 (B, L), ``where`` bool (B, L) they are to be predicted, and ``targets`` int64 (M,) there."""
+        inputs, where = self(tokens, rows, epoch)
+        return {"tokens": inputs, "where": where, "targets": tokens[where].astype(np.int64)}

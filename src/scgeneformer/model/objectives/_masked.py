@@ -1,87 +1,110 @@
-"""The pretrained networks as scvi-tools modules."""
+"""The objective of pretraining: masked genes (BERT), or whole cells from masked ones (encoder-decoder)."""
 
 from __future__ import annotations
 
-import torch
-from scvi.module.base import BaseModuleClass, LossOutput
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi.module.base import LossOutput
 from torch.nn import functional as F
 
+from scgeneformer.model.data._batches import make_batch
+from scgeneformer.model.data._masking import FIXED_EPOCH
 from scgeneformer.nn import EncoderConfig, EncoderDecoder, MaskedGeneModel
 
+from ._objective import Objective, TokenModule
 
-class GeneformerModule(BaseModuleClass):
-    """Wraps a :class:`~scgeneformer.nn.MaskedGeneModel` unchanged; the objective is all that is added.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-    Batches are dicts: ``tokens`` int64 (B, L) with genes hidden, ``lengths`` (B,), ``where`` bool (B, L), ``targets`` int64 (M,).
+    from scgeneformer.model.data._masking import Masking
+
+
+class MaskedGenes(Objective):
+    """Predict masked genes.
+
+    Parameters
+    ----------
+    masking
+        What to mask.
     """
 
-    network_cls: type[nn.Module] = MaskedGeneModel
+    def __init__(self, masking: Masking) -> None:
+        self.masking = masking
+        self.targets = {"train": masking.targets, "validation": masking.targets}
+        self._n_seen = 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Rule and seed of the masks."""
+        return {"masking": self.masking.rule, "rng": self.masking.seed}
+
+    def prepare(self, batch: dict[str, Tensor], epoch: int | None) -> dict[str, Tensor]:
+        """Mask a batch that has ``tokens`` only (and ``cells``, if its masks must not depend on the order of batches)."""
+        if "targets" in batch:
+            return batch
+        tokens = batch["tokens"].cpu().numpy()
+        cells = batch["cells"].cpu().numpy() if "cells" in batch else self._n_seen + np.arange(len(tokens))
+        self._n_seen += len(tokens)
+        epoch = FIXED_EPOCH if epoch is None else epoch
+        masked = make_batch(tokens, (tokens != 0).sum(1), cells, epoch, self.masking.targets)
+        return {name: value.to(batch["tokens"].device) for name, value in masked.items()}
+
+
+class GeneformerModule(TokenModule):
+    """A :class:`~scgeneformer.nn.MaskedGeneModel` with the loss of masked genes.
+
+    Batches have ``tokens`` int64 (B, L) with genes masked, ``lengths`` (B,), ``where`` bool (B, L), ``targets`` int64 (M,).
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.network = self.network_cls(config)
+        super().__init__(EncoderDecoder(config) if config.n_decoder_layers else MaskedGeneModel(config))
 
-    def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        tokens, lengths = tensors["tokens"], tensors["lengths"]
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, L)
-        return {"tokens": tokens, "mask": mask, "where": tensors["where"]}
+    def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super()._get_inference_input(tensors) | {"where": tensors["where"]}
 
     def inference(self, tokens: Tensor, mask: Tensor, where: Tensor) -> dict[str, Tensor]:
-        """Hidden states of the hidden positions only: (M, H)."""
+        """Hidden states of the masked positions only: (M, H)."""
         return {"hidden": self.network.encoder(tokens, mask)[where]}
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        return inference_outputs
-
     def generative(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Scores of all genes at the hidden positions: (M, vocabulary)."""
+        """Logits of all genes at the masked positions: (M, vocabulary)."""
         return {"logits": self.network.head(hidden, self.network.encoder.embedding.gene.weight)}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
     ) -> LossOutput:
-        """Cross-entropy per hidden gene in nats, in float32; a batch in which nothing is hidden has loss 0."""
+        """Cross-entropy per masked gene in nats, in float32; 0 for a batch without masked genes."""
         logits, targets = generative_outputs["logits"].float(), tensors["targets"]
         n = max(len(targets), 1)
         total = F.cross_entropy(logits, targets, reduction="sum")
-        hits = (logits.detach().argmax(-1) == targets).sum() / n
-        return LossOutput(loss=total / n, n_obs_minibatch=len(targets), extra_metrics={"accuracy": hits})
-
-    def sample(self, *args: object, **kwargs: object) -> None:
-        """Refused: a masked-gene model has no distribution over whole cells."""
-        msg = "Geneformer is not a generative model of cells: there is nothing to sample from."
-        raise TypeError(msg)
+        accuracy = (logits.detach().argmax(-1) == targets).sum() / n
+        return LossOutput(loss=total / n, n_obs_minibatch=len(targets), extra_metrics={"accuracy": accuracy})
 
 
 class EncoderDecoderModule(GeneformerModule):
-    """Wraps an :class:`~scgeneformer.nn.EncoderDecoder` unchanged: the encoder reads a batch, the decoder restores what was hidden in it.
+    """An :class:`~scgeneformer.nn.EncoderDecoder`: the encoder reads a masked batch, the decoder restores the cells.
 
     Batches are those of `GeneformerModule`; ``tokens`` with ``targets`` put back at ``where`` are the cells as they are.
     """
 
-    network_cls = EncoderDecoder
-
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = super()._get_inference_input(tensors)
-        return found | {"original": found["tokens"].masked_scatter(found["where"], tensors["targets"])}
+        inputs = super()._get_inference_input(tensors)
+        return inputs | {"original": inputs["tokens"].masked_scatter(inputs["where"], tensors["targets"])}
 
     def inference(self, tokens: Tensor, mask: Tensor, where: Tensor, original: Tensor) -> dict[str, Tensor]:
-        """Last states of the decoder at all M positions that are not padding, their tokens, and which of them were hidden."""
+        """Last states of the decoder at all M positions that are not padding, their tokens, and which of them were masked."""
         return {"x": self.network(tokens, mask, original)[mask], "targets": original[mask], "hidden": where[mask]}
 
     def generative(self, x: Tensor, targets: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy at each position, and whether the token with the best score is the right one: (M,) each."""
+        """Cross-entropy at each position (M,), and whether the best token is right at each masked one."""
         errors, right = self.network.errors(x, targets)
         return {"errors": errors, "right": right[hidden]}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
     ) -> LossOutput:
-        """Cross-entropy in nats per token of the cells, hidden or not; accuracy is of the hidden ones."""
+        """Cross-entropy in nats per token of the cells, masked or not; accuracy at the masked ones."""
         errors, right = generative_outputs["errors"], generative_outputs["right"]
         n = max(len(errors), 1)
-        hits = right.sum() / max(len(right), 1)
-        return LossOutput(loss=errors.sum() / n, n_obs_minibatch=n, extra_metrics={"accuracy": hits})
+        accuracy = right.sum() / max(len(right), 1)
+        return LossOutput(loss=errors.sum() / n, n_obs_minibatch=n, extra_metrics={"accuracy": accuracy})

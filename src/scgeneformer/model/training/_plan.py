@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass, LossOutput
     from torch import Tensor, nn
 
+    from scgeneformer.model.objectives._objective import Objective
+
 SCHEDULES = ("linear", "cosine", "constant")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
@@ -41,17 +43,19 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-class Plan(TrainingPlan):
-    """Training of any module of this room, with a schedule per optimizer step.
+class TokenTrainingPlan(TrainingPlan):
+    """Training of any module of this room for an objective, with a schedule per optimizer step.
 
-    Whatever the module's ``LossOutput`` has in `extra_metrics` is logged as ``train_<name>`` and ``validation_<name>``.
-    In several processes a step is what one process would do with all their batches at once: losses are weighted with what they
-    are means over.
+    The loss, what the module's ``LossOutput`` has in `extra_metrics` and the scores of the objective are logged as ``train_<name>`` and
+    ``validation_<name>``. In several processes a step is what one process would do with all their batches at once: losses are weighted with
+    the numbers of items that they are means over.
 
     Parameters
     ----------
     module
         What is trained.
+    objective
+        What it is trained for.
     optimizer
         ``"adamw"`` or ``"adam"`` (whose decay is added to the gradient).
     learning_rate, weight_decay, betas, eps
@@ -61,16 +65,17 @@ class Plan(TrainingPlan):
     warmup
         Number of steps, or their share of all steps if below 1.
     total_steps
-        Length of the schedule; None takes the number of steps of the run.
+        Length of the schedule. Defaults to the number of steps of the run.
     checkpoints, checkpoint_every
-        Folder for checkpoints to resume from, and steps between two of them; None saves at the end of each epoch.
+        Folder for checkpoints to resume from, and steps between two of them. Defaults to one at the end of each epoch.
     keep_best
-        Metric of validation whose best weights the model is left with, such as ``"validation_loss"``; None leaves the last ones.
+        Metric of validation whose best weights the model is left with, such as ``"validation_loss"``; None leaves the last weights.
     """
 
     def __init__(
         self,
         module: BaseModuleClass,
+        objective: Objective,
         *,
         optimizer: str = "adamw",
         learning_rate: float = 1e-3,
@@ -87,26 +92,18 @@ class Plan(TrainingPlan):
         if schedule not in SCHEDULES:
             msg = f"schedule={schedule!r} is not one of {SCHEDULES}."
             raise ValueError(msg)
-        if optimizer not in OPTIMIZERS:
+        if optimizer.lower() not in OPTIMIZERS:
             msg = f"optimizer={optimizer!r} is not one of {tuple(OPTIMIZERS)}."
             raise ValueError(msg)
         if warmup < 0:
             msg = f"warmup={warmup!r} must be a number of steps, or a share of all steps below 1."
             raise ValueError(msg)
         super().__init__(module, lr=learning_rate, weight_decay=weight_decay, eps=eps)
-        self.optimizer_class, self.betas, self.schedule, self.warmup = OPTIMIZERS[optimizer], betas, schedule, warmup
-        self.total_steps = total_steps
+        self.objective, self.optimizer_class, self.betas = objective, OPTIMIZERS[optimizer.lower()], betas
+        self.schedule, self.warmup, self.total_steps = schedule, warmup, total_steps
         self.checkpoints, self.checkpoint_every, self.keep_best = checkpoints, checkpoint_every, keep_best
         self._random_state: dict[str, Any] | None = None
         self._n_batches: int | None = None
-
-    def prepared(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the module gets of a batch."""
-        return batch
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What a run has to share with a checkpoint that it resumes from."""
-        return {}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule.
@@ -134,9 +131,9 @@ class Plan(TrainingPlan):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip, and stop before a gradient that is no number gets into the weights.
+        """Clip the gradient; raise if its norm is not finite.
 
-        Of a gradient with infinities, half-precision scaling takes care; of one in shards, the strategy.
+        In half precision the scaler skips such steps, and sharded gradients are the strategy's.
         """
         if isinstance(self.trainer.strategy, FSDPStrategy) or self.trainer.precision == "16-mixed":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -173,7 +170,7 @@ class Plan(TrainingPlan):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         self._batch_idx = batch_idx
-        output = self.module(self.prepared(batch))[-1]
+        output = self.module(self.objective.prepare(batch, self.current_epoch))[-1]
         loss, shown = self._joint(output)
         self._check_finite(shown, "loss")
         values = {"train_loss_step": shown.item(), "learning_rate": self.optimizers().param_groups[0]["lr"]}
@@ -192,11 +189,18 @@ class Plan(TrainingPlan):
         self.log_dict(values, batch_size=weight, sync_dist=self.use_sync_dist, **kwargs)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss and metrics, averaged over all that validation asks for."""
-        output = self.module(self.prepared(batch))[-1]
+        """Loss and metrics of one batch, to be averaged over all; the objective takes note of the outputs."""
+        batch = self.objective.prepare(batch, None)
+        _, outputs, output = self.module(batch)
         values = {"loss": output.loss} | output.extra_metrics
         values = {f"validation_{name}": value for name, value in values.items()}
         self.log_means(values, output, prog_bar=True)
+        self.objective.update(outputs, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the objective over all validation batches."""
+        scores = {f"validation_{name}": torch.tensor(float(v)) for name, v in self.objective.compute().items()}
+        self.log_dict(scores, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what exact resuming needs: the generators that dropout draws from, and the metrics so far."""
@@ -206,14 +210,14 @@ class Plan(TrainingPlan):
             mine, states = states[0], [None] * self.trainer.world_size
             distributed.all_gather_object(states, mine)
         checkpoint["random_state"] = states  # of each process
-        checkpoint["fingerprint"] = self.fingerprint()
+        checkpoint["fingerprint"] = self.objective.fingerprint()
         checkpoint["n_batches"] = self.trainer.num_training_batches
         if hasattr(self.trainer.logger, "state_dict"):
             checkpoint["history"] = self.trainer.logger.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the run is the one that was saved, and take over its metrics and generators."""
-        self._check_same(checkpoint["fingerprint"], self.fingerprint())
+        self._check_same(checkpoint["fingerprint"], self.objective.fingerprint())
         self._n_batches = checkpoint["n_batches"]
         self._random_state = checkpoint["random_state"][self.trainer.global_rank]
         if "history" in checkpoint and self.trainer.is_global_zero and hasattr(self.trainer.logger, "load_state_dict"):

@@ -15,17 +15,16 @@ from scgeneformer._settings import settings
 
 from ._callbacks import best_restored, check_plain, check_writable
 from ._history import History, joined
+from ._options import PLAN_OPTIONS, TrainOptions, named_plan_options
+from ._plan import TokenTrainingPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from lightning.pytorch import LightningDataModule
-    from lightning.pytorch.loggers import Logger
 
     from scgeneformer.model._base import TransformerModel
-
-    from ._plan import Plan
+    from scgeneformer.model.objectives._objective import Objective
 
 _TOKEN_BUDGET = {"cuda": 65_536}
 
@@ -42,43 +41,50 @@ def token_budget_of(device: torch.device) -> int:
 
 def run_training(
     model: TransformerModel,
-    plan: Plan,
+    objective: Objective,
     datamodule: LightningDataModule,
     *,
     max_epochs: int,
-    max_steps: int | None = None,
-    accelerator: str = "auto",
-    devices: int | list[int] | str = "auto",
-    precision: str = "auto",
-    gradient_clip: float = 1.0,
-    accumulate: int = 1,
-    early_stopping: bool = False,
-    ckpt_path: str | Path | None = None,
-    logger: Logger | list[Logger] | None = None,
-    checkpoint_activations: bool = False,
-    compile: bool = False,
-    **trainer_kwargs: Any,
+    options: dict[str, Any],
 ) -> None:
-    """Train `model` by `plan` on `datamodule`; the arguments are those of the models' ``train``.
+    """Train `model` for `objective` on `datamodule`.
+
+    Parameters
+    ----------
+    model
+        Left trained, in evaluation mode, with its history, whatever ends the run.
+    objective
+        What it is trained for.
+    datamodule
+        Its batches.
+    max_epochs
+        Maximum number of epochs; -1 for no limit.
+    options
+        All of `TrainOptions`, and options of Lightning's trainer.
 
     Raises
     ------
     OSError
-        If the folder for checkpoints cannot be written to, or the checkpoint to resume from is not there.
+        If the folder for checkpoints cannot be written to, or there is no such checkpoint to resume from.
     ValueError
         If that checkpoint holds more than tensors and plain values.
     FloatingPointError
-        If the loss or the norm of its gradient is no longer a number.
+        If the loss or the norm of its gradient is not finite.
     """
+    options = dict(options)
+    trainer_options = {name: options.pop(name) for name in set(options) - set(TrainOptions.__annotations__)}
+    plan_options = {name: options[name] for name in PLAN_OPTIONS} | named_plan_options(options["plan_kwargs"])
+    if not getattr(datamodule, "n_val", 1):
+        plan_options["keep_best"] = None
+    plan = TokenTrainingPlan(model.module, objective, **plan_options)
     if plan.checkpoints is not None:
         check_writable(plan.checkpoints, "checkpoints")
-    if ckpt_path is not None:
-        check_plain(ckpt_path)
+    if options["ckpt_path"] is not None:
+        check_plain(options["ckpt_path"])
     if getattr(datamodule, "n_val", 1):
-        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-    if precision == "auto":
-        precision = "bf16-mixed" if _has_fast_bfloat16(place_of(accelerator)) else "32-true"
-    further = [] if logger is None else logger if isinstance(logger, list) else [logger]
+        trainer_options.setdefault("check_val_every_n_epoch", 1)
+    loggers = options["logger"]
+    further = [] if loggers is None else loggers if isinstance(loggers, list) else [loggers]
     defaults = {
         "simple_progress_bar": False,
         "enable_progress_bar": settings.progress,
@@ -90,24 +96,31 @@ def run_training(
         training_plan=plan,
         data_splitter=datamodule,
         max_epochs=max_epochs,
-        accelerator=accelerator,
-        devices=devices,
-        max_steps=-1 if max_steps is None else max_steps,
-        precision=precision,
-        gradient_clip_val=gradient_clip or None,
-        accumulate_grad_batches=accumulate,
-        early_stopping=early_stopping,
-        ckpt_path=ckpt_path,
+        accelerator=options["accelerator"],
+        devices=options["devices"],
+        max_steps=-1 if options["max_steps"] is None else options["max_steps"],
+        precision=_precision(options["precision"], options["accelerator"]),
+        gradient_clip_val=options["gradient_clip"] or None,
+        accumulate_grad_batches=options["accumulate"],
+        early_stopping=options["early_stopping"],
+        ckpt_path=options["ckpt_path"],
         logger=[History(), *further],
-        **defaults | trainer_kwargs,
+        **defaults | trainer_options,
     )
     with _kept_usable(model, runner):
-        if compile:
+        if options["compile"]:
             nn.compile_blocks(model.module.network)
-        model.encoder.checkpoint_activations = checkpoint_activations
+        model.encoder.checkpoint_activations = options["checkpoint_activations"]
         model.module.train()  # Lightning leaves modes as it finds them, and dropout would stay off
         with best_restored(model, runner.trainer):
             runner()
+
+
+def loader_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `TrainOptions` that concern the batches, as arguments of `TokenRows`."""
+    budget = options["token_budget"] or token_budget_of(place_of(options["accelerator"]))
+    shared = {"batch_size": options["batch_size"], "token_budget": budget, "seed": options["rng"]}
+    return shared | (options["datasplitter_kwargs"] or {})
 
 
 @contextmanager
@@ -132,6 +145,14 @@ def _kept_usable(model: TransformerModel, runner: TrainRunner) -> Iterator[None]
         model.is_trained_ = trained or runner.trainer.global_step > 0
         new = getattr(runner.trainer.logger, "history", None)
         model.history_ = joined(before, new) if isinstance(new, dict) else before
+
+
+def _precision(precision: str | None, accelerator: str) -> str:
+    """Precision of Lightning's trainer; None is the setting."""
+    precision = settings.precision if precision is None else precision
+    if precision == "auto":
+        precision = "bfloat16" if _has_fast_bfloat16(place_of(accelerator)) else "float32"
+    return {"bfloat16": "bf16-mixed", "float32": "32-true"}.get(precision, precision)
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

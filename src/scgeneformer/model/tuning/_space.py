@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SPLIT = {"rng", "split", "train_size", "validation_size", "test_size", "balance", "shuffle_set_split"}
 _SPLIT |= {"datasplitter_kwargs", "datamodule"}
 # with these, the loss is another quantity
-_OBJECTIVE = {"masking", "mask_probability", "class_weights", "task_weights", "count_each"}
+_OBJECTIVE = {"masking", "mask_probability", "class_weights", "task_weights"}
 _DATA = {"self", "adata", "registry"}
 
 

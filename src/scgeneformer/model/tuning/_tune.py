@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scgeneformer._settings import settings
-from scgeneformer.model._backbone import Backbone
+from scgeneformer.model._classifier import Backbone
 from scgeneformer.model.training._callbacks import check_writable
 
 from ._ray import SEARCH, ended, portable, remember, run, running

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from scgeneformer import evaluation
 from scgeneformer.model import GeneClassifier
-from scgeneformer.model._gene_baselines import expression_features, profile_features
+from scgeneformer.model._baselines import expression_features, profile_features
 
 KEY = "geneformer_tokens"
 N_EACH = 12
@@ -39,7 +39,7 @@ def test_every_gene_that_occurs_is_judged_once_by_a_model_that_was_not_told(mode
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in model.module.parameters()]))
     assert torch.equal(state, torch.get_rng_state())
     assert not model.is_trained_
-    genes = cv.genes
+    genes = cv.table
     assert genes["fold"].value_counts().to_dict() == {0: 8, 1: 8, 2: 8, -1: 2}
     assert pd.crosstab(genes["fold"], genes["class"]).loc[0:].eq(4).all(axis=None)
     for number, split in enumerate(told):
@@ -47,15 +47,15 @@ def test_every_gene_that_occurs_is_judged_once_by_a_model_that_was_not_told(mode
         assert set(split.train) == set(np.flatnonzero((genes["fold"] >= 0) & (genes["fold"] != number)))
     absent = genes.index[genes["fold"] < 0]  # the official tool gives such genes to folds, too
     assert cv.not_tested == absent.tolist() == [model.vocabulary.ids[28], model.vocabulary.ids[29]]
-    assert cv.proba.loc[absent].isna().all(axis=None)
+    assert cv.predictions.loc[absent].isna().all(axis=None)
     assert genes.loc[absent, "predicted"].isna().all()
     assert (genes["n_cells"].loc[absent] == 0).all()
 
     there = genes["fold"] >= 0
-    assert roc_auc_score(genes["class"][there] == "early", cv.proba["early"][there]) > 0.9
+    assert roc_auc_score(genes["class"][there] == "early", cv.predictions["early"][there]) > 0.9
     for number in range(3):
         fold = genes["fold"] == number
-        early, proba = genes["class"][fold] == "early", cv.proba["early"][fold]
+        early, proba = genes["class"][fold] == "early", cv.predictions["early"][fold]
         scores = cv.scores.loc[("fine-tuned", number)]
         assert scores["auc"] == pytest.approx(roc_auc_score(early, proba))
         assert scores["average_precision"] == pytest.approx(average_precision_score(early, proba))
@@ -72,10 +72,10 @@ def test_answers_can_be_made_again(model, quick):
     quick |= {"max_epochs": 1, "learning_rate": 1e-2, "baselines": ["probe"]}
     first = model.cross_validate(3, **quick)
     again = model.cross_validate(3, **quick)
-    pd.testing.assert_frame_equal(first.proba, again.proba)
+    pd.testing.assert_frame_equal(first.predictions, again.predictions)
     pd.testing.assert_frame_equal(first.scores, again.scores)
     other = model.cross_validate(3, rng=1, **quick)
-    assert not first.genes["fold"].equals(other.genes["fold"])
+    assert not first.table["fold"].equals(other.table["fold"])
 
 
 def test_folds_are_their_own_models_by_hand(model, quick):
@@ -83,17 +83,17 @@ def test_folds_are_their_own_models_by_hand(model, quick):
     quick |= {"max_epochs": 1, "learning_rate": 1e-2}
     cv = model.cross_validate(3, baselines=[], **quick)
     number = 1
-    numbers = cv.genes["fold"].to_numpy()
+    numbers = cv.table["fold"].to_numpy()
     split = evaluation.Split(
         np.flatnonzero((numbers >= 0) & (numbers != number)), [], np.flatnonzero(numbers == number)
     )
     torch.manual_seed(int(np.random.default_rng([0, number]).integers(2**31)))
     twin = model.untrained()
     twin.train(split=split, **quick)
-    test = cv.genes.index[numbers == number]
-    np.testing.assert_allclose(twin.predict_genes(genes=test)["early"], cv.proba.loc[test, "early"], atol=1e-6)
+    test = cv.table.index[numbers == number]
+    np.testing.assert_allclose(twin.predict_genes(genes=test)["early"], cv.predictions.loc[test, "early"], atol=1e-6)
     every = twin.predict_genes(genes=test, occurrences=True)
-    early = cv.genes["class"].loc[every.index] == "early"
+    early = cv.table["class"].loc[every.index] == "early"
     assert cv.per_occurrence.loc[number, "auc"] == pytest.approx(roc_auc_score(early, every["early"]))
     assert cv.per_occurrence.loc[number, "accuracy"] == pytest.approx(np.mean(early == (every["early"] > 0.5)))
 
@@ -115,7 +115,7 @@ def test_labels_without_a_meaning_are_not_recovered(ranked, vocabulary, start, q
     genes = rng.permutation(vocabulary.ids[4:28])
     model = GeneClassifier(ranked, {"a": genes[:12], "b": genes[12:]}, start)
     cv = model.cross_validate(3, **TRAIN | {"max_epochs": 2}, **quick)
-    assert 0.2 < roc_auc_score(cv.genes["class"] == "b", cv.proba["b"]) < 0.8
+    assert 0.2 < roc_auc_score(cv.table["class"] == "b", cv.predictions["b"]) < 0.8
     assert cv.summary["auc"].between(0.2, 0.8).all()
 
 
@@ -127,7 +127,7 @@ def test_a_loaded_model_starts_where_the_saved_one_did(model, ranked, start, qui
     made.save(tmp_path / "saved")
     expected = model.cross_validate(2, **quick)
     again = GeneClassifier.load(tmp_path / "saved", ranked).cross_validate(2, **quick)
-    pd.testing.assert_frame_equal(again.proba, expected.proba)
+    pd.testing.assert_frame_equal(again.predictions, expected.predictions)
     pd.testing.assert_frame_equal(again.scores, expected.scores)
     assert again.params["model"] == str(tmp_path / "start")
 
@@ -135,13 +135,13 @@ def test_a_loaded_model_starts_where_the_saved_one_did(model, ranked, start, qui
 def test_an_encoder_that_was_told_is_no_start(model, ranked, tmp_path):
     """Its folds would have seen the classes of the genes that they test."""
     model.export(tmp_path)
-    with pytest.raises(ValueError, match="its encoder trained. Make a new one"):
+    with pytest.raises(ValueError, match="its encoder trained"):
         GeneClassifier.from_pretrained(tmp_path, ranked).cross_validate(2)
 
 
 def test_genes_to_choose_by(model, quick):
     cv = model.cross_validate(3, validation_size=0.25, keep_best="validation_auc", max_epochs=2, baselines=[], **quick)
-    assert cv.proba.notna().all(axis=1).sum() == 24
+    assert cv.predictions.notna().all(axis=1).sum() == 24
 
 
 def test_each_fold_has_its_checkpoints(model, quick, tmp_path):

@@ -1,0 +1,107 @@
+"""Features of cells and genes for the linear baselines of a cross-validation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer import engine
+from scgeneformer._settings import engine_options
+from scgeneformer.tokens import token_ids, token_params
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgeneformer import nn
+    from scgeneformer.tokens import Vocabulary
+
+_N_COMPONENTS = 50
+
+
+def cell_embedding(encoder: nn.Encoder, tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Cells as :func:`scgeneformer.tl.embed` embeds them, (n_cells, H); NaN for cells without tokens."""
+    return _embed(encoder, tokens, vocabulary).cells
+
+
+def gene_embedding(encoder: nn.Encoder, tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """States of genes averaged over cells, as :func:`scgeneformer.tl.embed` with ``genes=True`` gives them, (n_genes, H)."""
+    return _embed(encoder, tokens, vocabulary, pooling="mean", genes=True).genes[genes]
+
+
+def _embed(
+    encoder: nn.Encoder, tokens: np.ndarray, vocabulary: Vocabulary, *, pooling: str | None = None, genes: bool = False
+) -> engine.Embeddings:
+    pooling = engine.resolve_pooling(pooling, encoder.config, has_cls=vocabulary.has_cls)
+    layer = engine.resolve_layer(None, encoder.config)
+    options = engine_options(pooling=pooling, n_special=vocabulary.n_special, emb_layer=layer, genes=genes)
+    return engine.embed(encoder, tokens, **options)
+
+
+def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Expression level of genes: (n_genes, 3).
+
+    Logarithm of the number of cells whose tokens have the gene; its mean rank there, relative to the number of genes of the cell;
+    logarithm of its median in the corpus of the vocabulary, which ranks are relative to.
+    """
+    n_tokens, n_special = len(vocabulary), vocabulary.n_special
+    ranks, n_cells = np.zeros(n_tokens), engine.count_tokens(tokens, n_tokens)
+    for row in tokens:
+        of_cell = row[row >= n_special]
+        ranks[of_cell] += np.arange(len(of_cell)) / max(len(of_cell), 1)
+    n_cells = n_cells[genes]
+    return np.column_stack([np.log(n_cells), ranks[genes] / n_cells, np.log(vocabulary.medians[genes])])
+
+
+def expression_components(cells: AnnData, tokens_key: str, rng: int) -> np.ndarray:
+    """Principal components of the log-normalised expression of cells, (n_cells, 50 or fewer).
+
+    Raises
+    ------
+    ValueError
+        If the data hold no expression, or not in memory.
+    """
+    return _components(_log_normalised(cells, tokens_key, "expression"), rng)
+
+
+def profile_features(
+    cells: AnnData, genes: np.ndarray, tokens_key: str, vocabulary: Vocabulary, rng: int
+) -> np.ndarray:
+    """Principal components of the log-normalised expression of genes across cells, (n_genes, 50 or fewer).
+
+    Raises
+    ------
+    ValueError
+        If the data hold no expression, or not in memory.
+    """
+    values = _log_normalised(cells, tokens_key, "profiles")
+    token_id = token_ids(cells, tokens_key, vocabulary)
+    columns = np.flatnonzero(token_id >= 0)
+    tokens, row = np.unique(token_id[columns], return_inverse=True)
+    gather = sparse.csr_matrix((np.ones(len(columns)), (row, columns)), shape=(len(tokens), len(token_id)))
+    profiles = (gather @ values.T).tocsr()  # (genes, cells); columns of one gene are summed
+    return _components(profiles, rng)[np.searchsorted(tokens, genes)]
+
+
+def _components(values: sparse.csr_matrix, rng: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
+    n_components = min(_N_COMPONENTS, min(values.shape) - 1)
+    return PCA(n_components, svd_solver="arpack", random_state=rng).fit_transform(values)
+
+
+def _log_normalised(cells: AnnData, tokens_key: str, baseline: str) -> sparse.csr_matrix:
+    """Expression that the tokens were made from, per 10,000 counts and log1p, (n_cells, n_vars)."""
+    made_with = token_params(cells, tokens_key)
+    layer = made_with.get("layer")
+    counts = cells.X if layer is None else cells.layers[layer]
+    if counts is None or not (isinstance(counts, np.ndarray) or sparse.issparse(counts)):
+        slot = ".X" if layer is None else f".layers[{layer!r}]"
+        msg = f"The baseline {baseline!r} needs the expression that cells were tokenized from in memory, in {slot}. Leave it out of baselines=."
+        raise ValueError(msg)
+    values = sparse.csr_matrix(counts, dtype=np.float64)
+    if made_with.get("counts") != "log1p":
+        total = np.asarray(values.sum(1)).ravel()
+        values = (sparse.diags(1e4 / np.maximum(total, 1)) @ values).log1p()
+    return values

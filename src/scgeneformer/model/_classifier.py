@@ -1,0 +1,252 @@
+"""What classifiers of cells and of genes share: where they start, how much of them is trained, adapters, exchange."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from scgeneformer import evaluation, hub, nn
+
+from ._base import TransformerModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Self
+
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.tokens import Vocabulary
+
+SETS = ("train", "validation", "test")
+
+
+class Classifier(TransformerModel):
+    """A classifier on an encoder: it starts from a pretrained model, trains on a split, and leaves with its head."""
+
+    split_: dict[str, np.ndarray] | None
+    start_: str | None
+    _start: hub.Pretrained | None
+
+    def _init_start(self, start: Backbone) -> None:
+        """Note where the classifier starts."""
+        self.module.eval()
+        self.split_ = None
+        self.start_, self._start = start.address, start.pretrained
+
+    def _init_pretrained(self, network: nn.CellClassifier | nn.GeneClassifier, adata: AnnData | MuData | None) -> Self:
+        """Take over a trained network, whose encoder has seen labels: there is no start to compare it with."""
+        self.module.network.load_state_dict(network.state_dict())
+        self.start_ = self._start = None
+        self.history_, self.is_trained_ = {}, True
+        if adata is not None:
+            self._validate_anndata(adata)
+        return self
+
+    @property
+    def split(self) -> evaluation.Split:
+        """Cells, or rows of `genes`, that train, validate and test.
+
+        Raises
+        ------
+        AttributeError
+            Before training; scvi-tools takes this for a missing attribute when it saves.
+        """
+        if self.split_ is None:
+            msg = "This model has not been trained, and so has no split. Call `train` first."
+            raise AttributeError(msg)
+        return evaluation.Split(**self.split_)
+
+    def start_encoder(self) -> nn.Encoder:
+        """The encoder before training, to compare with.
+
+        Raises
+        ------
+        ValueError
+            If it is not known: it was in memory and the classifier has been saved and loaded since, or it was loaded with its head.
+        """
+        if self._start is not None:
+            return self._start.encoder
+        if self.start_ is None:
+            name = type(self).__name__
+            msg = (
+                "The encoder that this classifier started from is not known: it was loaded with its head, its encoder trained, or started "
+                "from a model in memory that was not saved with it. Baselines and cross-validation need a classifier made from a "
+                f"pretrained model. Make a new one: `{name}(adata, ..., pretrained=...)`."
+            )
+            raise ValueError(msg)
+        return hub.load(self.start_).encoder
+
+    def untrained(self) -> Self:
+        """A classifier of the same data, labels and arguments that starts where this one did, with a new head.
+
+        Raises
+        ------
+        ValueError
+            If the encoder that this one started from is not known.
+        """
+        arguments = dict(self.init_params_["non_kwargs"])
+        for name in ("pretrained", "config", "vocabulary"):
+            del arguments[name]
+        shape = self.encoder.config
+        arguments |= {"dropout": shape.dropout, "attention_dropout": shape.attention_dropout}
+        arguments["pretrained"] = hub.Pretrained("start", self.vocabulary, model=self.start_encoder())
+        registration, kind = self.adata_manager, type(self)
+        newest = kind._setup_adata_manager_store.get(registration.adata_uuid, registration)
+        kind.register_manager(
+            registration
+        )  # which the constructor takes; the data may have been set up otherwise since
+        try:
+            return kind(self.adata, **arguments)
+        finally:
+            kind.register_manager(newest)
+
+    def _exported(self) -> tuple[list[str], dict[str, Any]]:
+        """Names of the outputs, and what else the folder of :meth:`export` holds of the labels."""
+        raise NotImplementedError
+
+    def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
+        """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
+
+        The scores are those of ``BertForSequenceClassification`` for one column of categories of cells, with `pooling` ``"cls"``, and those of
+        ``BertForTokenClassification`` for classes of genes. Adapters are merged into the weights, and quantized weights written as
+        the float32 numbers that they stand for.
+
+        Parameters
+        ----------
+        folder
+            Made if missing: ``config.json``, ``model.safetensors``, ``vocabulary.json.gz``.
+        dtype
+            Precision of the weights in the file.
+        """
+        labels, config = self._exported()
+        self._export(folder, plain_copy(self.module.network), dtype, labels=labels, **config)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
+        nn.save_adapter(folder, self.module.network)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        """Load adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, wrote.
+
+        The model must start from the weights that they were trained beside.
+        """
+        nn.load_adapter(folder, self.module.network)
+        adapter = self.encoder.peft_config["default"]
+        options = {"rank": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
+        self.init_params_["non_kwargs"]["lora"] = options | {"targets": sorted(adapter.target_modules)}  # for `load`
+        self.is_trained_ = True
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights beside them; the model is then a plain one."""
+        nn.merge_lora(self.module.network)
+        self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder to start from.
+
+    Attributes
+    ----------
+    config
+        Its shape, with the dropout of the training to come.
+    vocabulary
+        What it reads, whole or as `packed` takes it apart.
+    pretrained
+        Where its weights are; None if they will be put in later.
+    """
+
+    config: nn.EncoderConfig
+    vocabulary: Vocabulary | Mapping[str, Any]
+    pretrained: hub.Pretrained | None
+
+    @classmethod
+    def of(
+        cls,
+        pretrained: Any,
+        config: Mapping[str, Any] | None,
+        vocabulary: Vocabulary | Mapping[str, Any] | None,
+        *,
+        dropout: float | None,
+        attention_dropout: float,
+    ) -> Backbone:
+        """Load `pretrained`, unless `config` and `vocabulary` of a saved model are given."""
+        if config is not None:
+            return cls(nn.EncoderConfig(**config), vocabulary, None)
+        start = hub.load(pretrained, vocabulary=vocabulary)
+        if start.model is not None:  # which may be trained further, while this is where the classifier started
+            start = replace(start, model=copy.deepcopy(start.encoder))
+        shape = start.encoder.config
+        dropout = shape.dropout if dropout is None else dropout
+        config = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
+        return cls(config, start.vocabulary, start)
+
+    @property
+    def saved_config(self) -> dict[str, Any]:
+        """Plain values for `of`."""
+        return asdict(self.config)
+
+    @property
+    def address(self) -> str | None:
+        """What :func:`scgeneformer.hub.load` finds the weights by; None if they are in memory only."""
+        if self.pretrained is None or self.pretrained.folder is None:
+            return None
+        named = self.pretrained.name in hub.available().index
+        return self.pretrained.name if named else str(self.pretrained.folder)
+
+    def fill(self, encoder: nn.Encoder) -> None:
+        """Give `encoder` the weights to start from."""
+        if self.pretrained is not None:
+            encoder.load_state_dict(self.pretrained.encoder.state_dict())
+
+
+def limit_training(
+    network: nn.CellClassifier | nn.GeneClassifier,
+    *,
+    freeze: int | Literal["all"],
+    lora: int | Mapping[str, Any] | None,
+    quantize: str | None,
+) -> None:
+    """Freeze layers from below, or train adapters instead of layers.
+
+    Raises
+    ------
+    ValueError
+        If there are not that many layers, or both are asked for.
+    ImportError
+        If adapters or quantized layers need a package that is not there.
+    """
+    n_layers = network.encoder.config.n_layers
+    if freeze != "all" and not (isinstance(freeze, int) and 0 <= freeze <= n_layers):
+        msg = f"freeze={freeze!r} must be a number of layers from 0 to {n_layers}, or 'all'."
+        raise ValueError(msg)
+    if freeze and (lora is not None or quantize is not None):
+        msg = f"freeze={freeze!r} has no effect beside lora or quantize, with which no layer of the encoder is trained. Leave it out."
+        raise ValueError(msg)
+    if quantize is not None:
+        if quantize != "nf4" or lora is None:
+            msg = f"quantize={quantize!r} must be 'nf4', beside adapters to train: lora=64, as in the official tool, or another rank."
+            raise ValueError(msg)
+        nn.quantize(network, quantize)
+    if lora is not None:
+        nn.add_lora(network, **({"rank": lora} if isinstance(lora, int) else lora))
+    elif freeze == "all":
+        network.encoder.requires_grad_(requires_grad=False)
+    elif freeze:
+        for part in (network.encoder.embedding, *network.encoder.blocks[:freeze]):
+            part.requires_grad_(requires_grad=False)
+
+
+def plain_copy(network: nn.CellClassifier | nn.GeneClassifier) -> nn.CellClassifier | nn.GeneClassifier:
+    """A copy without adapters and quantized layers, that computes the same; the network itself if it has none."""
+    if hasattr(network.encoder, "peft_config"):
+        network = copy.deepcopy(network)
+        nn.merge_lora(network)
+    elif nn.is_quantized(network):
+        network = copy.deepcopy(network)
+        nn.dequantize(network)
+    return network

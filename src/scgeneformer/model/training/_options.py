@@ -1,0 +1,199 @@
+"""The options that all ``train`` methods share."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from scvi.train import Trainer
+
+from scgeneformer._docs import shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from lightning.pytorch.loggers import Logger
+
+
+class TrainOptions(TypedDict, total=False):
+    """Options of training that all models share.
+
+    Attributes
+    ----------
+    max_steps
+        Maximum number of optimizer steps; training ends with `max_epochs` or `max_steps`, whichever comes first.
+    accelerator, devices
+        As in scvi-tools.
+    batch_size
+        Cells per step; overrides `token_budget`.
+    token_budget
+        Maximum number of tokens per step, padding included. Defaults to 8,192, on CUDA to 65,536. Batches hold cells of similar length.
+    optimizer
+        ``"adamw"``, or ``"adam"``, whose decay is added to the gradient (betas 0.9 and 0.999, eps 1e-8).
+    learning_rate, weight_decay
+        Of the optimizer. Biases and layer norms are not decayed. The official tool fine-tunes large models with a learning rate of 5e-5.
+    schedule, warmup
+        Descent of the learning rate, per step, after a linear rise over `warmup` steps (or that share of all steps, below 1).
+    gradient_clip
+        Maximum norm of the gradient; 0 for no limit.
+    accumulate
+        Batches per optimizer step.
+    precision
+        ``"auto"`` is ``"bf16-mixed"`` on CUDA devices and processors with instructions for it (AVX-512 bf16, about a third faster), and
+        ``"32-true"`` elsewhere; or any precision of Lightning's trainer. Defaults to ``settings.precision``.
+    early_stopping
+        Stop when ``validation_loss`` no longer falls (`early_stopping_patience` etc. go to the trainer).
+    keep_best
+        Metric of validation, such as ``"validation_loss"``: the model is left with the weights of its best value, the least of losses and
+        errors, the largest of others. None leaves the last weights.
+    checkpoints, checkpoint_every
+        Folder for ``last.ckpt``, from which a run is resumed, and steps between two of them. Defaults to one per epoch.
+    ckpt_path
+        Checkpoint to resume from: the run goes on as if it had never stopped, on the same data with the same arguments.
+        (Only ``train_loss`` and ``train_accuracy`` of the epoch in which it stopped are means over what was left of it.)
+    logger
+        Loggers of Lightning beside `history`, such as ``TensorBoardLogger("logs")`` or ``CSVLogger("logs")``.
+    checkpoint_activations
+        Recompute the states within a block for its gradient instead of keeping them: less memory, about a third more time.
+    compile
+        Compile the blocks with :meth:`torch.nn.Module.compile`.
+    rng
+        Seed of the split, of the order of cells and of masks. Dropout and new heads draw from torch's generator, as elsewhere in scvi-tools.
+    datasplitter_kwargs
+        Options of the loader (`num_workers` ...).
+    plan_kwargs
+        Options of the training plan: `betas`, `eps`, `total_steps`, and all above that concern the optimizer (`lr` is `learning_rate`).
+    """
+
+    max_steps: int | None
+    accelerator: str
+    devices: int | list[int] | str
+    batch_size: int | None
+    token_budget: int | None
+    optimizer: Literal["adamw", "adam"]
+    learning_rate: float
+    weight_decay: float
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: float
+    gradient_clip: float
+    accumulate: int
+    precision: str | None
+    early_stopping: bool
+    keep_best: str | None
+    checkpoints: str | Path | None
+    checkpoint_every: int | None
+    ckpt_path: str | Path | None
+    logger: Logger | list[Logger] | None
+    checkpoint_activations: bool
+    compile: bool
+    rng: int
+    datasplitter_kwargs: dict[str, Any] | None
+    plan_kwargs: dict[str, Any] | None
+
+
+PLAN_OPTIONS = ("optimizer", "learning_rate", "weight_decay", "schedule", "warmup")
+PLAN_OPTIONS += ("checkpoints", "checkpoint_every", "keep_best")
+_PLAN_ONLY = ("betas", "eps", "total_steps")
+_DEFAULTS = {
+    "max_steps": None,
+    "accelerator": "auto",
+    "devices": "auto",
+    "batch_size": None,
+    "token_budget": None,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-3,
+    "schedule": "linear",
+    "warmup": 0.05,
+    "gradient_clip": 1.0,
+    "accumulate": 1,
+    "precision": None,
+    "early_stopping": False,
+    "keep_best": None,
+    "checkpoints": None,
+    "checkpoint_every": None,
+    "ckpt_path": None,
+    "logger": None,
+    "checkpoint_activations": False,
+    "compile": False,
+    "rng": 0,
+    "datasplitter_kwargs": None,
+    "plan_kwargs": None,
+}
+_OURS = {  # for words of other packages
+    "lr": "learning_rate",
+    "n_epochs": "max_epochs",
+    "epochs": "max_epochs",
+    "gradient_clip_val": "gradient_clip",
+    "accumulate_grad_batches": "accumulate",
+    "seed": "rng",
+    "random_state": "rng",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup",
+    "use_gpu": "accelerator",
+    "early_stopping_kwargs": "early_stopping_patience",
+}
+
+
+def train_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a ``train`` method all of `TrainOptions`, with these defaults where they differ."""
+
+    def decorate(train: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(train)
+        def checked(*args: Any, **options: Any) -> None:
+            own = inspect.signature(train).parameters.keys()
+            check_trainer_options(options.keys() - own - TrainOptions.__annotations__.keys())
+            named_plan_options(options["plan_kwargs"])
+            train(*args, **options)
+
+        return shared_options(TrainOptions, defaults=_DEFAULTS | defaults, rest="trainer_kwargs")(checked)
+
+    return decorate
+
+
+def check_trainer_options(names: Iterable[str]) -> None:
+    """Refuse what is no option of Lightning's trainer either.
+
+    Raises
+    ------
+    TypeError
+        If there is such a name; the nearest option is named.
+    """
+    known = _trainer_options()
+    for name in names:
+        if name not in known:
+            msg = f"train() has no option {name!r}, and neither has Lightning's trainer.{_hint(name, {*_DEFAULTS, *known})}"
+            raise TypeError(msg)
+
+
+def named_plan_options(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Options of the training plan by our names.
+
+    Raises
+    ------
+    TypeError
+        If there is no such option; the nearest one is named.
+    """
+    options = {"learning_rate" if name == "lr" else name: value for name, value in (given or {}).items()}
+    known = {*PLAN_OPTIONS, *_PLAN_ONLY}
+    for name in options:
+        if name not in known:
+            msg = f"plan_kwargs has {name!r}, which the training plan does not know.{_hint(name, known)}"
+            raise TypeError(msg)
+    return options
+
+
+@functools.cache
+def _trainer_options() -> frozenset[str]:
+    from lightning.pytorch import Trainer as LightningTrainer
+
+    options = {*inspect.signature(Trainer).parameters, *inspect.signature(LightningTrainer).parameters}
+    return frozenset(options - {"kwargs", "max_epochs", "gradient_clip_val", "accumulate_grad_batches"})
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    nearest = [_OURS[name]] if name in _OURS else difflib.get_close_matches(name, sorted(known), 1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else f" Options are {sorted(known)}."
