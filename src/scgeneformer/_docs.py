@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,10 +75,8 @@ def shared_options(
         explicit = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         names = {p.name for p in explicit}
         shared = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=_text(annotation)
-            )
-            for name, annotation in options.__annotations__.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+            for name, annotation in get_type_hints(options).items()
             if name not in names
         ]
         others = inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD, annotation="Any")
@@ -90,8 +88,3 @@ def shared_options(
         return doc_params(options=section(options, "Attributes"))(with_defaults)
 
     return decorate
-
-
-def _text(annotation: Any) -> Any:
-    """The annotation as it is written, which a TypedDict wraps."""
-    return getattr(annotation, "__forward_arg__", annotation)

@@ -253,6 +253,13 @@ def test_words_of_scvi_tools_for_the_plan(case, cells, quick):
         model.train(plan_kwargs={"n_epochs_kl_warmup": 4}, **quick)
 
 
+def test_words_of_scvi_tools_for_the_setup(case, cells):
+    required = ("half",) if case.cls is CellClassifier else ()
+    cure = r" Use sample_key\." if case.cls is CellClassifier else r"$"
+    with pytest.raises(TypeError, match=rf"{case.cls.__name__} sets up no 'batch_key'\.{cure}"):
+        case.cls.setup_anndata(cells, *required, batch_key="half")
+
+
 def test_signature_and_help_show_every_option_of_training(case):
     import inspect
 

@@ -21,6 +21,7 @@ from .data._fields import (
     TOKENS_FIELD,
     MuDataTokensField,
     TokensField,
+    check_setup_words,
     modality_of,
     registered_tokens,
     registry_without_data,
@@ -69,7 +70,8 @@ class TransformerModel(BaseModelClass):
 
     @classmethod
     def _register(cls, data: AnnData | MuData, fields: Sequence[TokensField], setup_args: dict, **kwargs: Any) -> None:
-        """Register `fields` of `data` with this class."""
+        """Register `fields` of `data` with this class; `kwargs` are those with which scvi-tools transfers a setup."""
+        check_setup_words(cls, kwargs)
         manager = AnnDataManager(fields=list(fields), setup_method_args=setup_args)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)

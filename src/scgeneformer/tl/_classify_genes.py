@@ -7,7 +7,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
-from scgeneformer._settings import settings
+from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids
 
 from ._classifier import load_classifier
@@ -97,8 +97,7 @@ def classify_genes(
         vocabulary = model.vocabulary
         proba, params, tables = _of_folds(data, model, genes, tokens_key)
     else:
-        options = {"device": device or settings.device, "precision": precision or settings.precision}
-        options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
+        options = engine_options(device=device, precision=precision, token_budget=token_budget)
         classifier = load_classifier(model, "GeneClassifier")
         vocabulary = classifier.vocabulary
         proba, params = _of_classifier(data, classifier, genes, tokens_key, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from scgeneformer.tokens import read_tokens, token_params
 from ._cell_labels import CellTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 
 TOKENS_FIELD, LABELS_PREFIX, SAMPLE_FIELD = "tokens", "labels_", "sample"  # names of fields in the registry
+_TRANSFER_WORDS = {"source_registry", "extend_categories", "allow_missing_labels"}
+_OURS = {"batch_key": "sample_key"}
 
 
 class TokensField(ObsmField):
@@ -143,6 +146,21 @@ class LabelsField(ColumnField):
 
 MuDataLabelsField = MuDataWrapper(LabelsField)
 MuDataColumnField = MuDataWrapper(ColumnField)
+
+
+def check_setup_words(model_cls: type, words: Iterable[str]) -> None:
+    """Refuse keyword arguments of a setup that neither this package nor scvi-tools, when it transfers a setup, would read.
+
+    Raises
+    ------
+    TypeError
+        If there are such; where ours mean the same, they are named.
+    """
+    for word in set(words) - _TRANSFER_WORDS:
+        ours = _OURS.get(word)
+        known = ours in inspect.signature(model_cls.setup_anndata).parameters
+        msg = f"{model_cls.__name__} sets up no {word!r}.{f' Use {ours}.' if known else ''}"
+        raise TypeError(msg)
 
 
 def modality_of(modalities: Mapping[str, str | None] | None, keys: Sequence[str]) -> dict[str, str | None]:

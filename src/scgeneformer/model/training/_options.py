@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from pathlib import Path  # noqa: TC003 the annotations of options are evaluated
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.loggers import Logger  # noqa: TC002
 from scvi.train import Trainer
 
 from scgeneformer._docs import shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from lightning.pytorch.loggers import Logger
 
 
 class TrainOptions(TypedDict, total=False):
@@ -188,8 +188,6 @@ def named_plan_options(given: dict[str, Any] | None) -> dict[str, Any]:
 
 @functools.cache
 def _trainer_options() -> frozenset[str]:
-    from lightning.pytorch import Trainer as LightningTrainer
-
     options = {*inspect.signature(Trainer).parameters, *inspect.signature(LightningTrainer).parameters}
     return frozenset(options - {"kwargs", "max_epochs", "gradient_clip_val", "accumulate_grad_batches"})
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TOKEN_BUDGET = {"cuda": 65_536}
 
 
-def place_of(accelerator: str) -> torch.device:
+def device_of(accelerator: str) -> torch.device:
     """The device that Lightning's `accelerator` means."""
     return engine.resolve_device({"gpu": "cuda"}.get(accelerator, accelerator))
 
@@ -118,7 +118,7 @@ def run_training(
 
 def loader_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those of `TrainOptions` that concern the batches, as arguments of `TokenRows`."""
-    budget = options["token_budget"] or token_budget_of(place_of(options["accelerator"]))
+    budget = options["token_budget"] or token_budget_of(device_of(options["accelerator"]))
     shared = {"batch_size": options["batch_size"], "token_budget": budget, "seed": options["rng"]}
     return shared | (options["datasplitter_kwargs"] or {})
 
@@ -151,7 +151,7 @@ def _precision(precision: str | None, accelerator: str) -> str:
     """Precision of Lightning's trainer; None is the setting."""
     precision = settings.precision if precision is None else precision
     if precision == "auto":
-        precision = "bfloat16" if _has_fast_bfloat16(place_of(accelerator)) else "float32"
+        precision = "bfloat16" if _has_fast_bfloat16(device_of(accelerator)) else "float32"
     return {"bfloat16": "bf16-mixed", "float32": "32-true"}.get(precision, precision)
 
 
