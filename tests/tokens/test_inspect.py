@@ -42,7 +42,8 @@ def test_what_is_found(kind) -> None:
 
 @pytest.mark.parametrize("counts", ["raw", "linear", "log1p"])
 @pytest.mark.parametrize(
-    ("value", "error"), [(np.nan, "NaN|no logarithms"), (np.inf, "infinite|no logarithms"), (-1.0, "negative")]
+    ("value", "error"),
+    [(np.nan, "NaN|cannot be logarithms"), (np.inf, "infinite|cannot be logarithms"), (-1.0, "negative")],
 )
 def test_impossible_values(kind, counts: str, value: float, error: str) -> None:
     for gene in (0, 2):  # in the vocabulary, and outside
@@ -79,7 +80,7 @@ def test_counts_are_accepted(kind, X: np.ndarray) -> None:
 
 def test_counts_are_no_logarithms(kind) -> None:
     for X in (COUNTS * 20, COUNTS * 1000):
-        with pytest.raises(ValueError, match="counts='log1p', but X has values that are no logarithms"):
+        with pytest.raises(ValueError, match="counts='log1p', but X has values that cannot be logarithms"):
             inspect(kind(X), TOKEN_ID, counts="log1p")
 
 

@@ -1,8 +1,8 @@
 """Rank value encoding: the genes of a cell in the order of their counts over the genes' medians.
 
-Only the order within a cell matters, so that the cell's total and the factor 10,000 of the published formula drop out: a gene's value is
-its count times the reciprocal of its median, in float64. Values that agree when rounded to 41 mantissa bits are ties (what tells them
-apart, less than one part in 2^41, is rounding), and ties go by token.
+Only the order within a cell matters, so that the cell's total and the factor 10,000 of the published formula cancel: a gene's value is
+its count times the reciprocal of its median, in float64. Values that are equal when rounded to 41 mantissa bits are ties, since smaller
+differences are rounding errors; ties are broken by token.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Encoded:
     tokens
         Shape (n_obs, L), uint16, right-padded with 0; a dask array if the input was dask or in a file.
     lengths
-        Shape (n_obs,), int32: tokens in each cell, special tokens included.
+        Shape (n_obs,), int32: number of tokens of each cell, special tokens included.
     counts
-        Shape (n_obs, L), float32: counts per 10,000 of each token's gene, 0 at special tokens and padding; ``None`` unless asked for.
+        Shape (n_obs, L), float32: counts per 10,000 of each token's gene, 0 for special tokens and padding; ``None`` without `keep_counts`.
     """
 
     tokens: np.ndarray | da.Array
@@ -66,31 +66,31 @@ def encode(
     token_id
         Shape (n_vars,): token of each gene, -1 if it has none. Values of genes with one token are summed.
     vocabulary
-        Gives medians, special tokens and maximal length.
+        Vocabulary with medians, special tokens and maximum length.
     counts
-        ``"raw"`` refuses values that look log-normalised; ``"linear"`` takes any that are proportional to counts in each cell;
-        ``"log1p"`` takes exp(x) - 1.
+        ``"raw"`` for counts; raises if values look log-normalised. ``"linear"`` for values proportional to counts in each cell.
+        ``"log1p"`` for logarithms, of which exp(x) - 1 is used.
     log_base
-        Of the logarithm, if not e.
+        Base of the logarithm, if not e.
     max_length
-        Shorter than the vocabulary's, special tokens included; the width of the result.
+        Maximum number of tokens per cell, special tokens included, and width of the result; by default the vocabulary's.
     total_counts
         Shape (n_obs,): total counts by which `keep_counts` scales, by default the sums of `X`. They do not change the order.
     keep_counts
-        Return the counts in rank order, too.
+        Also return the counts, in the order of the tokens.
     inspection
-        What `inspect` found in the same `X`, if it was called before.
+        Result of `inspect` for the same `X`; computed if not given.
     slot
-        What to call the matrix in errors.
+        Name of the matrix in errors.
 
     Returns
     -------
-    `Encoded`, of width L = `max_length`, whatever the cells: tokens of several data sets can be put together.
+    `Encoded`, of width L = `max_length` for any cells, so that tokens of several data sets can be concatenated.
 
     Raises
     ------
     TypeError, ValueError
-        As `inspect`; also for a `max_length` or `total_counts` that cannot be.
+        As `inspect`; also if `max_length` or `total_counts` is out of range.
     """
     token_id = np.ascontiguousarray(token_id, dtype=np.int32)
     if inspection is None:
@@ -104,12 +104,12 @@ def encode(
 
     X = as_rows(X, slot)
     if is_lazy(X):
-        tokens, kept = ranker.lazily(X, scale if keep_counts else None)
-        return Encoded(tokens, lengths, kept)
+        tokens, ranked_counts = ranker.lazily(X, scale if keep_counts else None)
+        return Encoded(tokens, lengths, ranked_counts)
     tokens = np.zeros((X.shape[0], max_length), np.uint16)
-    kept = np.zeros(tokens.shape, np.float32) if keep_counts else None
-    ranker.eagerly(X, tokens, scale, kept)
-    return Encoded(tokens, lengths, kept)
+    ranked_counts = np.zeros(tokens.shape, np.float32) if keep_counts else None
+    ranker.eagerly(X, tokens, scale, ranked_counts)
+    return Encoded(tokens, lengths, ranked_counts)
 
 
 def _check_max_length(max_length: int | None, vocabulary: Vocabulary) -> int:

@@ -1,4 +1,4 @@
-"""One cheap pass over the values before anything is ranked: are they counts, how many genes does each cell have."""
+"""One pass over the values before ranking: whether they are counts, and how many genes each cell has."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _SAMPLE_ROWS = 64
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """Checks and sums of a matrix of counts.
 
     Attributes
     ----------
     n_genes
         Shape (n_obs,), int64: distinct tokens with a positive value, before truncation.
     totals
-        Shape (n_obs,), float64: sum of all values, of genes outside the vocabulary too.
+        Shape (n_obs,), float64: sum of all values, including genes outside the vocabulary.
     mapped
         Shape (n_obs,), float64: sum of the values of genes in the vocabulary.
     flags
-        Bits of `_kernels` for negative values, values that are not finite, fractions, genes of a cell that share a token.
+        Bits of `_kernels` for negative values, values that are not finite, fractions, and genes of a cell that share a token.
     peak
         The largest value.
     exp_sums
-        Sums of exp(x) - 1 of some cells, equal after a log-normalisation; empty where the values are no logarithms.
+        Sums of exp(x) - 1 of some cells, which are equal after log-normalisation; empty if the values cannot be logarithms.
     """
 
     n_genes: np.ndarray
@@ -52,14 +52,14 @@ class Inspection:
 
     @property
     def has_duplicates(self) -> bool:
-        """Whether two values of one cell belong to one token."""
+        """Whether a cell has several values for one token."""
         from ._kernels import DUPLICATE
 
         return bool(self.flags & DUPLICATE)
 
     @property
     def fraction_mapped(self) -> float:
-        """Share of all counts that belongs to genes in the vocabulary; nan if there are no counts."""
+        """Share of all counts in genes of the vocabulary; nan if there are no counts."""
         total = self.totals.sum()
         return float(self.mapped.sum() / total) if total > 0 else float("nan")
 
@@ -72,20 +72,20 @@ def inspect(
     Parameters
     ----------
     X
-        Cells x genes: array, sparse, dask, or data set of an open file; the last two are computed or read once, block by block.
+        Cells x genes: array, sparse matrix, dask array or data set of an open file; the last two are computed or read once, in blocks.
     token_id
         Shape (n_vars,): token of each gene, -1 if it has none.
     counts, log_base
         As in `encode`.
     slot
-        What to call the matrix in errors.
+        Name of the matrix in errors.
 
     Raises
     ------
     TypeError
-        If `X` is no matrix of numbers.
+        If `X` is not a matrix of numbers.
     ValueError
-        If values are negative or not finite, or look log-normalised where `counts` does not say so, or the reverse.
+        If values are negative or not finite, look log-normalised with ``counts="raw"``, or cannot be logarithms with ``counts="log1p"``.
     """
     if counts not in ("raw", "linear", "log1p"):
         msg = f"counts={counts!r} is not one of 'raw', 'linear', 'log1p'."
@@ -104,13 +104,13 @@ def inspect(
         )
     else:
         parts = _in_threads(X, token_id, counts, log_base, slot)
-    found = _join(parts)
-    _check(found, counts, slot)
-    return found
+    inspection = _join(parts)
+    _check(inspection, counts, slot)
+    return inspection
 
 
 def linearise(rows: Rows, counts: Counts, log_base: float | None) -> Rows:
-    """Undo the logarithm if `counts` says that there is one."""
+    """Undo the logarithm if ``counts="log1p"``."""
     if counts != "log1p":
         return rows
     exponent = rows.data.astype(np.float64) * (1.0 if log_base is None else np.log(log_base))
@@ -145,7 +145,7 @@ def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: fl
 
 
 def _join(parts: Iterable[Inspection]) -> Inspection:
-    # what there is to say about no cells comes first
+    # an inspection of no cells, for matrices without any
     parts = [Inspection(np.empty(0, np.int64), np.empty(0), np.empty(0), 0, 0.0, np.empty(0)), *parts]
     return Inspection(
         np.concatenate([p.n_genes for p in parts]),
@@ -157,25 +157,25 @@ def _join(parts: Iterable[Inspection]) -> Inspection:
     )
 
 
-def _check(found: Inspection, counts: Counts, slot: str) -> None:
+def _check(inspection: Inspection, counts: Counts, slot: str) -> None:
     from ._kernels import FRACTION, NEGATIVE, NOT_FINITE
 
-    if counts == "log1p" and (found.flags & NOT_FINITE or found.peak > _LINEAR_PEAK):
-        msg = f"counts='log1p', but {slot} has values that are no logarithms of counts. Leave `counts` out if it holds raw counts."
+    if counts == "log1p" and (inspection.flags & NOT_FINITE or inspection.peak > _LINEAR_PEAK):
+        msg = f"counts='log1p', but {slot} has values that cannot be logarithms of counts. Leave `counts` out if it holds raw counts."
         raise ValueError(msg)
-    if found.flags & NOT_FINITE:
+    if inspection.flags & NOT_FINITE:
         msg = f"{slot} has values that are NaN or infinite. Remove them, or name a layer with raw counts by `layer=`."
         raise ValueError(msg)
-    if found.flags & NEGATIVE:
+    if inspection.flags & NEGATIVE:
         msg = f"{slot} has negative values, as after scaling or residuals. Name a layer with raw counts by `layer=`."
         raise ValueError(msg)
-    if counts == "raw" and found.flags & FRACTION and found.peak < _LOG_PEAK:
-        sums = found.exp_sums
+    if counts == "raw" and inspection.flags & FRACTION and inspection.peak < _LOG_PEAK:
+        sums = inspection.exp_sums
         equal = len(sums) > 1 and sums.std() < 1e-2 * sums.mean()
         total = ", and exp(x) - 1 adds up to the same total in every cell" if equal else ""
         msg = (
-            f"{slot} looks log-normalised: it has fractions and no value above {found.peak:.3g}{total}. Name a layer with raw "
-            "counts by `layer=`; or say counts='log1p' to undo the logarithm, or counts='linear' if the values are "
+            f"{slot} looks log-normalised: it has fractions and no value above {inspection.peak:.3g}{total}. Name a layer with raw "
+            "counts by `layer=`; or pass counts='log1p' to undo the logarithm, or counts='linear' if the values are "
             "proportional to counts in each cell."
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The loops over stored values. They hold no Python object and release the GIL, so that threads run them side by side."""
+"""Loops over stored values. They use no Python objects and release the GIL, so that threads run in parallel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEGATIVE, NOT_FINITE, FRACTION, DUPLICATE, OUTSIDE = 1, 2, 4, 8, 16
 UNKNOWN, GAP, REPEATED, MISPLACED = 1, 2, 3, 4
 _LARGEST = 1e200
 
-# A key is what the genes of a cell are sorted by, ascending: 48 bits of value, reversed, above 16 bits of token.
+# The genes of a cell are sorted by keys, ascending: 48 bits of value, reversed, above 16 bits of token.
 # Value: float64 without its sign, with 7 of 11 exponent bits (2^-64 to 2^64) and 41 of 52 mantissa bits, rounded.
 _ROUND = np.uint64(1 << 10)
 _DROPPED_BITS = np.uint64(11)
@@ -34,10 +34,10 @@ def _bits(typing, x):
 
 @njit(nogil=True, cache=True)
 def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
-    """Count distinct tokens and sum values per row; return what is unusual about the values, and the largest.
+    """Count distinct tokens and sum values per row; return flags for unusual values, and the largest value.
 
-    `seen` has a place for each token and holds no number of a row: it tells the genes of a row that share a token. A column
-    index outside `token` ends the pass before anything is read by it.
+    `seen` has an element for each token, initially no row number; it detects genes of a row that share a token. The pass ends at a
+    column index that is out of bounds for `token`, before it is used.
     """
     flags = 0
     n_columns = np.uint64(len(token))
@@ -45,7 +45,7 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
     for i in range(len(indptr) - 1):
         n = 0
         total = 0.0
-        known = 0.0
+        of_vocabulary = 0.0
         for p in range(indptr[i], indptr[i + 1]):
             x = np.float64(data[p])
             if not (0.0 <= x <= _LARGEST):
@@ -60,7 +60,7 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
                 return flags | OUTSIDE, peak
             t = token[j]
             if t >= 0 and x > 0.0:
-                known += x
+                of_vocabulary += x
                 if seen[t] == i:
                     flags |= DUPLICATE
                 else:
@@ -68,15 +68,15 @@ def inspect_rows(indptr, indices, data, token, seen, n_genes, totals, mapped):
                     n += 1
         n_genes[i] = n
         totals[i] = total
-        mapped[i] = known
+        mapped[i] = of_vocabulary
     return flags, peak
 
 
 @njit(nogil=True, cache=True)
 def sum_by_token(indptr, indices, data, token, n_tokens, new_indptr, new_indices, new_data):
-    """Sum the values of each row that share a token; `new_indices` are tokens, in the order in which a row first has them.
+    """Sum the values of each row that share a token; `new_indices` are tokens, in the order of their first value in the row.
 
-    A sum is carried together with its rounding error (Knuth's two-sum), so that it does not depend on the order of the values.
+    The rounding error of each sum is carried along (Knuth's two-sum), so that the sum does not depend on the order of the values.
     """
     high = np.zeros(n_tokens)
     low = np.zeros(n_tokens)
@@ -107,13 +107,13 @@ def sum_by_token(indptr, indices, data, token, n_tokens, new_indptr, new_indices
 def rank_rows(indptr, indices, data, token, weight, first, limit, eos, tokens, n_genes):
     """Write the tokens of each row in the order of value times weight to `tokens`, from column `first`.
 
-    At most `limit` are written, and `eos` behind them unless it is negative. `n_genes` is set to how many there are, or to -1 for
-    rows with values that do not fit a key; these are left to the caller.
+    At most `limit` tokens are written, followed by `eos` unless that is negative. `n_genes` is set to their number, or to -1 for rows
+    with values out of the range of keys, which are left to the caller.
     """
     longest = 0
     for i in range(len(indptr) - 1):
         longest = max(longest, indptr[i + 1] - indptr[i])
-    keys = np.empty(longest + 1, np.uint64)  # one place more for the key of a gene that is not kept
+    keys = np.empty(longest + 1, np.uint64)  # one more for the key of a gene that is not expressed
     other = np.empty(longest + 1, np.uint64)
     count = np.empty((2, _RADIX), np.uint32)
     for i in range(len(indptr) - 1):
@@ -132,9 +132,9 @@ def rank_rows(indptr, indices, data, token, weight, first, limit, eos, tokens, n
 
 @njit(nogil=True, cache=True)
 def _pack(start, stop, indices, data, token, weight, keys):
-    """Make the keys of one row; return how many, and whether all values fit.
+    """Make the keys of one row; return their number, and whether all values are in range.
 
-    Unknown genes and explicit zeros are passed over without a branch: their key is written, and the next one over it.
+    Genes without a token and explicit zeros are skipped without a branch: their key is written and overwritten by the next one.
     """
     n = 0
     outside = np.uint64(0)
@@ -152,10 +152,10 @@ def _pack(start, stop, indices, data, token, weight, keys):
 
 @njit(nogil=True, cache=True)
 def _sort(keys, other, n, count):
-    """Sort the first `n` of `keys` and return the array that they end up in, `keys` or `other`.
+    """Sort the first `n` of `keys`; return the array with the result, `keys` or `other`.
 
-    Two radix passes over the 20 highest bits in which the keys differ at all leave next to nothing for the insertion sort behind
-    them. Where they do leave much, as for cells whose values are mostly ties, passes over all bits follow.
+    Two radix passes over the 20 highest bits in which the keys differ leave little to the insertion sort that follows. If they leave
+    much, as for cells whose values are mostly ties, radix passes over all bits follow.
     """
     if n == 0:
         return keys
@@ -182,7 +182,7 @@ def _sort(keys, other, n, count):
 
 @njit(nogil=True, cache=True)
 def _count(keys, n, low, shift, count):
-    """Count how often each value of a digit of key - low occurs, and of the next digit; as starts of where they go."""
+    """Start positions of each value of a digit of key - low, and of the next digit, by their counts."""
     shift = np.uint64(shift)
     count[:] = 0
     for r in range(n):
@@ -192,14 +192,14 @@ def _count(keys, n, low, shift, count):
     for d in range(2):
         start = np.uint32(0)
         for digit in range(_RADIX):
-            here = count[d, digit]
+            n_keys = count[d, digit]
             count[d, digit] = start
-            start += here
+            start += n_keys
 
 
 @njit(nogil=True, cache=True)
 def _move(source, target, n, low, shift, start):
-    """Order by one digit of key - low, equals as they were."""
+    """Sort by one digit of key - low, stably."""
     shift = np.uint64(shift)
     for r in range(n):
         digit = ((source[r] - low) >> shift) & _DIGIT
@@ -209,7 +209,7 @@ def _move(source, target, n, low, shift, start):
 
 @njit(nogil=True, cache=True)
 def _insert(keys, n):
-    """Insertion sort; give up, and return False, when it moves more than a few keys per key."""
+    """Insertion sort; stop and return False after more than `_MOVES_PER_KEY` moves per key."""
     moves = 0
     for r in range(1, n):
         key = keys[r]
@@ -226,7 +226,7 @@ def _insert(keys, n):
 
 @njit(nogil=True, cache=True)
 def look_up(indptr, indices, data, token, scale, tokens, first, n_genes, counts):
-    """Write beside each token the value of its gene, times the row's scale."""
+    """Write the value of each token's gene, times the row's scale, to `counts`."""
     value_of = np.empty(2**16, np.float64)
     for i in range(len(indptr) - 1):
         for p in range(indptr[i], indptr[i + 1]):
@@ -239,9 +239,9 @@ def look_up(indptr, indices, data, token, scale, tokens, first, n_genes, counts)
 
 @njit(nogil=True, cache=True)
 def check_tokens(tokens, n_tokens, n_special, lengths):
-    """Count the tokens of each row; return the first row that no tokenizer has written, and what is wrong with it, or 0 and 0.
+    """Count the tokens of each row; return the first invalid row and its defect, or 0 and 0.
 
-    With four special tokens, a row is enclosed in the third and the fourth, or is empty; with two, it has none.
+    With four special tokens, a row begins with the third and ends with the fourth, or is empty; with two, it has none.
     """
     seen = np.full(n_tokens, -1, np.int64)
     for i in range(tokens.shape[0]):
@@ -249,10 +249,10 @@ def check_tokens(tokens, n_tokens, n_special, lengths):
         while n < tokens.shape[1] and tokens[i, n] != 0:
             n += 1
         lengths[i] = n
-        behind = False
+        is_gap = False
         for p in range(n, tokens.shape[1]):
-            behind |= tokens[i, p] != 0
-        if behind:
+            is_gap |= tokens[i, p] != 0
+        if is_gap:
             return i, GAP
         first, last = 0, n
         if n_special == 4:

@@ -1,4 +1,4 @@
-"""The dictionaries of the official models as the parts of a vocabulary."""
+"""Read the dictionaries of the official models as parts of a vocabulary."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def read_official(
     tokens, medians = read_dictionary(token_file), read_dictionary(median_file)
     ids = sorted(tokens, key=tokens.get)
     if [tokens[gene] for gene in ids] != list(range(len(ids))):
-        msg = f"The tokens in {token_file} are not the numbers from 0 to {len(ids) - 1}, each once."
+        msg = f"The tokens in {token_file} are not the integers from 0 to {len(ids) - 1}, each once."
         raise ValueError(msg)
     names = {} if name_file is None else read_dictionary(name_file)
     mapping = {} if mapping_file is None else read_dictionary(mapping_file)
-    # the mapping comes last: where both know a name, it decides
+    # the mapping takes precedence where both have a name
     pairs = [*names.items(), *mapping.items()]
     aliases = {alias.upper(): gene for alias, gene in pairs if gene in tokens and gene != alias}
     symbol_of = {gene: symbol for symbol, gene in names.items()}

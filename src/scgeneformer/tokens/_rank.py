@@ -1,4 +1,4 @@
-"""Sort the genes of each cell, block of cells by block of cells."""
+"""Rank the genes of each cell, one block of cells at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUND = np.uint64(1 << 10)
 
 @dataclass(frozen=True)
 class Ranker:
-    """All that is needed to rank any block of rows of one matrix, whatever the other blocks hold.
+    """Ranks any block of rows of a matrix, independently of the other blocks.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Ranker:
     vocabulary, counts, log_base, max_length
         As in `encode`.
     has_duplicates
-        Whether some cell has two values for one token, which are to be summed.
+        Whether a cell has several values for one token, which are summed.
     """
 
     token_id: np.ndarray
@@ -54,19 +54,19 @@ class Ranker:
         """Shape (n_vars,): 1 / median of each gene, 0 where it has no token."""
         return np.where(self.token_id >= 0, self.reciprocals[self.token_id], 0.0)
 
-    def eagerly(self, X: Any, tokens: np.ndarray, scale: np.ndarray, kept: np.ndarray | None) -> None:
-        """Rank a matrix in memory, in threads, into `tokens`; and its values times `scale` into `kept`."""
+    def eagerly(self, X: Any, tokens: np.ndarray, scale: np.ndarray, counts: np.ndarray | None) -> None:
+        """Rank a matrix in memory, in threads, into `tokens`; and its values times `scale` into `counts`."""
 
         def rank(slab: tuple[int, Rows]) -> None:
             start, rows = slab
-            here = slice(start, start + rows.shape[0])
-            self.rank(rows, tokens[here], scale[here], None if kept is None else kept[here])
+            block = slice(start, start + rows.shape[0])
+            self.rank(rows, tokens[block], scale[block], None if counts is None else counts[block])
 
         for _ in in_order(rank, slabs(X)):
-            pass  # nothing comes back, but errors are raised here
+            pass  # raises errors of the threads
 
     def lazily(self, X: da.Array, scale: np.ndarray | None) -> tuple[da.Array, da.Array | None]:
-        """Dask arrays of tokens and, if there is a `scale`, of values in their order. Each is made from `X` when asked for."""
+        """Dask arrays of tokens and, with a `scale`, of values in the order of the tokens; each is computed from `X`."""
         import dask.array as da
 
         rows = X.chunks[0]
@@ -89,12 +89,12 @@ class Ranker:
     def _rank_block(self, block: Any, scale: np.ndarray, what: int) -> np.ndarray:
         rows = to_rows(block)
         tokens = np.zeros((rows.shape[0], self.max_length), np.uint16)
-        kept = np.zeros(tokens.shape, np.float32) if what == 1 else None
-        self.rank(rows, tokens, scale.ravel(), kept)
-        return tokens if kept is None else kept
+        counts = np.zeros(tokens.shape, np.float32) if what == 1 else None
+        self.rank(rows, tokens, scale.ravel(), counts)
+        return tokens if counts is None else counts
 
-    def rank(self, rows: Rows, tokens: np.ndarray, scale: np.ndarray, kept: np.ndarray | None) -> None:
-        """Rank one block into `tokens`, which is zero."""
+    def rank(self, rows: Rows, tokens: np.ndarray, scale: np.ndarray, counts: np.ndarray | None) -> None:
+        """Rank one block into `tokens`, an array of zeros, and its values times `scale` into `counts`."""
         from ._kernels import look_up, rank_rows
 
         rows, token_id, weight = linearise(rows, self.counts, self.log_base), self.token_id, self.weight
@@ -111,12 +111,12 @@ class Ranker:
             n_genes[row] = len(ranked)
             tokens[row, first : first + len(ranked)] = ranked
             tokens[row, first + len(ranked) : 2 * first + len(ranked)] = max(eos, 0)
-        if kept is not None:
-            look_up(rows.indptr, rows.indices, rows.data, token_id, scale, tokens, first, n_genes, kept)
+        if counts is not None:
+            look_up(rows.indptr, rows.indices, rows.data, token_id, scale, tokens, first, n_genes, counts)
 
 
 def _summed(rows: Rows, token_id: np.ndarray, n_tokens: int) -> Rows:
-    """The same rows with one column for each token."""
+    """Rows with one column for each token."""
     from ._kernels import sum_by_token
 
     indptr, indices = np.empty_like(rows.indptr), np.empty(len(rows.indices), np.int32)
@@ -126,7 +126,7 @@ def _summed(rows: Rows, token_id: np.ndarray, n_tokens: int) -> Rows:
 
 
 def _rank_slowly(rows: Rows, row: int, token_id: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Tokens of one row in the same order, for values too large or too small for the keys of the fast way."""
+    """Ranked tokens of one row whose values are out of the range of the kernel's keys."""
     stored = slice(rows.indptr[row], rows.indptr[row + 1])
     genes, values = rows.indices[stored], rows.data[stored].astype(np.float64)
     expressed = (token_id[genes] >= 0) & (values > 0)

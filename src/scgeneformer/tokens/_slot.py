@@ -1,4 +1,4 @@
-"""The one way in which tokens are read from an AnnData: what they were made with, and whether they are whole."""
+"""Read tokens from an AnnData, after checking their vocabulary and that they are intact."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _SEPARATOR = ":"
 
 
 def vocabulary_column(vocabulary: Vocabulary, n_obs: int) -> pd.Categorical:
-    """What `obs` holds of the vocabulary that each cell was tokenized with: ``"<name>:<hash>"``.
+    """Column of `obs` with the vocabulary of each cell's tokens, ``"<name>:<hash>"``.
 
-    Concatenation keeps columns of `obs` and drops `uns`, and it may bring cells of several vocabularies together.
+    Concatenation keeps columns of `obs` but drops `uns`, and may join cells of different vocabularies.
     """
     return pd.Categorical.from_codes(np.zeros(n_obs, np.int8), [f"{vocabulary.name}{_SEPARATOR}{vocabulary.hash}"])
 
 
 def token_params(adata: AnnData, key: str, *, cure: str = _CURE) -> dict[str, Any]:
-    """What is known of the tokens in ``.obsm[key]``: ``.uns[key]["params"]``, its vocabulary taken from ``.obs`` where that has it.
+    """Parameters of the tokens in ``.obsm[key]``: ``.uns[key]["params"]``, or the vocabulary in ``.obs`` alone after concatenation.
 
     Returns
     -------
@@ -38,9 +38,9 @@ def token_params(adata: AnnData, key: str, *, cure: str = _CURE) -> dict[str, An
     Raises
     ------
     KeyError
-        If there are no tokens, or nothing tells their vocabulary.
+        If there are no tokens, or their vocabulary is recorded nowhere.
     TypeError
-        If they are no integers.
+        If they are not integers.
     ValueError
         If cells were tokenized with different vocabularies, or some not at all.
     """
@@ -67,13 +67,13 @@ def token_params(adata: AnnData, key: str, *, cure: str = _CURE) -> dict[str, An
     run = dict(adata.uns.get(key, {}).get("params", {}))
     if len(names):
         name, _, digest = str(names[0]).rpartition(_SEPARATOR)
-        if run.get("vocabulary_hash") != digest:  # parameters of other tokens say nothing about these
+        if run.get("vocabulary_hash") != digest:  # the parameters of other tokens
             run = {"vocabulary": name, "vocabulary_hash": digest}
     return run
 
 
 def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str) -> Any:
-    """Return the tokens in ``.obsm[key]`` after checking that they were made with `vocabulary` and are whole.
+    """Return the tokens in ``.obsm[key]`` after checking that they were made with `vocabulary` and are intact.
 
     Parameters
     ----------
@@ -82,9 +82,9 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
     key
         Slot of the tokens in `obsm`.
     vocabulary
-        The model's.
+        Vocabulary of the model.
     model
-        What the model is called, for errors.
+        Name of the model in errors.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
     KeyError
         If there are no tokens.
     TypeError, ValueError
-        If they were made with another vocabulary, which is named together with the model's; or as `check_tokens`.
+        If they were made with another vocabulary; or as `check_tokens`.
     """
     cure = f'sg.pp.tokenize(adata, "{model}")'
     made_with = token_params(adata, key, cure=cure)
@@ -109,7 +109,7 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
 
 
 def _read_lengths(adata: AnnData, key: str) -> np.ndarray | None:
-    """Number of tokens of each cell as `pp.tokenize` counted them, int64 (n_obs,); None if the column is gone."""
+    """Number of tokens of each cell as written by `pp.tokenize`, int64 (n_obs,); None if the column was removed."""
     column = _keys.lengths_key(key)
     if column not in adata.obs:
         return None
@@ -123,26 +123,26 @@ def _read_lengths(adata: AnnData, key: str) -> np.ndarray | None:
 def check_tokens(
     tokens: Any, vocabulary: Vocabulary, *, n_tokens: np.ndarray | None, key: str = _keys.TOKENS, cure: str = _CURE
 ) -> Any:
-    """Return `tokens` if a model of `vocabulary` can read them.
+    """Return `tokens` after checking that they are valid tokens of `vocabulary`.
 
     Parameters
     ----------
     tokens
         Shape (n_obs, L), NumPy or dask.
     vocabulary
-        Gives the range of tokens, and which are special.
+        Vocabulary of the tokens.
     n_tokens
-        Shape (n_obs,): how many tokens each cell had when it was tokenized; None if that is not known.
+        Shape (n_obs,): number of tokens of each cell when it was tokenized; None if unknown.
     key, cure
-        Slot of the tokens in `obsm`, and what to run, for errors.
+        Slot of the tokens in `obsm`, and the call that repairs them, for errors.
 
     Raises
     ------
     TypeError
-        If it is no matrix of integers.
+        If `tokens` is not a matrix of integers.
     ValueError
-        If a cell has other tokens than `n_tokens` tells, tokens outside the vocabulary, padding between tokens, a gene twice, or special
-        tokens elsewhere than the vocabulary has them.
+        If a cell does not have `n_tokens` tokens, or has tokens outside the vocabulary, padding between tokens, a gene twice, or missing or
+        misplaced special tokens.
     """
     slot = f".obsm[{key!r}]"
     dtype = _integers(tokens, slot, cure)
@@ -176,7 +176,7 @@ def check_tokens(
 
 
 def _integers(tokens: Any, slot: str, cure: str) -> np.dtype:
-    """The type of a matrix of integers; raises for anything else."""
+    """Data type of a matrix of integers; raises for anything else."""
     dtype = np.dtype(getattr(tokens, "dtype", object))
     if getattr(tokens, "ndim", 0) != 2 or dtype.kind not in "iu":
         msg = (
@@ -190,7 +190,7 @@ def _integers(tokens: Any, slot: str, cure: str) -> np.dtype:
 def _check_block(
     tokens: np.ndarray, n_tokens: np.ndarray | None, vocabulary: Vocabulary, slot: str, cure: str
 ) -> np.ndarray:
-    """Check some cells."""
+    """Check the tokens of a block of cells."""
     from ._kernels import GAP, MISPLACED, REPEATED, UNKNOWN, check_tokens
 
     tokens = np.asarray(tokens)
@@ -204,7 +204,7 @@ def _check_block(
             UNKNOWN: f"a token beyond the {len(vocabulary):,} of vocabulary {vocabulary.name!r}",
             GAP: "padding between tokens",
             REPEATED: "a gene twice",
-            MISPLACED: f"special tokens where vocabulary {vocabulary.name!r} has none, or lacks some",
+            MISPLACED: f"missing or misplaced special tokens of vocabulary {vocabulary.name!r}",
         }[problem]
     else:
         return tokens
@@ -213,14 +213,14 @@ def _check_block(
 
 
 def token_ids(adata: AnnData, key: str, vocabulary: Vocabulary) -> np.ndarray:
-    """Token of each gene of ``.var``, -1 where the vocabulary has none; int32 (n_vars,).
+    """Token of each gene of ``.var``, -1 for genes outside the vocabulary; int32 (n_vars,).
 
-    They are looked up again by the names of the genes where concatenation has dropped the column that :func:`scgeneformer.pp.tokenize` wrote.
+    If concatenation has dropped the column written by :func:`scgeneformer.pp.tokenize`, genes are mapped again by their names.
 
     Raises
     ------
     ValueError
-        If the column holds anything but tokens of `vocabulary`, or is gone and the vocabulary knows none of the names.
+        If the column does not hold tokens of `vocabulary`, or was dropped and no gene's name is in the vocabulary.
     """
     column = _keys.token_id_key(key)
     if column not in adata.var:
@@ -229,7 +229,7 @@ def token_ids(adata: AnnData, key: str, vocabulary: Vocabulary) -> np.ndarray:
             _keys.read_frame(adata.var), vocabulary, gene_ids=gene_ids if gene_ids in adata.var else None
         )
         if genes.n_mapped == 0:
-            msg = f"No column {column!r} in .var, and vocabulary {vocabulary.name!r} knows none of the genes' names. Run `{_CURE}` again."
+            msg = f"No column {column!r} in .var, and no gene's name is in vocabulary {vocabulary.name!r}. Run `{_CURE}` again."
             raise ValueError(msg)
         return genes.token_id
     values = _keys.read_frame(adata.var, [column])[column]

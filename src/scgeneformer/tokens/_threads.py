@@ -1,4 +1,4 @@
-"""Run a function over pieces in a few threads. Kernels and NumPy's sort release the GIL, so this uses the cores."""
+"""Apply a function in threads. Kernels and NumPy's sort release the GIL, so that all cores are used."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ R = TypeVar("R")
 
 
 def n_threads() -> int:
-    """As many as numba would use: the cores this process may run on, or ``NUMBA_NUM_THREADS``."""
+    """Number of threads, as numba's: the cores available to this process, or ``NUMBA_NUM_THREADS``."""
     from numba import config
 
     return config.NUMBA_NUM_THREADS
 
 
 def in_order(function: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
-    """Yield ``function(piece)`` in the order of `pieces`, with few pieces in memory at a time."""
+    """Yield ``function(piece)`` in the order of `pieces`; only a few pieces are in memory at a time."""
     with ThreadPoolExecutor(n_threads()) as pool:
         running: deque = deque()
         for piece in pieces:

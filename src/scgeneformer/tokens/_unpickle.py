@@ -1,4 +1,4 @@
-"""Read the official dictionaries, which are pickles, without running what a pickle may ask to run."""
+"""Read the official dictionaries, which are pickles, without executing code from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class _ScalarType:
-    """Stands in for `numpy.dtype` in a pickled number: knows its kind, width and byte order, nothing else."""
+    """Replaces `numpy.dtype` in a pickled number; has its kind, width and byte order only."""
 
     def __init__(self, code: str, *_: object) -> None:
         if not isinstance(code, str) or np.dtype(code).kind not in "iuf":
@@ -33,7 +33,7 @@ _ADMITTED = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the built-in containers, strings and numbers, which need no lookup, and NumPy's numbers. Nothing else."""
+    """Admits built-in containers, strings and numbers, which need no lookup, and NumPy's numbers only."""
 
     def find_class(self, module: str, name: str) -> object:
         try:
@@ -54,10 +54,9 @@ def read_dictionary(path: str | Path) -> dict[str, str | int | float]:
     Raises
     ------
     pickle.UnpicklingError
-        If the file asks for anything but dictionaries, strings, integers, floats and NumPy numbers.
-        Nothing that it asks for is imported or run.
+        If the file has anything but dictionaries, strings, integers, floats and NumPy numbers. Nothing is imported or executed.
     ValueError
-        If the file holds something else than such a dictionary.
+        If the file does not hold such a dictionary.
     """
     with Path(path).open("rb") as file:
         content = _Unpickler(file).load()
