@@ -5,13 +5,13 @@
 Sets and splits (every seed draws its own split, new heads and order of cells; the test cells are fixed where they are named):
 
 - "FACS, 100 cells": ten sorted types of PBMC, tested on the 100 cells that the set puts aside, trained on `--cells` of the others.
-  The embedded model has seen these 100 cells, without labels, in its own training.
+  The bundled model has seen these 100 cells, without labels, in its own training.
 - "FACS, a tenth": the same types, tested on a stratified tenth of the set.
 - "Kang, condition": control against interferon-beta, all types together, tested on a tenth of the cells. Donors are not known.
 - "Kang, other donor": the same question with two donors known: trained on one, tested on the other. 1,267 genes only.
 - "Cell lines, other batch": five lines, five batches of two technologies: trained on three batches, validated on a fourth, tested on the fifth.
 
-Rows: fine-tuning of the embedded model and of an untrained encoder of its shape, linear probe (logistic regression on mean embeddings) of
+Rows: fine-tuning of the bundled model and of an untrained encoder of its shape, linear probe (logistic regression on mean embeddings) of
 both, logistic regression on the 2,000 most variable genes of the training cells, and the most frequent class.
 """
 
@@ -116,9 +116,9 @@ def judge(make, data: Path, seed: int, args: argparse.Namespace) -> pd.DataFrame
     """Scores of all rows on one split."""
     cells, labels, sample, split = make(data, args.cells, seed)
     sg.pp.tokenize(cells, "default")
-    embedded = sg.hub.load("default")
+    bundled = sg.hub.load("default")
     found = {}
-    for name, start in {"embedded model": embedded, "untrained encoder": untrained(embedded, seed)}.items():
+    for name, start in {"bundled model": bundled, "untrained encoder": untrained(bundled, seed)}.items():
         sg.model.CellClassifier.setup_anndata(cells, labels, sample_key=sample)
         torch.manual_seed(seed)
         model = sg.model.CellClassifier(cells, start)
@@ -131,11 +131,11 @@ def judge(make, data: Path, seed: int, args: argparse.Namespace) -> pd.DataFrame
             enable_progress_bar=False,
         )
         split = model.split  # both models on the same cells
-        sg.tl.evaluate(cells, model, rng=seed, baselines=["probe", "hvg"] if name == "embedded model" else ["probe"])
+        sg.tl.evaluate(cells, model, rng=seed, baselines=["probe", "hvg"] if name == "bundled model" else ["probe"])
         metrics = sg.get.evaluation(cells)
         found[f"fine-tuned, {name}"] = metrics.iloc[0]
         found[f"linear probe, {name}"] = metrics.loc["linear probe"]
-        if name == "embedded model":
+        if name == "bundled model":
             found["logistic regression on HVGs"] = metrics.loc["regression on HVGs"]
             found["most frequent class"] = metrics.loc["most frequent class"]
         best = int(model.history["validation_loss"]["validation_loss"].to_numpy().argmin()) + 1

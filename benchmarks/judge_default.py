@@ -1,4 +1,4 @@
-"""How well the embedded model tells cell types apart on data it never saw, beside two baselines.
+"""How well the bundled model tells cell types apart on data it never saw, beside two baselines.
 
     python benchmarks/judge_default.py [--model FOLDER] [--data ../shared/data] [--out TABLE.md]
 
@@ -87,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     pretrained = sg.hub.load(args.model)
-    models = {"embedded model": pretrained, "untrained encoder": untrained(pretrained)}
+    models = {"bundled model": pretrained, "untrained encoder": untrained(pretrained)}
     readouts = [{}]
     if args.all_readouts:
         readouts = [{"pooling": pooling, "emb_layer": layer} for pooling in ("mean", "cls") for layer in (0, -1)]

@@ -4,7 +4,7 @@
 
 Tasks: dosage-sensitive against insensitive transcription factors; bivalent against Lys4-only and against unmethylated promoters;
 long-range against short-range factors; targets of two factors in TRRUST against as many other genes of the same cells. Cells: half of
-them Kang PBMC (control and interferon), half FACS-labelled PBMC of the Garnett tests; the embedded model was trained on neither.
+them Kang PBMC (control and interferon), half FACS-labelled PBMC of the Garnett tests; the bundled model was trained on neither.
 
 Five folds over genes for each seed; a gene is scored once, by its mean over cells. Means and standard deviations are over all folds of all
 seeds. "expression level" is a logistic regression on number of cells, mean rank and corpus median of a gene: what the classes can

@@ -1,4 +1,4 @@
-"""Recipe of the embedded model: a small Geneformer pretrained on blood cells.
+"""Recipe of the bundled model: a small Geneformer pretrained on blood cells.
 
     python benchmarks/pretrain_default.py --data ../shared/data --out build/default --max-minutes 75 --threads 2
 

@@ -106,7 +106,7 @@ def test_unknown_names() -> None:
             function(3)
 
 
-def test_embedded(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bundled(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_vocabularies, "DEFAULT_FOLDER", tiny_folder)
     with settings.override(offline=True):
         found = hub.load("default")

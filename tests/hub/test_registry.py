@@ -106,7 +106,7 @@ def test_cached_means_that_all_files_are_there(
     assert server.requests == []
 
 
-def test_embedded_model_is_listed_if_it_is_there(
+def test_bundled_model_is_listed_if_it_is_there(
     tiny_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_vocabularies, "DEFAULT_FOLDER", tmp_path / "nowhere")

@@ -167,7 +167,7 @@ def test_scales_of_int8_follow_the_weights(used, tokens):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_embeddings_of_the_embedded_model_keep_their_direction(kind, precision):
+def test_embeddings_of_the_bundled_model_keep_their_direction(kind, precision):
     """What the docstring promises."""
     pretrained = hub.load("default")
     encoder = copy.deepcopy(pretrained.encoder)

@@ -45,6 +45,11 @@ def vocabulary(model: Any) -> Vocabulary:
         If a dictionary is not cached and cannot be had.
     TypeError
         If `model` is none of the above.
+
+    Examples
+    --------
+    >>> sg.hub.vocabulary("default").max_length
+    1024
     """
     if isinstance(model, Vocabulary):
         return model
@@ -63,10 +68,10 @@ def vocabulary(model: Any) -> Vocabulary:
 
 
 def find_folder(model: str | os.PathLike[str]) -> Path:
-    """Folder of the embedded model, or the one that `model` is the path of."""
+    """Folder of the bundled model, or the one that `model` is the path of."""
     if model == _registry.DEFAULT:
         if not (DEFAULT_FOLDER / _CONFIG).is_file():
-            msg = f"The embedded model is missing from {DEFAULT_FOLDER}: this installation is incomplete. Reinstall scgeneformer."
+            msg = f"The bundled model is missing from {DEFAULT_FOLDER}: this installation is incomplete. Reinstall scgeneformer."
             raise FileNotFoundError(msg)
         return DEFAULT_FOLDER
     folder = Path(model).expanduser()
