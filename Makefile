@@ -30,9 +30,10 @@ docs: $(VENV)/.with-doc ## build the documentation, warnings are errors
 	rm -rf docs/_build docs/generated
 	$(BIN)/python -m sphinx -M html docs docs/_build -W --keep-going $(ARGS)
 
-lint: $(VENV)/.with-lint ## check style
+lint: $(VENV)/.with-lint ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/.with-lint ## apply style
 	$(BIN)/ruff check --fix .
@@ -54,10 +55,6 @@ $(VENV)/.with-package: $(VENV)/.with-pip pyproject.toml
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.with-test $(VENV)/.with-doc: $(VENV)/.with-%: $(VENV)/.with-package
+$(VENV)/.with-test $(VENV)/.with-doc $(VENV)/.with-lint: $(VENV)/.with-%: $(VENV)/.with-package
 	$(INSTALL) --group $*
-	@touch $@
-
-$(VENV)/.with-lint: $(VENV)/.with-pip pyproject.toml
-	$(INSTALL) --group lint
 	@touch $@

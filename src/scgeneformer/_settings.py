@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ENVIRONMENT_PREFIX = "SCGENEFORMER_"
 _DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -34,7 +34,7 @@ def _parse_optional_int(text: str) -> int | None:
     return int(text) if text.strip() else None
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "device": str,
     "precision": str,
     "token_budget": _parse_optional_int,

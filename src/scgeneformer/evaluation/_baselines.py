@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from sklearn.pipeline import Pipeline
 
-    Features = np.ndarray | sparse.csr_matrix | sparse.csr_array
+    Features: TypeAlias = "np.ndarray | sparse.csr_matrix | sparse.csr_array"
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the penalty to choose from
 N_FOLDS, MOST_ITEMS = 3, 2000  # enough to choose one of four strengths
@@ -59,6 +59,13 @@ def logistic(
     ------
     ValueError
         If fewer than two classes are labelled.
+
+    Examples
+    --------
+    >>> features = np.array([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
+    >>> proba = sg.evaluation.logistic(features, np.array([0, 0, 0, 1, 1, 1]), np.array([[0.0], [1.2]]))
+    >>> proba.argmax(axis=1).tolist()
+    [0, 1]
     """
     labels = np.asarray(labels)
     known = np.flatnonzero(labels >= 0)
@@ -98,6 +105,13 @@ def ridge(train: Features, values: np.ndarray, cells: Features) -> np.ndarray:
     ------
     ValueError
         If fewer than five items are labelled.
+
+    Examples
+    --------
+    >>> features = np.arange(10.0)[:, None]
+    >>> values = sg.evaluation.ridge(features, 2 * features[:, 0], np.array([[20.0]]))
+    >>> values.round().tolist()
+    [40.0]
     """
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GridSearchCV, KFold

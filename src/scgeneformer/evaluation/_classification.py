@@ -30,6 +30,13 @@ class Report:
         Numbers of items, int64: true classes down, predicted ones across.
     reason
         Why ``auc`` and ``average_precision`` are NaN; None if they are not.
+
+    Examples
+    --------
+    >>> proba = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
+    >>> report = sg.evaluation.classification(np.array([0, 0, 1]), proba, ["healthy", "ill"])
+    >>> float(report.per_class.loc["ill", "recall"])
+    1.0
     """
 
     scores: pd.Series
@@ -56,6 +63,13 @@ def classification(truth: np.ndarray, proba: np.ndarray, classes: Sequence[objec
     ------
     ValueError
         If shapes do not fit, nothing is labelled, or probabilities are NaN or do not sum to 1.
+
+    Examples
+    --------
+    >>> proba = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
+    >>> report = sg.evaluation.classification(np.array([0, 0, 1]), proba, ["healthy", "ill"])
+    >>> round(float(report.scores["accuracy"]), 3)
+    0.667
     """
     truth, proba = read_truth(truth, proba, "probabilities")
     n_classes = len(classes)
@@ -106,5 +120,5 @@ def _per_class(confusion: np.ndarray) -> pd.DataFrame:
 
 
 def _why_undefined(support: np.ndarray, classes: Sequence[object]) -> str | None:
-    missing = [repr(str(classes[c])) for c in np.flatnonzero(support == 0)]
+    missing = [repr(str(classes[int(c)])) for c in np.flatnonzero(support == 0)]
     return f"There is no item of {listed(missing)}." if missing else None

@@ -21,6 +21,12 @@ class Curve:
         Items with this score or a higher one are called positive; infinite where nothing is.
     area
         Area under the curve; NaN where one of the two classes is missing.
+
+    Examples
+    --------
+    >>> curve = sg.evaluation.roc(np.array([False, True]), np.array([0.2, 0.8]))
+    >>> curve.x.tolist(), curve.y.tolist()
+    ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
     """
 
     x: np.ndarray
@@ -39,6 +45,11 @@ def roc(positive: np.ndarray, score: np.ndarray) -> Curve:
     score
         Its score, higher for the class, of shape (n,). Ties are one step, so that the area is the probability that a positive
         scores above a negative, ties counting half.
+
+    Examples
+    --------
+    >>> sg.evaluation.roc(np.array([False, True, True]), np.array([0.2, 0.1, 0.8])).area
+    0.5
     """
     true, false, threshold = _counts(positive, score)
     with np.errstate(invalid="ignore"):
@@ -58,6 +69,12 @@ def precision_recall(positive: np.ndarray, score: np.ndarray) -> Curve:
         Whether each item is of the class, bool of shape (n,).
     score
         Its score, higher for the class, of shape (n,).
+
+    Examples
+    --------
+    >>> curve = sg.evaluation.precision_recall(np.array([False, True]), np.array([0.2, 0.8]))
+    >>> curve.area
+    1.0
     """
     true, false, threshold = _counts(positive, score)
     with np.errstate(invalid="ignore"):

@@ -49,6 +49,12 @@ def folds(
     ValueError
         If nothing is labelled, there is only one class or one with fewer members than folds, there are fewer groups than
         folds, or a class is in one group only, so that it would be tested by a model that never saw it.
+
+    Examples
+    --------
+    >>> fold = sg.evaluation.folds(np.tile([0, 1], 10), 5)
+    >>> np.bincount(fold).tolist()
+    [4, 4, 4, 4, 4]
     """
     if n_folds < 2:
         msg = f"n_folds={n_folds} must be at least 2."

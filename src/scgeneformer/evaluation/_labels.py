@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -58,9 +58,9 @@ def read_groups(groups: np.ndarray | Sequence[object], items: np.ndarray, n: int
     return codes.astype(np.int64), names
 
 
-def class_name(code: int, classes: Sequence[object] | None) -> str:
+def class_name(code: int | np.integer[Any], classes: Sequence[object] | None) -> str:
     """Name of a class in an error."""
-    return str(code) if classes is None else repr(str(classes[code]))
+    return str(code) if classes is None else repr(str(classes[int(code)]))
 
 
 def listed(names: Sequence[str]) -> str:

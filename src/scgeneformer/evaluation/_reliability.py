@@ -27,6 +27,12 @@ class Reliability:
         Number of predictions, int64.
     error
         Expected calibration error: the mean absolute difference of accuracy and confidence, weighted by `n` (Guo et al. 2017).
+
+    Examples
+    --------
+    >>> proba = np.array([[0.9, 0.1], [0.6, 0.4]])
+    >>> sg.evaluation.reliability(np.array([0, 1]), proba, n_bins=2).n.tolist()
+    [0, 2]
     """
 
     edges: np.ndarray
@@ -47,6 +53,13 @@ def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Re
         Probabilities of shape (n, n_classes). The prediction is the most probable class, the first of equal ones.
     n_bins
         Number of bins of equal width.
+
+    Examples
+    --------
+    >>> proba = np.array([[0.9, 0.1], [0.6, 0.4]])
+    >>> bins = sg.evaluation.reliability(np.array([0, 1]), proba, n_bins=2)
+    >>> bins.confidence.tolist(), bins.accuracy.tolist()
+    ([nan, 0.75], [nan, 0.5])
     """
     truth, proba = read_truth(truth, proba, "probabilities")
     sure, right = proba.max(axis=1), proba.argmax(axis=1) == truth
@@ -76,6 +89,13 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     ------
     ValueError
         If nothing is labelled, or logits are not finite.
+
+    Examples
+    --------
+    >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    >>> temperature = sg.evaluation.temperature(logits, np.array([0, 0, 1, 1]))
+    >>> temperature > 1  # right in three of four cases, but surer than that
+    True
     """
     truth, logits = read_truth(truth, logits, "logits")
     rows = np.arange(len(truth))

@@ -28,6 +28,12 @@ def regression(truth: np.ndarray, predicted: np.ndarray, *, n_levels: int | None
     ------
     ValueError
         If shapes differ, nothing is labelled, or a prediction is NaN.
+
+    Examples
+    --------
+    >>> scores = sg.evaluation.regression(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0]))
+    >>> scores[["mae", "spearman"]].round(3).tolist()
+    [0.333, 1.0]
     """
     truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if truth.shape != predicted.shape or truth.ndim != 1:

@@ -11,7 +11,7 @@ from ._balance import Balance
 from ._labels import class_name, listed, read_groups, read_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.random import Generator
 
@@ -35,6 +35,12 @@ class Split:
         Items to test on.
     balance
         p-value of each balanced covariate, by name; None if there was none.
+
+    Examples
+    --------
+    >>> split = sg.evaluation.Split(train=np.array([4, 0, 1]), validation=np.array([2]), test=np.array([3]))
+    >>> split.train.tolist()
+    [0, 1, 4]
     """
 
     train: np.ndarray
@@ -90,6 +96,15 @@ def split(
     ValueError
         If sizes do not sum to 1, nothing is labelled, there is only one class or one of a single member, there are fewer groups
         than sets, or the groups that must be trained on leave too few for the other sets.
+
+    Examples
+    --------
+    Donors stay in one set:
+
+    >>> donors = np.repeat(np.arange(10), 4)
+    >>> split = sg.evaluation.split(np.tile([0, 1], 20), groups=donors)
+    >>> len(split.train), len(split.validation), len(split.test)
+    (32, 4, 4)
     """
     sizes = _check_sizes(train_size, validation_size, test_size)
     items, codes = read_labels(labels, classes)
@@ -98,7 +113,9 @@ def split(
     if groups is None:
         _check_members(codes, sizes, classes)
         tests = None if covariates is None else Balance(covariates)
-        candidates = (stratified(codes, sizes, ORDER, rng) for _ in range(1 if tests is None else N_CANDIDATES))
+        candidates: Iterable[np.ndarray] = (
+            stratified(codes, sizes, ORDER, rng) for _ in range(1 if tests is None else N_CANDIDATES)
+        )
         unit = np.arange(len(items))
     else:
         unit, names = read_groups(groups, items, len(labels))
@@ -107,7 +124,8 @@ def split(
     best, pvalues = _most_balanced(candidates, tests)
     sets = best[unit]
     report = None if tests is None else pd.Series(pvalues, index=tests.names, name="pval")
-    return Split(*(items[sets == s] for s in range(len(SETS))), balance=report)
+    train, validation, test = (items[sets == s] for s in range(len(SETS)))
+    return Split(train, validation, test, report)
 
 
 def check_disjoint(groups: np.ndarray | Sequence[object], split: Split) -> None:
@@ -124,6 +142,11 @@ def check_disjoint(groups: np.ndarray | Sequence[object], split: Split) -> None:
     ------
     ValueError
         If one is; the error names such groups.
+
+    Examples
+    --------
+    >>> donors = np.repeat(np.arange(10), 4)
+    >>> sg.evaluation.check_disjoint(donors, sg.evaluation.split(np.tile([0, 1], 20), groups=donors))
     """
     groups = np.asarray(groups, dtype=object)
     members = {name: set(groups[getattr(split, name)]) for name in SETS}
@@ -183,7 +206,7 @@ def _by_groups(
     counts = counts[:, counts.any(axis=0)]
     candidates = grouped(counts, sizes, cover_first=True, rng=rng)
     table = tabulate(candidates, counts, len(sizes))[:, sizes > 0]
-    filled = table.any(axis=2).all(axis=1)
+    filled = np.all(np.any(table, axis=2), axis=1)
     if not filled.any():
         present = np.unique(codes)
         alone = [class_name(code, classes) for code in present[(counts > 0).sum(axis=0) == 1]]
@@ -199,13 +222,8 @@ def _by_groups(
     return candidates[order[left_out[order] == left_out.min()]]
 
 
-def _most_balanced(candidates: np.ndarray, tests: Balance | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _most_balanced(candidates: Iterable[np.ndarray], tests: Balance | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The candidate with the largest smallest p-value, the first of those where several are equal."""
-    best, pvalues = None, None
-    for sets in candidates:
-        if tests is None:
-            return sets, None
-        found = tests.pvalues(sets, len(SETS))
-        if pvalues is None or found.min() > pvalues.min():
-            best, pvalues = sets, found
-    return best, pvalues
+    if tests is None:
+        return next(iter(candidates)), None
+    return max(((sets, tests.pvalues(sets, len(SETS))) for sets in candidates), key=lambda pair: pair[1].min())

@@ -19,9 +19,15 @@ def available() -> pd.DataFrame:
     One row per model, indexed by name: `generation` (of the dictionaries), `layers`, `width`, `parameters` (with the
     masked-gene head), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries
     included), `cached` (all files are here, so that no network is needed), `licence`, `description`.
+
+    Examples
+    --------
+    >>> models = sg.hub.available()
+    >>> int(models.loc["V2-104M", "layers"])
+    12
     """
-    embedded = [_embedded()] if (_vocabularies.DEFAULT_FOLDER / "config.json").is_file() else []
-    rows = embedded + [_published(model) for model in _registry.MODELS.values()]
+    bundled = [_bundled()] if (_vocabularies.DEFAULT_FOLDER / "config.json").is_file() else []
+    rows = bundled + [_published(model) for model in _registry.MODELS.values()]
     return pd.DataFrame(rows).set_index("name")
 
 
@@ -44,7 +50,7 @@ def _published(model: _registry.Model) -> dict[str, Any]:
     }
 
 
-def _embedded() -> dict[str, Any]:
+def _bundled() -> dict[str, Any]:
     config = json.loads((_vocabularies.DEFAULT_FOLDER / "config.json").read_text())
     shape = [
         config[name]

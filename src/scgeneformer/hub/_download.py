@@ -18,6 +18,7 @@ _TIMEOUT = (10, 60)  # seconds to connect, and between two reads
 _BUSY = (408, 425, 429)
 _GONE = (404, 410)
 _BAD_RANGE = 416
+_SERVER_ERROR = 500  # and above
 
 
 class _InterruptedTransfer(Exception):
@@ -135,7 +136,7 @@ def _check_status(response: requests.Response, part: Path) -> None:
         raise FileNotFoundError(msg)
     if code == _BAD_RANGE:  # what is here does not belong to the server's file
         part.unlink()
-    if code == _BAD_RANGE or code in _BUSY or code >= requests.codes.server_error:
+    if code == _BAD_RANGE or code in _BUSY or code >= _SERVER_ERROR:
         raise _InterruptedTransfer(answer)
     msg = f"{response.url}: the server answered {answer}."
     raise ConnectionError(msg)

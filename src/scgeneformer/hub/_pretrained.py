@@ -7,7 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import _registry
 from ._cache import fetch, sha256_of
@@ -38,6 +38,12 @@ class Pretrained:
         A module of :mod:`scgeneformer.nn` in memory (an encoder, or one with `.encoder`); None for a folder.
     pinned_sha256
         What `sha256` is known to be, from the check of a download; None to compute it when asked.
+
+    Examples
+    --------
+    >>> pretrained = sg.hub.load("default")
+    >>> pretrained.vocabulary.name, pretrained.encoder.config.n_layers
+    ('PBMC-mini', 3)
     """
 
     name: str
@@ -54,8 +60,8 @@ class Pretrained:
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, in evaluation mode and float32; read once. For a model in memory it is the live one."""
-        if self.model is not None:
-            return getattr(self.model, "encoder", self.model)
+        if self.folder is None:
+            return cast("Encoder", getattr(self.model, "encoder", self.model))
         from scgeneformer.nn import load_encoder
 
         return load_encoder(self.folder)
@@ -70,7 +76,7 @@ class Pretrained:
         """
         from scgeneformer.nn import MaskedGeneModel, load_masked_gene_model
 
-        if self.model is None:
+        if self.folder is not None:
             return load_masked_gene_model(self.folder)
         if not isinstance(self.model, MaskedGeneModel):
             msg = f"{self.name!r} is of class {type(self.model).__name__} and has no masked-gene head."
@@ -82,11 +88,11 @@ class Pretrained:
         """Sha256 of the file with the weights; of a model in memory, over its parameters (name, type, shape, bytes)."""
         if self.pinned_sha256 is not None:
             return self.pinned_sha256
-        if self.model is None:
-            from scgeneformer.nn import weights_file
+        if self.folder is None:
+            return _sha256_of_parameters(cast("nn.Module", self.model))
+        from scgeneformer.nn import weights_file
 
-            return sha256_of(weights_file(self.folder))
-        return _sha256_of_parameters(self.model)
+        return sha256_of(weights_file(self.folder))
 
 
 def _sha256_of_parameters(model: nn.Module) -> str:
@@ -121,6 +127,12 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
         If a file is not cached and cannot be had.
     TypeError
         If `model` is none of the above.
+
+    Examples
+    --------
+    >>> pretrained = sg.hub.load("default")
+    >>> pretrained.name
+    'default'
     """
     if not isinstance(model, str | os.PathLike):
         return _with_vocabulary(_from_object(model), vocabulary)

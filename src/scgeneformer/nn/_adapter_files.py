@@ -67,6 +67,12 @@ def save_adapter(folder: str | Path, model: nn.Module, *, base_model: str | None
     ------
     ValueError
         If the model has no adapters.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.add_lora(model, rank=4)
+    >>> sg.nn.save_adapter("adapter", model, base_model="default")
     """
     config, adapted = config_of(encoder_of(model)), adapted_layers(encoder_of(model))
     layers, heads, values = _layer_names(model), _head_names(model), model.state_dict()
@@ -106,6 +112,14 @@ def load_adapter(folder: str | Path, model: nn.Module) -> None:
         If peft is not installed.
     ValueError
         If the adapters are of another kind or for another model; `model` is then as it was.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.add_lora(model, rank=4)
+    >>> sg.nn.save_adapter("adapter", model)
+    >>> fresh = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.load_adapter("adapter", fresh)
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -153,7 +167,7 @@ def _translate(
         theirs = name.removeprefix(_ROOT)
         layer, found, part = theirs.removeprefix("bert.").partition(".lora_")
         if layer in layers and part in ("A.weight", "B.weight"):
-            linear = encoder.get_submodule(layers[layer])
+            linear: Any = encoder.get_submodule(layers[layer])
             expected = (rank, linear.in_features) if part == "A.weight" else (linear.out_features, rank)
             adapters[f"{layers[layer]}.lora_{part}"] = value
         elif theirs in head_names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -61,6 +61,13 @@ def add_lora(
     -----
     The method is of Hu et al. (2022). Names in the state dict depend on `targets` only: to restore a saved one, build the model, call this with
     the same arguments and load it.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.add_lora(model, rank=4)
+    >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
+    6144
     """
     known = {*TARGETS, *layer_names(encoder_of(model))}
     if isinstance(targets, str) or not targets or not set(targets) <= known:
@@ -87,6 +94,12 @@ def merge_lora(model: nn.Module) -> None:
     ------
     ValueError
         If the model has no adapters.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.add_lora(model, rank=4)
+    >>> sg.nn.merge_lora(model)
     """
     encoder = encoder_of(model)
     config_of(encoder)
@@ -136,15 +149,16 @@ def import_peft() -> ModuleType:
 
 def encoder_of(model: nn.Module) -> Encoder:
     """The encoder of `model`, or `model` itself."""
-    return getattr(model, "encoder", model)
+    return cast("Encoder", getattr(model, "encoder", model))
 
 
 def config_of(encoder: Encoder) -> Any:
     """The ``peft.LoraConfig`` of the adapters; an error if there are none."""
-    if not hasattr(encoder, "peft_config"):
+    configs: Any = getattr(encoder, "peft_config", None)
+    if configs is None:
         msg = "The model has no LoRA adapters. Add them with `add_lora` or `load_adapter`."
         raise ValueError(msg)
-    return encoder.peft_config[NAME]
+    return configs[NAME]
 
 
 def layer_names(encoder: Encoder) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _FEWEST = 16  # queries
 _TILE = 2**21  # attention weights of a tile: what a core's cache holds
@@ -34,12 +34,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
     Returns
     -------
     (B, N, Q, D).
+
+    Examples
+    --------
+    >>> q = k = v = torch.randn(1, 2, 5, 4)  # one cell, two heads, five positions, four dimensions
+    >>> sg.nn.attend(q, k, v, mask=None, dropout=0.0).shape
+    torch.Size([1, 2, 5, 4])
     """
     # torch's fused kernel for CPUs gains nothing from bfloat16; plain products do, and their tiles stay in the cache, if there
     # are queries enough for products. A compiler would write out the loop over cells.
     eager = q.device.type == "cpu" and not torch.compiler.is_compiling()
     if eager and q.dtype == torch.bfloat16 and q.shape[2] >= _FEWEST and not (causal or dropout):
-        return TiledAttention.apply(q, k, v, mask)
+        in_tiles: Callable[..., Tensor] = TiledAttention.apply
+        return in_tiles(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
@@ -83,7 +90,8 @@ class TiledAttention(torch.autograd.Function):
 def _tiles(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | slice, slice]]:
     """Each cell with its keys, and its queries in parts whose weights a cache holds."""
     for b in range(len(q)):
-        there, n_keys = slice(None), k.shape[2]
+        there: Tensor | slice = slice(None)
+        n_keys = k.shape[2]
         if mask is not None:
             row = mask[b, 0, 0]
             n_keys = int(row.sum())

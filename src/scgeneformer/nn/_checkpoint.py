@@ -90,6 +90,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         If there is none.
     ValueError
         If it is not JSON.
+
+    Examples
+    --------
+    >>> sg.nn.read_config(sg.hub.load("default").folder)["hidden_size"]
+    128
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -103,13 +108,27 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def add_to_config(folder: str | Path, values: dict[str, Any]) -> None:
-    """Add keys to the ``config.json`` in `folder`; transformers keeps those that it does not know."""
+    """Add keys to the ``config.json`` in `folder`; transformers keeps those that it does not know.
+
+    Examples
+    --------
+    >>> sg.nn.save_checkpoint("copy", sg.hub.load("default").encoder)
+    >>> sg.nn.add_to_config("copy", {"pooling": "cls"})
+    >>> sg.nn.load_encoder("copy").config.pooling
+    'cls'
+    """
     config = read_config(folder) | values
     (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def weights_file(folder: str | Path) -> Path:
-    """The file with the weights in `folder`: safetensors, or the older ``pytorch_model.bin``."""
+    """The file with the weights in `folder`: safetensors, or the older ``pytorch_model.bin``.
+
+    Examples
+    --------
+    >>> sg.nn.weights_file(sg.hub.load("default").folder).name
+    'model.safetensors'
+    """
     for name in (WEIGHTS, OLD_WEIGHTS):
         if (Path(folder) / name).is_file():
             return Path(folder) / name
@@ -126,6 +145,13 @@ def read_state(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
         If weights are missing.
     ValueError
         If weights have another shape than the model's, are there twice, or are not finite floating-point numbers.
+
+    Examples
+    --------
+    >>> folder = sg.hub.load("default").folder
+    >>> state = sg.nn.read_state(sg.nn.load_encoder(folder), sg.nn.weights_file(folder))
+    >>> state["embedding.gene.weight"].shape
+    torch.Size([13156, 128])
     """
     return _state(model, read_weights(path), path)
 
@@ -170,27 +196,65 @@ def _kind(config: Mapping[str, Any], names: Collection[str]) -> type:
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Load the encoder of any BERT checkpoint, with whatever head, in evaluation mode and float32."""
+    """Load the encoder of any BERT checkpoint, with whatever head, in evaluation mode and float32.
+
+    Examples
+    --------
+    >>> encoder = sg.nn.load_encoder(sg.hub.load("default").folder)
+    >>> encoder.config.width
+    128
+    """
     return _load(Encoder, folder)
 
 
 def load_masked_gene_model(folder: str | Path) -> MaskedGeneModel:
-    """Load encoder and masked-gene head of a ``BertForMaskedLM`` checkpoint."""
+    """Load encoder and masked-gene head of a ``BertForMaskedLM`` checkpoint.
+
+    Examples
+    --------
+    >>> model = sg.nn.load_masked_gene_model(sg.hub.load("default").folder)
+    >>> model.head.bias.shape
+    torch.Size([13156])
+    """
     return _load(MaskedGeneModel, folder)
 
 
 def load_encoder_decoder(folder: str | Path) -> EncoderDecoder:
-    """Load a BERT encoder together with the decoder that is stored beside it."""
+    """Load a BERT encoder together with the decoder that is stored beside it.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(100, 2, 8, n_heads=2, feed_forward=16, max_length=64, n_decoder_layers=1)
+    >>> sg.nn.save_checkpoint("both", sg.nn.EncoderDecoder(config))
+    >>> len(sg.nn.load_encoder_decoder("both").decoder)
+    1
+    """
     return _load(EncoderDecoder, folder)
 
 
 def load_cell_classifier(folder: str | Path) -> CellClassifier:
-    """Load a ``BertForSequenceClassification`` checkpoint, or one of ours that pools otherwise."""
+    """Load a ``BertForSequenceClassification`` checkpoint, or one of ours that pools otherwise.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> sg.nn.save_checkpoint("cells", sg.nn.CellClassifier(config, n_outputs=3))
+    >>> sg.nn.load_cell_classifier("cells").pooling
+    'cls'
+    """
     return _load(CellClassifier, folder, _n_classes(folder), *read_config(folder).get(POOLING, ()))
 
 
 def load_gene_classifier(folder: str | Path) -> GeneClassifier:
-    """Load a ``BertForTokenClassification`` checkpoint."""
+    """Load a ``BertForTokenClassification`` checkpoint.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> sg.nn.save_checkpoint("genes", sg.nn.GeneClassifier(config, n_classes=2))
+    >>> sg.nn.load_gene_classifier("genes").classifier.out_features
+    2
+    """
     return _load(GeneClassifier, folder, _n_classes(folder))
 
 
@@ -240,6 +304,13 @@ def save_checkpoint(
         Precision on disk; None keeps the model's. Loading always gives float32.
     labels
         Names of a classifier's classes, in the order of its outputs.
+
+    Examples
+    --------
+    >>> encoder = sg.hub.load("default").encoder
+    >>> sg.nn.save_checkpoint("copy", encoder, dtype=torch.float16)
+    >>> sg.nn.load_encoder("copy").config == encoder.config
+    True
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

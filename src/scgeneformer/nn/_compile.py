@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from ._encoder import Block
+from ._encoder import Layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,13 @@ def compile_blocks(network: nn.Module) -> None:
     ------
     RuntimeError
         If there is no C++ compiler, which torch needs for it.
+
+    Examples
+    --------
+    Compiling happens at the first call.
+
+    >>> encoder = sg.nn.load_encoder(sg.hub.load("default").folder)
+    >>> sg.nn.compile_blocks(encoder)
     """
     compiler = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
@@ -33,5 +40,5 @@ def compile_blocks(network: nn.Module) -> None:
         )
         raise RuntimeError(msg)
     for module in network.modules():
-        if isinstance(module, Block):
+        if isinstance(module, Layers):
             module.compile(dynamic=True)

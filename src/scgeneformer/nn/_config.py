@@ -70,6 +70,12 @@ class EncoderConfig:
         ``"learned"`` (all published Geneformers), or ``"sinusoidal"``: the fixed table of Vaswani et al. (2017).
     n_decoder_layers
         Number of decoder blocks of an :class:`EncoderDecoder`; 0 without a decoder.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> config.to_hf()["num_hidden_layers"]
+    2
     """
 
     vocab_size: int

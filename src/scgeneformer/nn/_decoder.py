@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ._encoder import Attention, Block, Encoder, init_weights, run_block
+from ._encoder import Attention, Encoder, Layers, init_weights, run_block
 
 if TYPE_CHECKING:
     from ._config import EncoderConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SCORES = 2**25  # scores of genes at positions that are held at once
 
 
-class DecoderBlock(Block):
+class DecoderBlock(Layers):
     """A block that looks back at its own sequence only, then at all of what the encoder made of the cell."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -49,6 +49,14 @@ class EncoderDecoder(nn.Module):
     ----------
     config
         Its shape, with `n_decoder_layers` above 0.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(100, 2, 8, n_heads=2, feed_forward=16, max_length=64, n_decoder_layers=1)
+    >>> model = sg.nn.EncoderDecoder(config)
+    >>> cell = torch.tensor([[2, 50, 7, 3]])
+    >>> model.scores(model(cell, None, cell)).shape
+    torch.Size([1, 4, 100])
     """
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -6,7 +6,7 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ from ._attention import attend
 from ._dropout import Dropout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ._config import EncoderConfig
 
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class Embedding(nn.Module):
@@ -86,8 +88,8 @@ class FeedForward(nn.Module):
         return self.down(self.activation(self.up(x)))  # (B, L, F) inside
 
 
-class Block(nn.Module):
-    """Attention and feed-forward, each added to its input and normalised after."""
+class Layers(nn.Module):
+    """What a block of the encoder and one of the decoder are made of."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -96,6 +98,10 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
+
+
+class Block(Layers):
+    """Attention and feed-forward, each added to its input and normalised after."""
 
     def forward(self, x: Tensor, mask: Tensor | None, positions: slice | None = None) -> Tensor:
         read = x if positions is None else x[:, positions]  # (B, Q, H)
@@ -125,6 +131,13 @@ class Encoder(nn.Module):
     -----
     The arithmetic is that of Hugging Face's ``BertModel`` without a pooler, which official Geneformer uses. New weights
     are drawn as BERT's: normal with standard deviation `initializer_range`, zero biases, unit norms, a zero row for padding.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> encoder = sg.nn.Encoder(config)
+    >>> encoder(torch.tensor([[2, 50, 7, 3]])).shape
+    torch.Size([1, 4, 8])
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -178,7 +191,7 @@ class Encoder(nn.Module):
         keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         x = self.embedding(tokens, ranks)
         weights = []
-        for i, block in enumerate(self.blocks[:n_layers]):
+        for i, block in enumerate(cast("Iterable[Block]", self.blocks[:n_layers])):
             if attention:
                 weights.append(block.attention.weights(x, keys))
             x = run_block(block, x, keys, positions if i == n_layers - 1 else None, again=self.checkpoint_activations)

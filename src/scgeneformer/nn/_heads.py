@@ -19,7 +19,15 @@ POOLINGS = ("cls", "mean", "attention")
 
 
 class MaskedGeneHead(nn.Module):
-    """Scores of every gene at a position; the output matrix is the encoder's gene embedding."""
+    """Scores of every gene at a position; the output matrix is the encoder's gene embedding.
+
+    Examples
+    --------
+    >>> model = sg.nn.load_masked_gene_model(sg.hub.load("default").folder)
+    >>> states = model.encoder(torch.tensor([[2, 50, 1, 3]]))
+    >>> model.head(states, model.encoder.embedding.gene.weight).shape
+    torch.Size([1, 4, 13156])
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -34,7 +42,15 @@ class MaskedGeneHead(nn.Module):
 
 
 class MaskedGeneModel(nn.Module):
-    """Encoder with the head that it is pretrained with."""
+    """Encoder with the head that it is pretrained with.
+
+    Examples
+    --------
+    >>> model = sg.nn.load_masked_gene_model(sg.hub.load("default").folder)
+    >>> tokens = torch.tensor([[2, 50, 1, 3]])  # the third is masked
+    >>> model(tokens, where=tokens == 1).shape
+    torch.Size([1, 13156])
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -73,6 +89,13 @@ class CellClassifier(nn.Module):
         that are learned. Padding has no part in any of them.
     n_special
         Token ids below this one are no genes.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> model = sg.nn.CellClassifier(config, n_outputs=3, pooling="mean", n_special=4)
+    >>> model(torch.tensor([[2, 50, 7, 3]])).shape
+    torch.Size([1, 3])
     """
 
     def __init__(self, config: EncoderConfig, n_outputs: int, pooling: str = "cls", n_special: int = 0) -> None:
@@ -113,7 +136,15 @@ class CellClassifier(nn.Module):
 
 
 class GeneClassifier(nn.Module):
-    """Classes of genes, one answer for every token, as BERT's token classification."""
+    """Classes of genes, one answer for every token, as BERT's token classification.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> model = sg.nn.GeneClassifier(config, n_classes=2)
+    >>> model(torch.tensor([[2, 50, 7, 3]])).shape
+    torch.Size([1, 4, 2])
+    """
 
     def __init__(self, config: EncoderConfig, n_classes: int) -> None:
         super().__init__()

@@ -50,6 +50,13 @@ def quantize(model: nn.Module, kind: Literal["int8", "nf4"], *, device: torch.de
         If bitsandbytes is not installed.
     RuntimeError
         If it cannot do this on the device. The model is then as it was.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.quantize(model, "nf4")
+    >>> sg.nn.is_quantized(model)
+    True
     """
     if kind not in _KINDS:
         msg = f"quantize={kind!r} is not one of {_KINDS}."
@@ -83,6 +90,14 @@ def dequantize(model: nn.Module) -> None:
     ----------
     model
         Any module; without quantized layers it stays as it is.
+
+    Examples
+    --------
+    >>> model = sg.hub.load("default").masked_gene_model()
+    >>> sg.nn.quantize(model, "nf4")
+    >>> sg.nn.dequantize(model)
+    >>> sg.nn.is_quantized(model)
+    False
     """
     for parent, name, layer in list(_layers(model, nn.Linear)):
         if _is_quantized_layer(layer):
@@ -95,7 +110,13 @@ def dequantize(model: nn.Module) -> None:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether `model` has quantized layers."""
+    """Whether `model` has quantized layers.
+
+    Examples
+    --------
+    >>> sg.nn.is_quantized(sg.hub.load("default").encoder)
+    False
+    """
     return any(_is_quantized_layer(module) for module in model.modules())
 
 
@@ -179,7 +200,7 @@ def _keep_scales_near(module: Any, _: object) -> None:
         module.state.CB, module.state.SCB = module.weight.data, module.state.SCB.to(module.weight.device)
 
 
-def _load_scales(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _load_scales(module: Any, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Take the scales of 4-bit weights from a state dict: bitsandbytes writes them there, but does not read them."""
     start = f"{prefix}weight."
     scales = {name.removeprefix(start): state_dict.pop(name) for name in list(state_dict) if name.startswith(start)}

@@ -35,6 +35,12 @@ def load_plain(path: str | Path, *, mmap: bool = False) -> Any:
     ------
     ValueError
         If the file holds anything else, or is damaged.
+
+    Examples
+    --------
+    >>> torch.save({"step": 3, "weight": torch.zeros(2)}, "state.pt")
+    >>> sg.nn.load_plain("state.pt")["step"]
+    3
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -56,6 +62,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         If there is no such file.
     ValueError
         If it holds anything but tensors by name, or is damaged.
+
+    Examples
+    --------
+    >>> weights = sg.nn.read_weights(sg.nn.weights_file(sg.hub.load("default").folder))
+    >>> weights["bert.embeddings.word_embeddings.weight"].shape
+    torch.Size([13156, 128])
     """
     path = Path(path)
     if path.suffix == ".safetensors":

@@ -58,6 +58,12 @@ def calibration(
         If there is no evaluation.
     ValueError
         If numbers were evaluated, not classes.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.evaluate(adata, model)
+    >>> ax = sg.pl.calibration(adata, n_bins=5, show=False)
     """
     found = read_evaluation(adata, key, mod)
     own_figure = ax is None

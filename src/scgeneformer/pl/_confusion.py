@@ -67,6 +67,12 @@ def confusion(
         If there is no evaluation.
     ValueError
         If numbers were evaluated, not classes, or there are no predictions of `model`.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.evaluate(adata, model)
+    >>> ax = sg.pl.confusion(adata, model="linear probe", show=False)
     """
     found = read_evaluation(adata, key, mod)
     model = next(iter(found.proba)) if model is None else model

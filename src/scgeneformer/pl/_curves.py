@@ -64,6 +64,12 @@ def roc(
         If there is no evaluation.
     ValueError
         If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.evaluate(adata, model)
+    >>> ax = sg.pl.roc(adata, show=False)
     """
     found, codes, which = _choose(adata, key, group, mod)
     own_figure = ax is None
@@ -117,6 +123,12 @@ def precision_recall(
         If there is no evaluation.
     ValueError
         If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.evaluate(adata, model)
+    >>> ax = sg.pl.precision_recall(adata, group="dcm", show=False)
     """
     found, codes, which = _choose(adata, key, group, mod)
     own_figure = ax is None

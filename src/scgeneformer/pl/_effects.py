@@ -71,6 +71,12 @@ def effects(
         If there are no effects on genes, or `perturbed` is not among those perturbed.
     ValueError
         If it affected no gene in `min_cells` cells, or is the symbol of several perturbed genes.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.perturb(adata, genes=["STAT1"], effects=True)
+    >>> ax = sg.pl.effects(adata, "STAT1", show=False)
     """
     data = _keys.as_adata(adata, mod)
     frame = get.effects(data, perturbed, key=key, gene_symbols=gene_symbols)

@@ -88,6 +88,14 @@ def shift_embedding(
         If there are no shifts, no embedding, or no such gene.
     ValueError
         If `state` is not an end state, a gene was perturbed in no cell, or `ax` is given for several genes.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.perturb(adata, genes=["STAT1", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> axes = sg.pl.shift_embedding(adata, ["STAT1", "IRF9"], show=False)
+    >>> len(axes)
+    2
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")

@@ -53,6 +53,12 @@ def training(
     ------
     ValueError
         If the model is not trained, or nothing of this kind was logged.
+
+    Examples
+    --------
+    `model` is a trained :class:`~scgeneformer.model.CellClassifier`.
+
+    >>> axes = sg.pl.training(model, show=False)
     """
     if kind is not None and kind not in KINDS:
         msg = f"kind={kind!r} is not one of {KINDS}."

@@ -133,6 +133,14 @@ def tokenize(
     cells have fewer genes, a smaller `max_length` saves memory without loss as long as no ``.obs["n_tokens"]`` reaches it; use the same
     for all data to be concatenated. Padding compresses well: V2 tokens of blood cells with 800 genes take 1.6 kB per cell in an h5ad
     file written with ``compression="gzip"``, and 1.7 kB in zarr, which is compressed by default.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> adata.obsm["geneformer_tokens"].shape
+    (32, 1024)
+    >>> adata.uns["geneformer_tokens"]["coverage"]["n_mapped"]
+    40
     """
     from scanpy import logging as logg
 
@@ -234,7 +242,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
     if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
         var_names = ", ".join(map(repr, adata.var_names[:3].astype(str)))
         ids = ", ".join(map(repr, vocabulary.ids[vocabulary.n_special :][:2].tolist()))
-        symbols = "" if vocabulary.symbols is None else ", or symbols such as " + _example_symbols(vocabulary)
+        symbols = "" if vocabulary.symbols is None else ", or symbols such as " + _examples(vocabulary.symbols)
         msg = (
             f"Genes of vocabulary {vocabulary.name!r} have {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
             f"named by {genes.source}). Found .var_names such as {var_names}; expected Ensembl ids such as {ids}{symbols}. Name the "
@@ -276,6 +284,5 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
     }
 
 
-def _example_symbols(vocabulary: Vocabulary) -> str:
-    named = vocabulary.symbols[vocabulary.symbols != ""]
-    return ", ".join(map(repr, named[:2].tolist()))
+def _examples(symbols: np.ndarray) -> str:
+    return ", ".join(map(repr, symbols[symbols != ""][:2].tolist()))

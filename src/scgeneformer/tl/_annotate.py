@@ -88,6 +88,17 @@ def annotate(
     ValueError
         If the model is not trained, `task` is not one of its, the tokens were made for another vocabulary or are longer than the model can
         read, `min_score` is given for continuous labels, or a slot holds something else than earlier results.
+
+    Examples
+    --------
+    `model` is a trained :class:`~scgeneformer.model.CellClassifier`.
+
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.annotate(adata, model)
+    >>> adata.obs["disease_predicted"].cat.categories.tolist()
+    ['dcm', 'nf']
+    >>> adata.obsm["disease_predicted_proba"].shape
+    (32, 2)
     """
     from scanpy import logging as logg
 

@@ -82,6 +82,17 @@ def classify_genes(
     ValueError
         If the model is not trained, the tokens were made for another vocabulary or are longer than the model can read, or a slot holds
         something else than earlier results.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.model.GeneClassifier.setup_anndata(adata)
+    >>> classes = {"higher": adata.var_names[:8], "equal": adata.var_names[20:28]}
+    >>> model = sg.model.GeneClassifier(adata, classes, "default", freeze="all")
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> sg.tl.classify_genes(adata, model)
+    >>> list(adata.varm["gene_classes"])
+    ['higher', 'equal']
     """
     from scanpy import logging as logg
 

@@ -52,11 +52,11 @@ def embed(
         Name of a model of the hub, path of a checkpoint, or a trained model.
     pooling
         ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. None takes what the model's config
-        names (the embedded model: ``"mean"``), else, as the official tool does, ``"cls"`` where the vocabulary has that token
+        names (the bundled model: ``"mean"``), else, as the official tool does, ``"cls"`` where the vocabulary has that token
         (V2) and ``"mean"`` where not (V1).
     emb_layer
         Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last. None takes what the model's
-        config names (the embedded model: 0), else -1.
+        config names (the bundled model: 0), else -1.
     genes
         Also average each gene's contextual state over the cells that express it.
     tokens_key
@@ -88,6 +88,13 @@ def embed(
     ValueError
         If they were made for another vocabulary, pooling, layer or device do not exist, or a slot holds something else than an earlier
         embedding.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.embed(adata)
+    >>> adata.obsm["X_geneformer"].shape
+    (32, 128)
     """
     from scanpy import logging as logg
 

@@ -110,6 +110,15 @@ def evaluate(
     ValueError
         If the model is not trained or on other cells, every labelled cell was trained on, there are no counts, a baseline is unknown, or a
         slot holds something else than an earlier evaluation.
+
+    Examples
+    --------
+    `model` is a :class:`~scgeneformer.model.CellClassifier` that was trained on these cells.
+
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.evaluate(adata, model)
+    >>> list(adata.uns["evaluation"]["metrics"].index)
+    ['trained head', 'linear probe', 'regression on HVGs', 'most frequent class']
     """
     from scanpy import logging as logg
 

@@ -85,6 +85,15 @@ def transfer(
     ValueError
         If the representations differ in width or in the model that made them, if no cell is labelled, or if a slot holds something else
         than earlier results.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata)
+    >>> sg.tl.embed(adata)
+    >>> query, reference = adata[::2].copy(), adata[1::2].copy()
+    >>> sg.tl.transfer(query, reference, "disease", key_added="transferred")
+    >>> query.obs["transferred"].cat.categories.tolist()
+    ['dcm', 'nf']
     """
     if metric not in METRICS:
         msg = f"metric={metric!r} is not one of {METRICS}."

@@ -104,8 +104,8 @@ def encode(
 
     X = as_rows(X, slot)
     if is_lazy(X):
-        tokens, ranked_counts = ranker.lazily(X, scale if keep_counts else None)
-        return Encoded(tokens, lengths, ranked_counts)
+        lazy_tokens, lazy_counts = ranker.lazily(X, scale if keep_counts else None)
+        return Encoded(lazy_tokens, lengths, lazy_counts)
     tokens = np.zeros((X.shape[0], max_length), np.uint16)
     ranked_counts = np.zeros(tokens.shape, np.float32) if keep_counts else None
     ranker.eagerly(X, tokens, scale, ranked_counts)

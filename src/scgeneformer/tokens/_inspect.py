@@ -96,12 +96,11 @@ def inspect(
         raise ValueError(msg)
     X = as_rows(X, slot)
     if is_lazy(X):
-        import dask
+        from dask.base import compute
+        from dask.delayed import delayed
 
         blocks = X.to_delayed().ravel()
-        parts = dask.compute(
-            *(dask.delayed(_inspect_block)(block, token_id, counts, log_base, slot) for block in blocks)
-        )
+        parts = compute(*(delayed(_inspect_block)(block, token_id, counts, log_base, slot) for block in blocks))
     else:
         parts = _in_threads(X, token_id, counts, log_base, slot)
     inspection = _join(parts)

@@ -17,7 +17,7 @@ def read_official(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str], np.ndarray | None]:
     """Ids, medians, aliases and symbols; see `Vocabulary.from_official`."""
     tokens, medians = read_dictionary(token_file), read_dictionary(median_file)
-    ids = sorted(tokens, key=tokens.get)
+    ids = sorted(tokens, key=tokens.__getitem__)
     if [tokens[gene] for gene in ids] != list(range(len(ids))):
         msg = f"The tokens in {token_file} are not the integers from 0 to {len(ids) - 1}, each once."
         raise ValueError(msg)

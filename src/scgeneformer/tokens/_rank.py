@@ -101,13 +101,14 @@ class Ranker:
         if self.has_duplicates:
             rows = _summed(rows, token_id, len(self.vocabulary))
             token_id, weight = np.arange(len(self.vocabulary), dtype=np.int32), self.reciprocals
-        first, eos = (1, self.vocabulary.eos_id) if self.vocabulary.has_cls else (0, -1)
+        first = int(self.vocabulary.has_cls)
+        eos = -1 if self.vocabulary.eos_id is None else self.vocabulary.eos_id
         tokens[:, :first] = self.vocabulary.cls_id or 0
         limit = self.max_length - 2 * first
         n_genes = np.empty(rows.shape[0], np.int64)
         rank_rows(rows.indptr, rows.indices, rows.data, token_id, weight, first, limit, eos, tokens, n_genes)
         for row in np.flatnonzero(n_genes < 0):
-            ranked = _rank_slowly(rows, row, token_id, weight)[:limit]
+            ranked = _rank_slowly(rows, int(row), token_id, weight)[:limit]
             n_genes[row] = len(ranked)
             tokens[row, first : first + len(ranked)] = ranked
             tokens[row, first + len(ranked) : 2 * first + len(ranked)] = max(eos, 0)

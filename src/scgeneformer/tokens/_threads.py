@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ def n_threads() -> int:
     """Number of threads, as numba's: the cores available to this process, or ``NUMBA_NUM_THREADS``."""
     from numba import config
 
-    return config.NUMBA_NUM_THREADS
+    return int(vars(config)["NUMBA_NUM_THREADS"])
 
 
 def in_order(function: Callable[[T], R], pieces: Iterable[T]) -> Iterator[R]:
     """Yield ``function(piece)`` in the order of `pieces`; only a few pieces are in memory at a time."""
     with ThreadPoolExecutor(n_threads()) as pool:
-        running: deque = deque()
+        running: deque[Future[R]] = deque()
         for piece in pieces:
             running.append(pool.submit(function, piece))
             if len(running) > n_threads():

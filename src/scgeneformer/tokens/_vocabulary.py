@@ -43,6 +43,20 @@ class Vocabulary:
         Upper-case symbols, aliases and retired ids, each with the id in `ids` that it stands for.
     symbols
         Shape (n_tokens,): one symbol for display, ``""`` where none is known; ``None`` if none are known at all.
+
+    Examples
+    --------
+    >>> vocabulary = sg.hub.vocabulary("default")
+    >>> vocabulary.n_special
+    4
+    >>> vocabulary.ids[vocabulary.tokens_of(["STAT1", "IRF9"])].tolist()
+    ['ENSG00000115415', 'ENSG00000213928']
+
+    A vocabulary of one's own data:
+
+    >>> own = sg.Vocabulary.from_adata(adata, name="hearts", max_length=512)
+    >>> len(own)
+    44
     """
 
     name: str
