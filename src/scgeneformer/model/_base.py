@@ -51,15 +51,15 @@ class TransformerModel(BaseModelClass):
         vocabulary: Vocabulary | Mapping[str, Any] | None,
     ) -> dict[str, Any]:
         """Attach data and vocabulary; returns the plain values that the vocabulary is saved as."""
-        own = None if vocabulary is None else unpacked(vocabulary)
+        given = None if vocabulary is None else unpacked(vocabulary)
         if adata is None and registry is None:
-            if own is None:
+            if given is None:
                 msg = "Pass tokenized and registered `adata`, or a `vocabulary`."
                 raise ValueError(msg)
-            registry = registry_without_data(type(self).__name__, own.name, own.hash)
+            registry = registry_without_data(type(self).__name__, given.name, given.hash)
         super().__init__(adata, registry)
         state = self.registry["field_registries"][TOKENS_FIELD]["state_registry"]
-        self._vocabulary = published_vocabulary(state) if own is None else own
+        self._vocabulary = published_vocabulary(state) if given is None else given
         if self._vocabulary.hash != state["vocabulary_hash"]:
             msg = (
                 f"The tokens of this data were made with vocabulary {state['vocabulary']!r}, which is not the one given "
@@ -156,7 +156,7 @@ class TransformerModel(BaseModelClass):
         prefix
             Put before the names of files, so that one folder can hold several models; only :meth:`load` finds these.
         overwrite
-            Write to a folder that is there. Other files in it stay.
+            Write to an existing folder. Other files in it stay.
         save_anndata
             Also write the data.
         **anndata_write_kwargs
@@ -165,7 +165,7 @@ class TransformerModel(BaseModelClass):
         Raises
         ------
         ValueError
-            If the folder is there and `overwrite` is False, or there are no data to write.
+            If the folder exists and `overwrite` is False, or there are no data to write.
         TypeError
             If the model has attributes that cannot be saved.
         """

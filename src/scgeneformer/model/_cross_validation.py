@@ -270,9 +270,9 @@ def _cross_validate(
         trained = _trained(model, number, items.split(rest, test), rng, train_kwargs)
         predictions[FINE_TUNED][test] = items.predict(trained, test)
         for name, values in features.items():
-            known = np.isfinite(values).all(1)  # not cells without tokens
-            tested = test[known[test]]
-            predictions[name][tested] = items.linear(values, rest[known[rest]], tested)
+            finite = np.isfinite(values).all(1)  # not cells without tokens
+            tested = test[finite[test]]
+            predictions[name][tested] = items.linear(values, rest[finite[rest]], tested)
     numbers = range(n_folds)
     scores = {(name, k): items.score(fold == k, values) for name, values in predictions.items() for k in numbers}
     table = items.table(predictions[FINE_TUNED])

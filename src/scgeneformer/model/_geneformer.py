@@ -54,8 +54,8 @@ class Geneformer(TransformerModel):
     activation, layer_norm_eps, initializer_range
         As in :class:`scgeneformer.nn.EncoderConfig`.
     pooling, emb_layer
-        What stands for a cell unless asked otherwise: ``"mean"`` of its genes or ``"cls"`` (None: cls where the vocabulary has it), and in
-        which layer (None: -1, the second to last). Exported with the model.
+        Default embedding of a cell: ``"mean"`` of its genes or ``"cls"`` (by default cls where the vocabulary has it), and its layer (by
+        default -1, the second to last). Exported with the model.
     positions
         ``"learned"``, or ``"sinusoidal"`` for the fixed table of Vaswani et al. 2017.
     n_decoder_layers

@@ -150,10 +150,8 @@ def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
     """
     preset = preset_named(name)
     if not preset.training:
-        known = [other for other, one in _PRESETS.items() if one.training]
-        msg = (
-            f"How {name!r} was trained is not known. Take the recipe of another preset ({', '.join(map(repr, known))})."
-        )
+        others = [other for other, one in _PRESETS.items() if one.training]
+        msg = f"How {name!r} was trained is not known. Take the recipe of another preset ({', '.join(map(repr, others))})."
         raise ValueError(msg)
     published = preset.devices or devices
     if devices < 1 or published % devices:

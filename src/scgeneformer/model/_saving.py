@@ -42,17 +42,17 @@ def is_saved(folder: str | Path, prefix: str = "") -> bool:
 def save_model(
     model: TransformerModel, folder: Path, *, prefix: str, overwrite: bool, save_anndata: bool, **write_kwargs: Any
 ) -> None:
-    """Write `model` to `folder`; what is there is replaced only once everything is written.
+    """Write `model` to `folder`; existing files are replaced once everything is written.
 
     Raises
     ------
     ValueError
-        If the folder is there and shall not be overwritten, or there are no data to save.
+        If the folder exists and shall not be overwritten, or there are no data to save.
     TypeError
         If an attribute is of a type that cannot be saved.
     """
     if folder.exists() and not overwrite:
-        msg = f"{folder} is there already. Give another folder, or overwrite=True."
+        msg = f"{folder} exists. Give another folder, or overwrite=True."
         raise ValueError(msg)
     if save_anndata and model.adata is None:
         msg = "save_anndata=True, but this model has no data. Leave it out."
@@ -116,8 +116,8 @@ def load_registry(cls: type[TransformerModel], folder: Path, prefix: str) -> dic
 
 def saved_data(folder: Path, prefix: str) -> AnnData | MuData | None:
     """The data that were saved with a model, if any were."""
-    found = [(folder / f"{prefix}{name}", read) for name, read in _DATA.items()]
-    return next((read(path) for path, read in found if path.is_file()), None)
+    paths = [(folder / f"{prefix}{name}", read) for name, read in _DATA.items()]
+    return next((read(path) for path, read in paths if path.is_file()), None)
 
 
 def is_plain(network: torch.nn.Module) -> bool:

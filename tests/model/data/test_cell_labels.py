@@ -43,7 +43,7 @@ def test_labels_become_numbers_and_missing_ones_nan():
         (["a", "a", None], None, "one class only \\('a'\\)"),
         ([2.0, 2.0], None, "the same \\(2\\)"),
         ([1.0, np.inf], None, "1 infinite values"),
-        (["a", "b"], "continuous", "no numbers"),
+        (["a", "b"], "continuous", "not numbers"),
         (["a", "b"], "sorted", "choose one of"),
     ],
 )

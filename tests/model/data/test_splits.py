@@ -60,7 +60,7 @@ def test_given_genes(toy):
         ({"train": [0, 1, 2], "test": [2]}, "more than once"),
         ({"training": [0, 1]}, r"sets \['training'\]"),
         ({"train": [0, 1, 30]}, "without a class"),
-        ({"train": [0, 2, 4]}, "not of two classes"),
+        ({"train": [0, 2, 4]}, "fewer than two classes"),
         (evaluation.Split([0, 1, 99], [], []), "none of 0 to 19"),
     ],
 )

@@ -139,7 +139,7 @@ class TokenDataset(Dataset):
     lengths
         Number of tokens of each of them.
     targets
-        What the network is asked for: from rows (B,), their tokens (B, L) and the epoch to arrays of the batch, by name. Workers
+        Targets of a batch: a function from rows (B,), their tokens (B, L) and the epoch to arrays of the batch, by name. Workers
         receive it pickled.
     """
 

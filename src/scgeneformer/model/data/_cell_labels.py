@@ -66,20 +66,20 @@ class CellTask:
         if kind not in KINDS:
             msg = f"Labels {column.name!r} cannot be {kind!r}; choose one of {KINDS}."
             raise ValueError(msg)
-        there = column[~missing(column, unlabeled_category)]
-        if there.empty:
+        labelled = column[~missing(column, unlabeled_category)]
+        if labelled.empty:
             msg = f"No cell has a label in {slot}. {HINT}"
             raise ValueError(msg)
         if kind == "continuous":
-            values = _numbers(there, slot)
+            values = _numbers(labelled, slot)
             sd = float(values.std())
             if sd == 0:
                 msg = f"All labels in {slot} are the same ({values[0]:g}): there is nothing to learn. {HINT}"
                 raise ValueError(msg)
             return cls(str(column.name), kind, mean=float(values.mean()), sd=sd)
-        found = there.unique()
-        known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(found)
-        classes = tuple(str(c) for c in known if c in set(found))
+        present = labelled.unique()
+        order = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(present)
+        classes = tuple(str(c) for c in order if c in set(present))
         if len(classes) < 2:
             msg = f"{slot} has one class only ({classes[0]!r}): there is nothing to tell apart. {HINT}"
             raise ValueError(msg)
@@ -87,7 +87,7 @@ class CellTask:
 
     @classmethod
     def restored(cls, name: str, state: dict[str, Any]) -> CellTask:
-        """From what `state` of another task says."""
+        """The task of a `state`."""
         return cls(
             name, str(state["kind"]), tuple(map(str, state["classes"])), float(state["mean"]), float(state["sd"])
         )
@@ -111,25 +111,25 @@ class CellTask:
             If there is a class that this task does not know, or an infinite number.
         """
         target = np.full(len(column), np.nan, dtype=np.float32)
-        there = ~missing(column, unlabeled_category)
+        labelled = ~missing(column, unlabeled_category)
         slot = f".obs[{column.name!r}]"
         if self.kind == "continuous":
-            target[there] = (_numbers(column[there], slot) - self.mean) / self.sd
+            target[labelled] = (_numbers(column[labelled], slot) - self.mean) / self.sd
             return target
-        codes = pd.Index(self.classes).get_indexer(column[there].astype(str))
+        codes = pd.Index(self.classes).get_indexer(column[labelled].astype(str))
         if (codes < 0).any():
-            unknown = sorted(set(column[there].astype(str)[codes < 0]))
+            unknown = sorted(set(column[labelled].astype(str)[codes < 0]))
             msg = f"{slot} has labels that this model was not set up with: {unknown}; it knows {list(self.classes)}."
             raise ValueError(msg)
-        target[there] = codes
+        target[labelled] = codes
         return target
 
     def log_proba(self, scores: Tensor) -> Tensor:
         """Log-probabilities of the classes, (B, outputs) -> (B, classes)."""
         if self.kind == "categorical":
             return scores.log_softmax(-1)
-        further = F.logsigmoid(scores).cumsum(-1)  # chance to be beyond class k
-        stop = F.logsigmoid(-scores)  # to be in class k for who got there
+        further = F.logsigmoid(scores).cumsum(-1)  # log P(y > k)
+        stop = F.logsigmoid(-scores)  # log P(y = k | y >= k)
         return torch.cat([stop[:, :1], further[:, :-1] + stop[:, 1:], further[:, -1:]], -1)
 
     def loss(self, scores: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -144,10 +144,10 @@ class CellTask:
         class_weights
             (classes,), as in :func:`torch.nn.functional.cross_entropy`.
         """
-        there = ~target.isnan()
-        if not there.any():
+        labelled = ~target.isnan()
+        if not labelled.any():
             return scores.sum() * 0
-        scores, target = scores[there], target[there]
+        scores, target = scores[labelled], target[labelled]
         if self.kind == "continuous":
             return 0.5 * F.mse_loss(scores[:, 0], target)
         return F.nll_loss(self.log_proba(scores), target.long(), weight=class_weights)
@@ -183,7 +183,7 @@ def _numbers(column: pd.Series, slot: str) -> np.ndarray:
     try:
         values = column.astype(np.float64).to_numpy()
     except (TypeError, ValueError) as error:
-        msg = f"{slot} has labels that are no numbers ({error}), which continuous labels must be."
+        msg = f"{slot} has labels that are not numbers ({error}), which continuous labels must be."
         raise ValueError(msg) from None
     if not np.isfinite(values).all():
         msg = f"{slot} has {np.sum(~np.isfinite(values))} infinite values. Set them to NaN to leave these cells out."

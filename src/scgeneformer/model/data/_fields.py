@@ -38,7 +38,7 @@ class TokensField(ObsmField):
         super().__init__(registry_key, attr_key, correct_data_format=False)
 
     def validate_field(self, adata: AnnData) -> None:
-        """Check that there are tokens of one vocabulary; whether they are whole is seen when they are read."""
+        """Check that there are tokens of one vocabulary; they are validated when they are read."""
         token_params(adata, self.attr_key)
 
     def register_field(self, adata: AnnData) -> dict[str, str]:
@@ -182,7 +182,7 @@ def modality_of(modalities: Mapping[str, str | None] | None, keys: Sequence[str]
 
 
 def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str, str | None]:
-    """Each column of labels with its kind, None if that is to be told from the column."""
+    """Each column of labels with its kind, None where it follows from the column."""
     if isinstance(labels, str):
         return {labels: None}
     return dict(labels) if hasattr(labels, "items") else dict.fromkeys(labels)
@@ -191,5 +191,5 @@ def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str
 def tasks_of(registry: Mapping[str, Any]) -> tuple[CellTask, ...]:
     """The tasks that a registry knows, in the order in which they were set up."""
     fields = registry["field_registries"]
-    found = [(key, fields[key]) for key in fields if key.startswith(LABELS_PREFIX)]
-    return tuple(CellTask.restored(key.removeprefix(LABELS_PREFIX), field["state_registry"]) for key, field in found)
+    labels = [(key, fields[key]) for key in fields if key.startswith(LABELS_PREFIX)]
+    return tuple(CellTask.restored(key.removeprefix(LABELS_PREFIX), field["state_registry"]) for key, field in labels)

@@ -33,7 +33,7 @@ class GeneClasses:
     names
         Of the classes.
     tokens
-        int64 (n_genes,), the classified genes, ascending; each is there once.
+        int64 (n_genes,), the classified genes, ascending and unique.
     codes
         int64 (n_genes,), the class of each.
     """
@@ -47,7 +47,7 @@ class GeneClasses:
 
     @classmethod
     def of(cls, classes: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GeneClasses:
-        """Find the genes of lists in a vocabulary; those that are not there are named in a warning and play no part.
+        """Find the genes of lists in a vocabulary; unknown ones are left out with a warning.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class GeneClasses:
         if reserved:
             msg = f"Classes cannot be called {reserved}, which are other columns of tables of genes. Rename them."
             raise ValueError(msg)
-        found: dict[int, int] = {}
+        code_of: dict[int, int] = {}
         for code, (name, genes) in enumerate(classes.items()):
             if isinstance(genes, str):
                 msg = f"classes[{name!r}] is one string. Give a list of genes: classes={_EXAMPLE}."
@@ -80,17 +80,17 @@ class GeneClasses:
                     "or leave the class out."
                 )
                 raise ValueError(msg)
-            twice = [token for token in tokens.tolist() if found.setdefault(token, code) != code]
+            twice = [token for token in tokens.tolist() if code_of.setdefault(token, code) != code]
             if twice:
-                other = list(classes)[found[twice[0]]]
+                other = list(classes)[code_of[twice[0]]]
                 msg = f"Genes of class {str(name)!r} are in another class, such as {other!r}, too: {few(vocabulary.ids[twice])}. Leave them out of one."
                 raise ValueError(msg)
-        tokens = np.array(sorted(found), dtype=np.int64)
-        return cls(tuple(map(str, classes)), tokens, np.array([found[t] for t in tokens.tolist()], dtype=np.int64))
+        tokens = np.array(sorted(code_of), dtype=np.int64)
+        return cls(tuple(map(str, classes)), tokens, np.array([code_of[t] for t in tokens.tolist()], dtype=np.int64))
 
     @classmethod
     def restored(cls, lists: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> GeneClasses:
-        """From what `lists` of another says; classes may have no genes, as those of a checkpoint of others."""
+        """The classes of `lists`; they may have no genes, as those of a checkpoint of others."""
         tokens = [vocabulary.token_of(genes).astype(np.int64) for genes in lists.values()]
         codes = np.repeat(np.arange(len(tokens)), [len(part) for part in tokens])
         order = np.argsort(np.concatenate(tokens), kind="stable")
@@ -115,9 +115,9 @@ class GeneClasses:
 
     def wanted(self, n_tokens: int, genes: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Which tokens are those of some `genes`, bool (V,)."""
-        there = np.zeros(n_tokens, dtype=bool)
-        there[self.tokens[genes]] = True
-        return there
+        wanted = np.zeros(n_tokens, dtype=bool)
+        wanted[self.tokens[genes]] = True
+        return wanted
 
 
 def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stacklevel: int = 3) -> np.ndarray:
@@ -157,8 +157,8 @@ def lists_of(
     labelled = column[column.notna()]
     tokens = token_ids(cells, tokens_key, vocabulary)[column.notna().to_numpy()]
     ids = np.where(tokens >= 0, vocabulary.ids[np.maximum(tokens, 0)], labelled.index.to_numpy().astype(str))
-    known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(labelled.unique())
-    return {str(name): ids[(labelled == name).to_numpy()].tolist() for name in known if (labelled == name).any()}
+    names = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(labelled.unique())
+    return {str(name): ids[(labelled == name).to_numpy()].tolist() for name in names if (labelled == name).any()}
 
 
 def few(names: Sequence[str]) -> str:

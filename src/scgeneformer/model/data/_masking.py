@@ -1,4 +1,4 @@
-"""The masked-gene task: which positions are hidden, and what stands there instead."""
+"""Masking of genes (BERT): which positions are masked, and by what."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Masking:
         return cls(rule, probability, seed, spared, candidates, vocabulary.mask_id)
 
     def __call__(self, tokens: np.ndarray, cells: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hide positions of some cells.
+        """Mask positions of some cells.
 
         Parameters
         ----------
@@ -96,9 +96,9 @@ class Masking:
         Returns
         -------
         inputs
-            int64 (B, L): what the network sees.
+            int64 (B, L): tokens with genes masked.
         where
-            bool (B, L): the positions that it is asked for; ``tokens[where]`` are the answers.
+            bool (B, L): the positions to predict; ``tokens[where]`` are the targets.
         """
         start = _hash(np.array([self.seed % 2**32], dtype=np.uint64), epoch)
         cell_keys = _hash(np.asarray(cells, dtype=np.uint64) ^ start, 0)
@@ -112,6 +112,6 @@ class Masking:
         return inputs, where
 
     def targets(self, rows: np.ndarray, tokens: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
-        """Masked ``tokens`` int64 (B, L), ``where`` bool (B, L) they are to be predicted, and ``targets`` int64 (M,) there."""
+        """Masked ``tokens`` int64 (B, L), positions to predict ``where`` bool (B, L), and their ``targets`` int64 (M,)."""
         inputs, where = self(tokens, rows, epoch)
         return {"tokens": inputs, "where": where, "targets": tokens[where].astype(np.int64)}

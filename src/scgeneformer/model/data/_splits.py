@@ -108,7 +108,7 @@ def choose_folds(
 
 
 def _strata(task: CellTask, labels: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
-    """What sets are to have in equal shares: the first task's labels; cells with labels of other tasks only are a stratum of their own."""
+    """Strata of a split: labels of the first task; cells with labels of other tasks only are a stratum of their own."""
     first, labelled = labels[:, 0], ~np.isnan(labels).all(1)
     if task.kind == "continuous":
         return np.where(labelled, np.nan_to_num(first), np.nan), None
@@ -174,7 +174,7 @@ def choose_genes(
         raise ValueError(msg)
     chosen = evaluation.Split(**{name: numbers[seen[numbers]] for name, numbers in sets.items()})
     if len(np.unique(genes.codes[chosen.train])) < 2:
-        msg = "The training genes of this split that occur in cells are not of two classes or more: there is nothing to tell apart."
+        msg = "The training genes of this split that occur in cells are of fewer than two classes."
         raise ValueError(msg)
     return chosen
 

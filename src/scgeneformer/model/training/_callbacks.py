@@ -59,12 +59,12 @@ def check_plain(ckpt_path: str | Path) -> None:
 
 @contextmanager
 def best_restored(model: TransformerModel, trainer: Trainer) -> Iterator[None]:
-    """Give `model` the weights that scvi-tools' ``SaveCheckpoint`` kept, which that would itself look for in a pickle."""
+    """Restore the best weights of scvi-tools' ``SaveCheckpoint``, which itself would look for a pickle."""
     savers = [callback for callback in trainer.callbacks if isinstance(callback, SaveCheckpoint)]
-    asked = [(saver, saver.load_best_on_end, saver.check_nan_gradients) for saver in savers]
+    options = [(saver, saver.load_best_on_end, saver.check_nan_gradients) for saver in savers]
     for saver in savers:
         saver.load_best_on_end = saver.check_nan_gradients = False
-    at_end, on_error = ([saver for saver, *when in asked if when[i]] for i in (0, 1))
+    at_end, on_error = ([saver for saver, *when in options if when[i]] for i in (0, 1))
     try:
         yield
     except Exception:
@@ -73,7 +73,7 @@ def best_restored(model: TransformerModel, trainer: Trainer) -> Iterator[None]:
     else:
         _restore(model, at_end)
     finally:
-        for saver, load_best_on_end, check_nan_gradients in asked:
+        for saver, load_best_on_end, check_nan_gradients in options:
             saver.load_best_on_end, saver.check_nan_gradients = load_best_on_end, check_nan_gradients
 
 
@@ -140,8 +140,8 @@ class KeepBest(Callback):
         """Keep a copy of trained weights if they are better than all before."""
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
-            known = sorted(name for name in trainer.callback_metrics if name.startswith("validation_"))
-            msg = f"keep_best={self.monitor!r} is not among the metrics of validation: {known}."
+            names = sorted(name for name in trainer.callback_metrics if name.startswith("validation_"))
+            msg = f"keep_best={self.monitor!r} is not among the metrics of validation: {names}."
             raise ValueError(msg)
         score = self.sign * float(value)
         if score > self._best["score"]:

@@ -144,8 +144,8 @@ def train_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
     def decorate(train: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(train)
         def checked(*args: Any, **options: Any) -> None:
-            own = inspect.signature(train).parameters.keys()
-            check_trainer_options(options.keys() - own - TrainOptions.__annotations__.keys())
+            explicit = inspect.signature(train).parameters.keys()
+            check_trainer_options(options.keys() - explicit - TrainOptions.__annotations__.keys())
             named_plan_options(options["plan_kwargs"])
             train(*args, **options)
 

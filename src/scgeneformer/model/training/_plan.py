@@ -224,7 +224,7 @@ class TokenTrainingPlan(TrainingPlan):
             self.trainer.logger.load_state_dict(checkpoint["history"])
 
     def on_train_start(self) -> None:
-        """Check the number of batches in an epoch, which is known only now, and lay the schedule out over the run's steps."""
+        """Check the number of batches in an epoch, which is known only now, and set the length of the schedule."""
         if self._n_batches is not None:
             now = self.trainer.num_training_batches
             self._check_same({"batches in an epoch": self._n_batches}, {"batches in an epoch": now})

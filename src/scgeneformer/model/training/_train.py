@@ -158,6 +158,6 @@ def _precision(precision: str | None, accelerator: str) -> str:
 def _has_fast_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on `device`."""
     if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot say
-        return bool(known.get("avx512_bf16", False))
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot say
+        return bool(capabilities.get("avx512_bf16", False))
     return engine.resolve_precision("auto", device) == torch.bfloat16
