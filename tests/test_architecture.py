@@ -136,6 +136,11 @@ def test_no_import_circles_inside_a_room(room):
     TopologicalSorter(graph).prepare()
 
 
+def test_the_picture_in_the_documentation_shows_every_room():
+    picture = (Path(__file__).parents[1] / "docs" / "_static" / "architecture.svg").read_text()
+    assert {room for room in ROOMS if f">{room}<" not in picture} == set()
+
+
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
