@@ -34,7 +34,7 @@ def mirror(tmp_path: Path, server: Any) -> Path:
 def test_offline_and_not_cached(server: Any, online: Path, file: RemoteFile) -> None:
     with (
         settings.override(offline=True),
-        pytest.raises(FileNotFoundError, match=r"file\.bin is not there.*SCGENEFORMER_OFFLINE.*CACHE_DIR.*MIRROR"),
+        pytest.raises(FileNotFoundError, match=r"file\.bin is not cached.*SCGENEFORMER_OFFLINE.*CACHE_DIR.*MIRROR"),
     ):
         fetch(file)
     assert server.requests == []

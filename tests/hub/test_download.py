@@ -44,7 +44,7 @@ def test_resumes_within_a_call(server: Any, online: Path, file: RemoteFile) -> N
 
 def test_resumes_in_a_later_call(server: Any, online: Path, file: RemoteFile) -> None:
     server.plan = [("drop", K)] + [("drop", 0)] * _download.TRIES
-    with pytest.raises(ConnectionError, match=r"65,536 of 300,000 bytes are here; calling again goes on"):
+    with pytest.raises(ConnectionError, match=r"65,536 of 300,000 bytes were received; call again to resume"):
         fetch(file)
     assert leftovers(online) == {"file.bin.part"}
     server.requests.clear()
@@ -89,7 +89,7 @@ def test_gives_up_where_every_transfer_breaks_at_the_same_place(
     server: Any, online: Path, file: RemoteFile, how: str
 ) -> None:
     server.plan = [(how, K)] * 100
-    with pytest.raises(ConnectionError, match=r"65,536 of 300,000 bytes are here"):
+    with pytest.raises(ConnectionError, match=r"65,536 of 300,000 bytes were received"):
         fetch(file)
     assert len(server.requests) == _download.TRIES + 1
     assert leftovers(online) == {"file.bin.part"}

@@ -56,7 +56,7 @@ def test_vocabulary_by_hand(folder: Path, tiny_vocabulary: Vocabulary, tiny_fold
 
 def test_no_vocabulary(folder: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"mine has a model of 11 tokens and no vocabulary.*vocabulary\.save.*hub\.load"
+        ValueError, match=r"mine has a model of 11 tokens but no vocabulary.*vocabulary\.save.*hub\.load"
     ):
         hub.load(folder)
 
@@ -81,7 +81,7 @@ def test_vocabulary_of_another_size(folder: Path, tiny_folder: Path, tiny_vocabu
 
 def test_vocabulary_longer_than_the_positions(folder: Path, tiny_vocabulary: Vocabulary) -> None:
     long = dataclasses.replace(tiny_vocabulary, max_length=17)
-    with pytest.raises(ValueError, match=r"'tiny' allows 17 tokens a cell, but .* has 16 positions.*max_length=16"):
+    with pytest.raises(ValueError, match=r"'tiny' allows 17 tokens per cell, but .* has 16 positions.*max_length=16"):
         hub.load(folder, vocabulary=long)
 
 

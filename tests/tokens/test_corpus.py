@@ -130,7 +130,7 @@ def test_min_cells(corpus: list[ad.AnnData]) -> None:
     few = Vocabulary.from_adata(corpus, name="own", max_length=100, min_cells=4)
     assert IDS[-2] not in few.ids  # seen in three cells
     assert IDS[-2] in Vocabulary.from_adata(corpus, name="own", max_length=100, min_cells=3).ids
-    with pytest.raises(ValueError, match="No gene is seen in 1000"):
+    with pytest.raises(ValueError, match="No gene is expressed in 1000"):
         Vocabulary.from_adata(corpus, name="own", max_length=100, min_cells=1000)
 
 
@@ -156,7 +156,7 @@ def test_genes_without_ids(corpus: list[ad.AnnData]) -> None:
     own = Vocabulary.from_adata(plain, name="own", max_length=100)
     assert set(own.ids[4:]) < set(plain.var_names)
     assert own.tokens_of(["GENE3"]) == own.token_of(["Gene3"])
-    with pytest.raises(ValueError, match="Some data sets name genes by Ensembl ids and some do not"):
+    with pytest.raises(ValueError, match="Some data sets name genes by Ensembl ids and others do not"):
         Vocabulary.from_adata([plain, corpus[1]], name="own", max_length=100)
     assert Vocabulary.from_adata(corpus[0], name="own", max_length=100, gene_ids="var_names") == own
 
@@ -195,3 +195,11 @@ def test_logarithms_are_refused(corpus: list[ad.AnnData], tmp_path: Path) -> Non
         Vocabulary.from_adata(tmp_path / "a.h5ad", name="own", max_length=100)
     with pytest.raises(ValueError, match="'exact', 'tdigest'"):
         Vocabulary.from_adata(corpus, name="own", max_length=100, method="mean")
+
+
+def test_data_read_lazily(corpus: list[ad.AnnData], tmp_path: Path) -> None:
+    corpus[0].write_h5ad(tmp_path / "x.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "x.h5ad")
+    vocabulary = Vocabulary.from_adata(lazy, name="own", max_length=50, total_counts="n_counts")
+    check(vocabulary, medians(corpus[:1], "n_counts"))
+    assert vocabulary == Vocabulary.from_adata(corpus[0], name="own", max_length=50, total_counts="n_counts")

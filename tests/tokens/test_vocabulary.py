@@ -73,7 +73,7 @@ def test_official_refuses_a_malicious_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "medians", "error"),
     [
-        ({"<pad>": 0, "<mask>": 1, "A": 3}, {"A": 1.0}, "numbers from 0 to 2"),
+        ({"<pad>": 0, "<mask>": 1, "A": 3}, {"A": 1.0}, "integers from 0 to 2"),
         ({"<pad>": 0, "<mask>": 1, "A": 2}, {"B": 1.0}, "positive median"),
         ({"A": 0, "<pad>": 1, "<mask>": 2}, {"A": 1.0}, "must start with"),
     ],
@@ -181,7 +181,7 @@ def test_parquet_without_pyarrow(small: Vocabulary, tmp_path: Path, monkeypatch:
         ([*SPECIAL[:3], "A"], [np.nan] * 3 + [1], 10, "both '<cls>' and '<eos>'"),
         ([*SPECIAL, "A"], [np.nan] * 4 + [0], 10, "positive median"),
         ([*SPECIAL, "A"], [np.nan] * 4 + [np.inf], 10, "positive median"),
-        ([*SPECIAL, "A"], [np.nan] * 4, 10, "of one length"),
+        ([*SPECIAL, "A"], [np.nan] * 4, 10, "of the same length"),
         ([*SPECIAL, "A"], [np.nan] * 4 + [1], 4, "no room"),
         ([*SPECIAL, *map(str, range(65_532))], np.ones(65_536), 10, "at most 65,535"),
     ],

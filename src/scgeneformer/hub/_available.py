@@ -1,4 +1,4 @@
-"""The table of models."""
+"""Table of models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ._cache import is_cached
 
 
 def available() -> pd.DataFrame:
-    """List the models that :func:`load` knows by name.
+    """List the models that :func:`load` loads by name.
 
     Returns
     -------
-    One row per model, indexed by name: `generation` (of the dictionaries), `layers`, `width`, `parameters` (with the
-    masked-gene head), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries
-    included), `cached` (all files are here, so that no network is needed), `licence`, `description`.
+    One row per model, indexed by name: `generation` (of the vocabulary), `layers`, `width`, `parameters` (masked-gene head
+    included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included), `cached`
+    (whether all files are in the cache), `licence`, `description`.
 
     Examples
     --------
@@ -66,12 +66,12 @@ def _bundled() -> dict[str, Any]:
         "download_mb": 0.0,
         "cached": True,
         "licence": "BSD-3-Clause",
-        "description": "comes with the package; small, pretrained on blood cells, to try everything with",
+        "description": "bundled with the package: small, pretrained on blood cells, for trying things out",
     }
 
 
 def count_parameters(n_tokens: int, max_length: int, n_layers: int, width: int, feed_forward: int) -> int:
-    """Parameters of a BERT with masked-gene head, whose output matrix is the embedding's."""
+    """Number of parameters of a BERT with masked-gene head, whose output matrix is the embedding."""
     norm = 2 * width
     embedding = (n_tokens + max_length + 2) * width + norm
     attention = 4 * (width * width + width) + norm

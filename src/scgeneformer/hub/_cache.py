@@ -1,4 +1,4 @@
-"""The local copy of the official repository: every file checked by size and sha256 before anyone opens it."""
+"""Local copy of the official repository; each file is verified by size and sha256 before it is opened."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
 
 
 def fetch(file: RemoteFile) -> Path:
-    """Path of the local copy of `file`, downloaded first if need be.
+    """Path of the local copy of `file`, downloaded if it is not cached.
 
-    A file in the cache is hashed once. Its size and time of modification are then noted beside it (``<name>.checked``),
-    and it is hashed again only when one of them has changed: hashing takes seconds for the largest weights. A file in the
-    cache touches no network.
+    A cached file is hashed once, which takes seconds for the largest weights. Its size and modification time are recorded in
+    ``<name>.checked``, and it is hashed again only if one of them has changed. A cached file needs no network.
 
     Raises
     ------
     FileNotFoundError
-        If it is neither in the cache nor to be had: `settings.offline` is set, or mirror or repository lack it.
+        If it is not cached, and `settings.offline` is set or neither mirror nor repository has it.
     ConnectionError
-        If the download did not come to its end; the next call goes on from there.
+        If the download was interrupted; the next call resumes it.
     ValueError
-        If what came has another size or sha256; it is removed.
+        If the downloaded file has another size or sha256; it is removed.
     """
     path = settings.cache_dir / file.path
     if _is_checked(path, file):
@@ -58,7 +57,7 @@ def fetch(file: RemoteFile) -> Path:
 
 
 def is_cached(file: RemoteFile) -> bool:
-    """Whether a file of the right size is in the cache (`fetch` checks its content)."""
+    """Whether a file of the expected size is in the cache; `fetch` verifies its content."""
     path = settings.cache_dir / file.path
     return path.is_file() and path.stat().st_size == file.size
 
@@ -69,7 +68,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
-    """Where to look for `file`: addresses that end in "/", URLs or one folder."""
+    """Addresses to get `file` from, ending in "/": URLs or one folder."""
     mirror = settings.mirror and str(settings.mirror)
     if mirror and not _is_url(mirror):
         folder = Path(mirror).expanduser()
@@ -78,7 +77,7 @@ def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
             raise FileNotFoundError(msg)
         return (f"{folder.resolve().as_posix()}/",)
     if settings.offline:
-        state = f"altered (expected {_expected(file)}, found {_found(path, file)})" if path.exists() else "not there"
+        state = f"altered (expected {_expected(file)}, found {_found(path, file)})" if path.exists() else "not cached"
         msg = (
             f"{path} is {state}, and `settings.offline` (SCGENEFORMER_OFFLINE) forbids downloads. Unset it once to fetch the "
             "file, copy the cache folder from a machine that has it (`settings.cache_dir`, SCGENEFORMER_CACHE_DIR), or "
@@ -103,13 +102,13 @@ def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> N
 
 
 def _bring(url: str, output: str, _pooch: pooch.Pooch, *, path: Path, file: RemoteFile) -> None:
-    """Downloader for pooch: fill ``<name>.part``, check it, and hand it over as `output`."""
+    """Downloader for pooch: download to ``<name>.part``, verify it and move it to `output`."""
     part = path.with_name(path.name + ".part")
     if _is_url(url):
-        left = part.exists()
+        is_resumed = part.exists()
         joined = download(url, part, file.size, progress=settings.progress)
         found = _found(part, file)
-        if found != _expected(file) and (left or joined):  # the pieces may be of two different files
+        if found != _expected(file) and (is_resumed or joined):  # the pieces may be of two different files
             part.unlink()
             download(url, part, file.size, progress=settings.progress)
             found = _found(part, file)
@@ -135,7 +134,7 @@ def _expected(file: RemoteFile) -> str:
 
 
 def _found(path: Path, file: RemoteFile) -> str:
-    """What `path` holds, comparable with `_expected`; hashed only if the size fits."""
+    """Size of `path`, and its sha256 if the size is as expected; to be compared with `_expected`."""
     size = path.stat().st_size
     return f"{size:,} bytes" if size != file.size else f"{size:,} bytes with sha256 {sha256_of(path)}"
 
@@ -145,7 +144,7 @@ def _stamp(path: Path) -> Path:
 
 
 def _write_stamp(path: Path, file: RemoteFile, stat: os.stat_result) -> None:
-    with contextlib.suppress(OSError):  # a cache that others share may be read-only: hash again next time
+    with contextlib.suppress(OSError):  # a shared cache may be read-only; the file is then hashed each time
         _stamp(path).write_text(json.dumps({"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}))
 
 

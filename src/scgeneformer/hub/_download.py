@@ -1,4 +1,4 @@
-"""Bring a file of known size over HTTP, going on where an interrupted transfer stopped."""
+"""Download a file of known size over HTTP, resuming interrupted transfers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRIES = 4  # requests in a row that bring nothing new
+TRIES = 4  # consecutive requests without new data
 PAUSE = 1.0  # seconds before the second try, doubled for each further one
-_CHUNK = 2**16  # most bytes that an interruption loses
+_CHUNK = 2**16  # bytes that an interruption may lose
 _TIMEOUT = (10, 60)  # seconds to connect, and between two reads
 _BUSY = (408, 425, 429)
 _GONE = (404, 410)
@@ -22,7 +22,7 @@ _SERVER_ERROR = 500  # and above
 
 
 class _InterruptedTransfer(Exception):
-    """Worth another try."""
+    """Transfer to be retried."""
 
 
 _TRANSIENT = (
@@ -34,17 +34,17 @@ _TRANSIENT = (
 
 
 def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool:
-    """Fill `part` with the `size` bytes at `url`.
+    """Download the `size` bytes at `url` to `part`.
 
-    What `part` holds already is kept and the rest asked for with HTTP Range; a server that ignores that, or disagrees about
-    the range, makes it start anew. Broken connections and busy servers are tried again with growing pauses.
+    Bytes already in `part` are kept and the rest is requested by HTTP Range; the download starts anew if the server does not support that
+    range. Interrupted connections and busy servers are retried after growing pauses.
 
     Parameters
     ----------
     url
-        http or https.
+        HTTP or HTTPS address.
     part
-        File to write; it stays after an interruption, for the next call.
+        File to write; it is kept after an interruption, to be resumed by the next call.
     size
         Expected size in bytes.
     progress
@@ -52,16 +52,16 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
 
     Returns
     -------
-    Whether the file was put together from more than one transfer, so that its pieces may not belong together.
+    Whether the file was joined from several transfers, which may be of different files.
 
     Raises
     ------
     FileNotFoundError
-        If the server has no such file.
+        If the server does not have the file.
     ConnectionError
-        If it cannot be reached, refuses, or keeps breaking off.
+        If the server cannot be reached, refuses the request, or repeatedly interrupts it.
     ValueError
-        If its file has another size; `part` is removed.
+        If the file has another size; `part` is removed.
     """
     best, tries, joined = _size(part), 0, False
     with tqdm(
@@ -79,8 +79,8 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
                 best = max(best, now)
                 if tries >= TRIES:
                     msg = (
-                        f"Could not download {url}: {error}. {now:,} of {size:,} bytes are here; calling again goes on from"
-                        " there. Without network, point SCGENEFORMER_MIRROR (`settings.mirror`) to a copy of the repository."
+                        f"Could not download {url}: {error}. {now:,} of {size:,} bytes were received; call again to resume."
+                        " Without network, point SCGENEFORMER_MIRROR (`settings.mirror`) to a copy of the repository."
                     )
                     raise ConnectionError(msg) from error
                 time.sleep(PAUSE * 2**tries / 2 if tries else 0)
@@ -92,7 +92,7 @@ def _size(path: Path) -> int:
 
 
 def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
-    """One request; returns whether it continued what was there."""
+    """Make one request; return whether it resumed the transfer."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         _check_status(response, part)
@@ -143,7 +143,7 @@ def _check_status(response: requests.Response, part: Path) -> None:
 
 
 def _extent(response: requests.Response, *, continued: bool) -> tuple[int, int | None]:
-    """First byte of the body within the file, and the size of the whole file where the server says it."""
+    """Offset of the body in the file, and size of the file if the server reports it."""
     if continued:  # "bytes 100-199/200", or "*" for an unknown total
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         start = span.partition("-")[0]

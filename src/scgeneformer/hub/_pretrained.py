@@ -1,4 +1,4 @@
-"""A model and its vocabulary, which are one thing."""
+"""A model together with its vocabulary."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """Weights and the vocabulary they were trained with. Weights are read when first used.
+    """Weights and the vocabulary that they were trained with. Weights are read when they are first used.
 
     Attributes
     ----------
     name
-        As given to :func:`load`; the folder's name for a path.
+        Name in :func:`available`, or of the folder.
     vocabulary
-        Token ids, medians and maximal length.
+        Gene vocabulary.
     folder
-        Where config and weights are, in the Hugging Face layout; None for a model in memory.
+        Folder with config and weights in the Hugging Face layout; None for a model in memory.
     model
         A module of :mod:`scgeneformer.nn` in memory (an encoder, or one with `.encoder`); None for a folder.
     pinned_sha256
-        What `sha256` is known to be, from the check of a download; None to compute it when asked.
+        Verified `sha256` of a downloaded model; None to compute it when needed.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Pretrained:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder, in evaluation mode and float32; read once. For a model in memory it is the live one."""
+        """Encoder in evaluation mode and float32, read once; of a model in memory, its own encoder and not a copy."""
         if self.folder is None:
             return cast("Encoder", getattr(self.model, "encoder", self.model))
         from scgeneformer.nn import load_encoder
@@ -67,12 +67,12 @@ class Pretrained:
         return load_encoder(self.folder)
 
     def masked_gene_model(self) -> MaskedGeneModel:
-        """Encoder and masked-gene head, a fresh copy at each call, to be trained further.
+        """Encoder and masked-gene head to be trained further, a new copy at each call.
 
         Raises
         ------
         TypeError
-            If the model has none.
+            If the model has no masked-gene head.
         """
         from scgeneformer.nn import MaskedGeneModel, load_masked_gene_model
 
@@ -85,7 +85,7 @@ class Pretrained:
 
     @cached_property
     def sha256(self) -> str:
-        """Sha256 of the file with the weights; of a model in memory, over its parameters (name, type, shape, bytes)."""
+        """SHA-256 of the file with the weights; of a model in memory, of its parameters (name, type, shape, bytes)."""
         if self.pinned_sha256 is not None:
             return self.pinned_sha256
         if self.folder is None:
@@ -106,27 +106,26 @@ def _sha256_of_parameters(model: nn.Module) -> str:
 
 
 def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
-    """Return a pretrained model together with its vocabulary, downloaded on first use.
+    """Load a pretrained model and its vocabulary, downloaded on first use.
 
     Parameters
     ----------
     model
-        Name in :func:`available`; path of a folder in the Hugging Face layout (``config.json`` and ``model.safetensors``,
-        or the older ``pytorch_model.bin``, of which nothing but tensors is unpickled); a :class:`Pretrained`; or a trained
-        model with `.to_pretrained()`.
+        Name in :func:`available`; folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older
+        ``pytorch_model.bin``, from which only tensors are unpickled), such as one written by ``save`` of a model class; a
+        :class:`Pretrained`; or a trained model with `.to_pretrained()`.
     vocabulary
-        What the model was trained with, in any form that :func:`vocabulary` takes. None takes the file in the folder
-        (``vocabulary.json``, ``vocabulary.json.gz``, ``vocabulary.parquet``), else the official one of the same size.
+        Vocabulary that the model was trained with, in any form that :func:`vocabulary` accepts. By default the file in the folder
+        (``vocabulary.json``, ``vocabulary.json.gz`` or ``vocabulary.parquet``), else the official vocabulary of the same size.
 
     Raises
     ------
     ValueError
-        If there is no such model, a downloaded file is not the expected one, or the vocabulary has another size than the
-        model's (both are named).
+        If there is no such model, a downloaded file fails verification, or the vocabulary does not have the size of the model.
     FileNotFoundError, ConnectionError
-        If a file is not cached and cannot be had.
+        If a file is neither cached nor available.
     TypeError
-        If `model` is none of the above.
+        If `model` has another type.
 
     Examples
     --------
@@ -139,36 +138,37 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     if model in _registry.MODELS:
         return _from_registry(_registry.MODELS[model], vocabulary)
     folder = find_folder(model)
-    own = of_folder(folder, vocabulary)
+    model_vocabulary = of_folder(folder, vocabulary)
     from scgeneformer.nn import weights_file
 
-    weights_file(folder)  # a folder without weights is an error here, not at first use
-    return Pretrained(_registry.DEFAULT if model == _registry.DEFAULT else folder.resolve().name, own, folder)
+    weights_file(folder)  # raises now, rather than at first use, if there are no weights
+    name = _registry.DEFAULT if model == _registry.DEFAULT else folder.resolve().name
+    return Pretrained(name, model_vocabulary, folder)
 
 
 def _from_registry(model: _registry.Model, given: Any) -> Pretrained:
     config, weights = (fetch(file) for file in model.files)
     if given is None:
-        own = official(_registry.GENERATIONS[model.generation])
+        model_vocabulary = official(_registry.GENERATIONS[model.generation])
     else:
-        own = of_folder(config.parent, given)
-    return Pretrained(model.name, own, weights.parent, pinned_sha256=model.weights.sha256)
+        model_vocabulary = of_folder(config.parent, given)
+    return Pretrained(model.name, model_vocabulary, weights.parent, pinned_sha256=model.weights.sha256)
 
 
 def _from_object(model: Any) -> Pretrained:
-    found = model.to_pretrained() if hasattr(model, "to_pretrained") else model
-    if not isinstance(found, Pretrained):
+    pretrained = model.to_pretrained() if hasattr(model, "to_pretrained") else model
+    if not isinstance(pretrained, Pretrained):
         msg = (
             f"Expected a model's name or path, a hub.Pretrained or a trained model, got {type(model).__name__}. "
             "See `sg.hub.available()` for names."
         )
         raise TypeError(msg)
-    return found
+    return pretrained
 
 
 def _with_vocabulary(pretrained: Pretrained, given: Any) -> Pretrained:
     if given is None:
         return pretrained
     config = pretrained.encoder.config
-    own = fitting(vocabulary(given), config.vocab_size, config.max_length, repr(pretrained.name))
-    return replace(pretrained, vocabulary=own)
+    fitted = fitting(vocabulary(given), config.vocab_size, config.max_length, repr(pretrained.name))
+    return replace(pretrained, vocabulary=fitted)

@@ -1,7 +1,7 @@
-"""What can be loaded by name: every file with its path in the official repository, its sha256 and its size.
+"""Models that are loaded by name: path in the official repository, sha256 and size of each file.
 
-Source: the file list of https://huggingface.co/ctheodoris/Geneformer (Apache-2.0) at the revision below. What is accepted
-is decided by sha256 and size alone; the revision only says where to look first.
+Source: the file list of https://huggingface.co/ctheodoris/Geneformer (Apache-2.0) at the revision below. Files are verified by sha256
+and size alone; the revision is the first place to look for them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _REPOSITORY = "https://huggingface.co/ctheodoris/Geneformer/resolve/"
-# The branch is the second place to look, should the history of the repository be rewritten.
+# The branch is the second place, in case the history of the repository is rewritten.
 OFFICIAL = (f"{_REPOSITORY}05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28/", f"{_REPOSITORY}main/")
 DEFAULT = "default"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the official repository; `path` is also its place below the cache folder and in a mirror."""
+    """File of the official repository; `path` is also its path in the cache folder and in a mirror."""
 
     path: str
     sha256: str
@@ -25,7 +25,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Generation:
-    """The dictionaries that a family of models shares."""
+    """Dictionaries shared by a family of models."""
 
     name: str
     n_tokens: int
@@ -37,13 +37,13 @@ class Generation:
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
-        """All four dictionaries."""
+        """The four dictionaries."""
         return self.tokens, self.medians, self.mapping, self.names
 
 
 @dataclass(frozen=True)
 class Model:
-    """A published checkpoint: shape, dictionaries and the two files of its folder."""
+    """Published checkpoint: shape, dictionaries and the two files of its folder."""
 
     name: str
     generation: str
@@ -57,7 +57,7 @@ class Model:
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
-        """The files of the model's own folder, in the Hugging Face layout."""
+        """Files of the model's folder, in the Hugging Face layout."""
         return self.config, self.weights
 
 

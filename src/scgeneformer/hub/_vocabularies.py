@@ -1,4 +1,4 @@
-"""The vocabulary that belongs to a model; torch stays out, since `pp` comes here."""
+"""Vocabulary of a model, loaded without torch, since `pp` uses it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _CONFIG, _PICKLE = "config.json", "model.pt"
 
 
 def vocabulary(model: Any) -> Vocabulary:
-    """Return the vocabulary of a model, without loading the model or torch.
+    """Load the vocabulary of a model, without the model or torch.
 
     Parameters
     ----------
     model
         Name in :func:`~scgeneformer.hub.available`; ``"V1"`` or ``"V2"`` for the official dictionaries of a generation;
-        path of a model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``,
-        ``vocabulary.json.gz`` or ``vocabulary.parquet``, else known by its size (25,426 = V1, 20,275 = V2); path of such a
-        vocabulary file; a :class:`~scgeneformer.Vocabulary`; or anything that has one as `.vocabulary`.
+        model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``, ``vocabulary.json.gz`` or
+        ``vocabulary.parquet``, else inferred from its size (25,426 = V1, 20,275 = V2); such a vocabulary file; a
+        :class:`~scgeneformer.Vocabulary`; or any object with a `.vocabulary`.
 
     Returns
     -------
@@ -40,11 +40,11 @@ def vocabulary(model: Any) -> Vocabulary:
     Raises
     ------
     ValueError
-        If there is no such name or path, or the vocabulary does not fit the ``config.json`` beside it.
+        If there is no such name or path, or the vocabulary does not match the ``config.json`` of the folder.
     FileNotFoundError, ConnectionError
-        If a dictionary is not cached and cannot be had.
+        If a dictionary is neither cached nor available.
     TypeError
-        If `model` is none of the above.
+        If `model` has another type.
 
     Examples
     --------
@@ -53,8 +53,8 @@ def vocabulary(model: Any) -> Vocabulary:
     """
     if isinstance(model, Vocabulary):
         return model
-    if isinstance(own := getattr(model, "vocabulary", None), Vocabulary):
-        return own
+    if isinstance(model_vocabulary := getattr(model, "vocabulary", None), Vocabulary):
+        return model_vocabulary
     if not isinstance(model, str | os.PathLike):
         msg = f"Expected a model's name, path, vocabulary or an object with `.vocabulary`, got {type(model).__name__}."
         raise TypeError(msg)
@@ -68,7 +68,7 @@ def vocabulary(model: Any) -> Vocabulary:
 
 
 def find_folder(model: str | os.PathLike[str]) -> Path:
-    """Folder of the bundled model, or the one that `model` is the path of."""
+    """Folder of the bundled model, or at the path `model`."""
     if model == _registry.DEFAULT:
         if not (DEFAULT_FOLDER / _CONFIG).is_file():
             msg = f"The bundled model is missing from {DEFAULT_FOLDER}: this installation is incomplete. Reinstall scgeneformer."
@@ -77,13 +77,13 @@ def find_folder(model: str | os.PathLike[str]) -> Path:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         names = ", ".join(repr(name) for name in (_registry.DEFAULT, *_registry.MODELS))
-        msg = f"No model {os.fspath(model)!r}: it is no folder, and the names are {names} (see `sg.hub.available()`)."
+        msg = f"No model {os.fspath(model)!r}: there is no such folder, and the names are {names} (see `sg.hub.available()`)."
         raise ValueError(msg)
     if not (folder / _CONFIG).is_file():
         msg = f"No {_CONFIG} in {folder}. Expected a model folder in the Hugging Face layout: {_CONFIG} and model.safetensors."
         if (folder / _PICKLE).is_file():
             msg += (
-                f" Its {_PICKLE} is a pickle, as older versions saved models, and could run any code. Only if you trust its source: load it "
+                f" Its {_PICKLE} is a pickle, as older versions saved models, and could execute any code. If you trust its source, load it "
                 "with `load(folder, allow_pickle=True)` of its class in `sg.model`, and save the model again."
             )
         raise FileNotFoundError(msg)
@@ -91,7 +91,7 @@ def find_folder(model: str | os.PathLike[str]) -> Path:
 
 
 def of_folder(folder: Path, given: Any = None) -> Vocabulary:
-    """Vocabulary of the model in `folder`: `given` by the user, kept beside the weights, or an official one of that size."""
+    """Vocabulary of the model in `folder`: `given` by the user, stored in the folder, or the official one of that size."""
     try:
         config = json.loads((folder / _CONFIG).read_bytes())
         n_tokens, max_length = config["vocab_size"], config["max_position_embeddings"]
@@ -105,17 +105,19 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
             return fitting(Vocabulary.load(folder / name), n_tokens, max_length, f"{folder} (its {name})")
     for generation in _registry.GENERATIONS.values():
         if generation.n_tokens == n_tokens:
-            found = official(generation)
-            return found if found.max_length <= max_length else replace(found, max_length=max_length)
+            of_generation = official(generation)
+            if of_generation.max_length <= max_length:
+                return of_generation
+            return replace(of_generation, max_length=max_length)
     msg = (
-        f"{folder} has a model of {n_tokens:,} tokens and no vocabulary. Put one beside it "
+        f"{folder} has a model of {n_tokens:,} tokens but no vocabulary. Save it there "
         f"(`vocabulary.save({str(folder / VOCABULARY_FILES[0])!r})`) or name it: `sg.hub.load({str(folder)!r}, vocabulary=...)`."
     )
     raise ValueError(msg)
 
 
 def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) -> Vocabulary:
-    """Return `vocabulary`, if a model of `n_tokens` tokens and `max_length` positions can use it."""
+    """Return `vocabulary` after checking that it fits a model of `n_tokens` tokens and `max_length` positions."""
     if len(vocabulary) != n_tokens:
         msg = (
             f"Vocabulary {vocabulary.name!r} has {len(vocabulary):,} tokens, but the model in {where} has {n_tokens:,}. "
@@ -124,7 +126,7 @@ def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) 
         raise ValueError(msg)
     if vocabulary.max_length > max_length:
         msg = (
-            f"Vocabulary {vocabulary.name!r} allows {vocabulary.max_length:,} tokens a cell, but the model in {where} has "
+            f"Vocabulary {vocabulary.name!r} allows {vocabulary.max_length:,} tokens per cell, but the model in {where} has "
             f"{max_length:,} positions. Use `dataclasses.replace(vocabulary, max_length={max_length})`."
         )
         raise ValueError(msg)
@@ -132,12 +134,12 @@ def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) 
 
 
 def official(generation: Generation) -> Vocabulary:
-    """Vocabulary from the official dictionaries of a generation, each checked in the cache."""
+    """Vocabulary from the official dictionaries of a generation."""
     tokens, medians, mapping, names = (fetch(file) for file in generation.files)
     return _read_official(generation, tokens, medians, mapping, names)
 
 
-@lru_cache(maxsize=4)  # the arguments decide the content: pinned hashes were just checked
+@lru_cache(maxsize=4)  # the files were verified, so that the arguments determine their content
 def _read_official(generation: Generation, tokens: Path, medians: Path, mapping: Path, names: Path) -> Vocabulary:
     return Vocabulary.from_official(
         tokens, medians, mapping_file=mapping, name_file=names, name=generation.name, max_length=generation.max_length

@@ -1,4 +1,4 @@
-"""Medians of a new corpus: over cells that express a gene, of its counts per 10,000, streamed from one or more data sets."""
+"""Medians of the genes of a new corpus: of non-zero counts per 10,000, streamed from one or more data sets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import sparse
+
+from scgeneformer._keys import read_frame
 
 from ._inspect import Inspection, inspect
 from ._matrix import Rows, as_rows, is_lazy, slabs, to_rows
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 _VALUES_AT_A_TIME = 2**27  # one gigabyte of float64
 _TARGET_SUM = 10_000.0
 _VAR_NAMES = "var_names"
-# looked through in this order where var_names are ids
+# searched in this order if var_names are ids
 _SYMBOL_COLUMNS = ("gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name", "symbol", "Symbol", "name")
 
 
 @dataclass
 class Source:
-    """One data set of a corpus, opened when used."""
+    """Data set of a corpus, opened when it is first used."""
 
     data: Any  # AnnData, or path of an h5ad file
     layer: str | None
@@ -55,6 +57,10 @@ class Source:
         return f"{slot} of {self.data}" if isinstance(self.data, str | Path) else slot
 
     @cached_property
+    def var(self) -> pd.DataFrame:
+        return read_frame(self.adata.var)
+
+    @cached_property
     def matrix(self) -> Any:
         if self.layer is None:
             return as_rows(self.adata.X, self.label)
@@ -65,20 +71,19 @@ class Source:
 
     @cached_property
     def column(self) -> str:
-        """Which names of the genes look most like Ensembl ids; `var_names` if none do."""
-        var = self.adata.var
+        """Column with the largest share of Ensembl ids; `var_names` if no column has half."""
+        var = self.var
         if self.gene_ids is not None:
             if self.gene_ids != _VAR_NAMES and self.gene_ids not in var:
                 msg = f"No column {self.gene_ids!r} in .var, which has {list(var.columns)}."
                 raise KeyError(msg)
             return self.gene_ids
-        looks = {column: share_of_ids(self.names(column)) for column in (_VAR_NAMES, *var.columns)}
-        best = max(looks, key=lambda column: looks[column])
-        return best if looks[best] >= 0.5 else _VAR_NAMES
+        shares = {column: share_of_ids(self.names(column)) for column in (_VAR_NAMES, *var.columns)}
+        best = max(shares, key=lambda column: shares[column])
+        return best if shares[best] >= 0.5 else _VAR_NAMES
 
     def names(self, column: str) -> list[str]:
-        var: pd.DataFrame = self.adata.var
-        values = var.index if column == _VAR_NAMES else var[column].astype(object)
+        values = self.var.index if column == _VAR_NAMES else self.var[column].astype(object)
         return [str(value) if isinstance(value, str) else "" for value in values]
 
     @cached_property
@@ -87,7 +92,7 @@ class Source:
 
     @cached_property
     def ids(self) -> list[str]:
-        """What each gene is called in the vocabulary; ``""`` for genes that have no id where others do."""
+        """Id of each gene in the vocabulary; ``""`` for genes without an Ensembl id if others have one."""
         names = self.names(self.column)
         if not self.has_ids:
             return names
@@ -95,15 +100,15 @@ class Source:
 
     @cached_property
     def symbols(self) -> list[str]:
-        """Another name of each gene, or ``""``."""
+        """Symbol of each gene, or ``""``."""
         if self.column != _VAR_NAMES:
             return self.names(_VAR_NAMES)
-        known = [column for column in _SYMBOL_COLUMNS if column in self.adata.var]
-        return self.names(known[0]) if known else [""] * self.adata.n_vars
+        columns = [column for column in _SYMBOL_COLUMNS if column in self.var]
+        return self.names(columns[0]) if columns else [""] * self.adata.n_vars
 
     @cached_property
     def inspection(self) -> Inspection:
-        """Checks all values once."""
+        """Checks and sums of the counts, computed once."""
         return inspect(self.matrix, np.full(self.adata.n_vars, -1, np.int32), slot=self.label)
 
     @cached_property
@@ -113,17 +118,18 @@ class Source:
         if self.total_counts not in self.adata.obs:
             msg = f"No column {self.total_counts!r} in .obs."
             raise KeyError(msg)
-        return self.adata.obs[self.total_counts].to_numpy(dtype=np.float64)
+        return read_frame(self.adata.obs, [self.total_counts])[self.total_counts].to_numpy(dtype=np.float64)
 
     def scaled(self, genes: dict[str, int]) -> Iterator[sparse.csc_array]:
         """Blocks of cells x `genes`, counts per 10,000, without zeros; columns that share an id are summed."""
-        kept = [(row, genes[gene]) for row, gene in enumerate(self.ids) if gene in genes]
-        row, column = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-        choose = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(self.ids), len(genes)))
+        pairs = [(row, genes[gene]) for row, gene in enumerate(self.ids) if gene in genes]
+        row, column = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        sum_by_gene = sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(self.ids), len(genes)))
         scale = np.divide(_TARGET_SUM, self.totals, out=np.zeros(len(self.totals)), where=self.totals > 0)
         for start, rows in self._blocks():
             block = (
-                sparse.csr_array((rows.data.astype(np.float64), rows.indices, rows.indptr), shape=rows.shape) @ choose
+                sparse.csr_array((rows.data.astype(np.float64), rows.indices, rows.indptr), shape=rows.shape)
+                @ sum_by_gene
             )
             block = block.tocsr()
             block.data *= np.repeat(scale[start : start + block.shape[0]], np.diff(block.indptr))
@@ -132,7 +138,7 @@ class Source:
 
     def _blocks(self) -> Iterator[tuple[int, Rows]]:
         if not is_lazy(self.matrix):
-            _ = self.inspection  # which checks the indices, where given `total_counts` have not asked for it
+            _ = self.inspection  # checks the indices, also if `total_counts` are given
             yield from slabs(self.matrix, self.label)
             return
         start = 0
@@ -173,17 +179,17 @@ def _medians(
     sources: list[Source], min_cells: int, estimate: Callable[..., np.ndarray]
 ) -> tuple[list[str], np.ndarray, dict[str, str], list[str]]:
     if len({source.has_ids for source in sources}) > 1:
-        named = [source.column for source in sources]
-        msg = f"Some data sets name genes by Ensembl ids and some do not: taken from {named}. Name the column by `gene_ids=`."
+        columns = [source.column for source in sources]
+        msg = f"Some data sets name genes by Ensembl ids and others do not (columns {columns}). Name the column by `gene_ids=`."
         raise ValueError(msg)
     genes = sorted({gene for source in sources for gene in source.ids} - {""})
     n_cells = sum((_n_cells(source, genes) for source in sources), np.zeros(len(genes), np.int64))
-    seen = n_cells >= max(1, min_cells)
-    if not seen.any():
-        msg = f"No gene is seen in {max(1, min_cells)} or more cells."
+    is_expressed = n_cells >= max(1, min_cells)
+    if not is_expressed.any():
+        msg = f"No gene is expressed in {max(1, min_cells)} or more cells."
         raise ValueError(msg)
-    genes = [gene for gene, keep in zip(genes, seen, strict=True) if keep]
-    return genes, estimate(sources, genes, n_cells[seen]), *_other_names(sources, genes)
+    genes = [gene for gene, expressed in zip(genes, is_expressed, strict=True) if expressed]
+    return genes, estimate(sources, genes, n_cells[is_expressed]), *_other_names(sources, genes)
 
 
 def _n_cells(source: Source, genes: list[str]) -> np.ndarray:
@@ -192,7 +198,7 @@ def _n_cells(source: Source, genes: list[str]) -> np.ndarray:
 
 
 def _exact(sources: list[Source], genes: list[str], n_cells: np.ndarray) -> np.ndarray:
-    """Medians of all values, of as many genes at a time as there is room for."""
+    """Medians of all values, of as many genes at a time as fit in memory."""
     medians = np.empty(len(genes))
     group = np.cumsum(n_cells) // _VALUES_AT_A_TIME
     for number in np.unique(group):
@@ -210,7 +216,7 @@ def _exact(sources: list[Source], genes: list[str], n_cells: np.ndarray) -> np.n
 
 
 def _tdigest(sources: list[Source], genes: list[str], n_cells: np.ndarray) -> np.ndarray:
-    """Medians estimated from a sketch of each gene's values; `n_cells` is not needed for that."""
+    """Medians estimated from a t-digest of each gene's values; `n_cells` is not used."""
     try:
         from crick import TDigest
     except ImportError as error:
@@ -226,13 +232,13 @@ def _tdigest(sources: list[Source], genes: list[str], n_cells: np.ndarray) -> np
 
 
 def _other_names(sources: list[Source], genes: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Aliases, without those that two genes share; and for each gene the first symbol found."""
-    known = set(genes)
+    """Aliases, without those that two genes share; and the first symbol of each gene."""
+    ids = set(genes)
     owners: dict[str, set[str]] = {}
     symbol_of: dict[str, str] = {}
     for source in sources:
         for gene, symbol in zip(source.ids, source.symbols, strict=True):
-            if gene in known and symbol and symbol != gene:
+            if gene in ids and symbol and symbol != gene:
                 owners.setdefault(symbol.strip().upper(), set()).add(gene)
                 symbol_of.setdefault(gene, symbol)
     aliases = {symbol: next(iter(genes)) for symbol, genes in owners.items() if len(genes) == 1}

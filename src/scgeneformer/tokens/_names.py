@@ -1,4 +1,4 @@
-"""Names of genes, and of tokens that are no genes."""
+"""Names of genes and of special tokens."""
 
 from __future__ import annotations
 

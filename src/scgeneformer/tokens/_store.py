@@ -26,7 +26,7 @@ def write(path: Path, head: dict[str, Any], columns: dict[str, list[Any]], alias
     columns
         ``"ids"``, ``"medians"`` and ``"symbols"``, one value per token.
     aliases
-        Further names of genes, each with the id it stands for.
+        Further names of genes, each with its id.
     """
     head = {"format": _FORMAT} | head
     match _suffix(path):
@@ -34,7 +34,7 @@ def write(path: Path, head: dict[str, Any], columns: dict[str, list[Any]], alias
             path.write_text(json.dumps(head | columns | {"aliases": aliases}, indent=0), encoding="utf-8")
         case ".json.gz":
             text = json.dumps(head | columns | {"aliases": aliases})
-            path.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same bytes whenever it is written
+            path.write_bytes(gzip.compress(text.encode(), mtime=0))  # no time stamp, so that files are reproducible
         case ".parquet":
             pa, parquet = _pyarrow()
             names: dict[str, list[str]] = {gene: [] for gene in columns["ids"]}
@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If the file is something else, or is damaged.
+        If the file was not written by `write`, or is damaged.
     """
     suffix = _suffix(path)
     try:

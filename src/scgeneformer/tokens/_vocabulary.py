@@ -1,4 +1,4 @@
-"""The vocabulary of a model: its tokens, the genes they stand for, and the medians that genes are divided by."""
+"""Vocabulary of a model: its tokens, their genes, and the medians by which counts are divided."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ MOST_TOKENS = 65_535
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Vocabulary:
-    """What a model's tokens mean.
+    """Gene vocabulary of a model: token ids, medians, special tokens.
 
-    Two vocabularies are equal if they give the same tokens to the same cells: same `ids`, `medians` and `max_length`.
+    Two vocabularies are equal if they tokenize all cells alike, that is, if `ids`, `medians` and `max_length` are equal.
 
     Attributes
     ----------
     name
-        ``"V1"``, ``"V2"`` or a name of your own.
+        ``"V1"``, ``"V2"`` or any other name.
     ids
-        Shape (n_tokens,): the Ensembl id, or special token, that each token stands for. Special tokens come first.
+        Shape (n_tokens,): Ensembl id of each token, or name of the special token. Special tokens come first.
     medians
-        Shape (n_tokens,), float64: median of a gene's non-zero values (counts per 10,000) over the corpus; nan for special tokens.
+        Shape (n_tokens,), float64: median of each gene's non-zero counts per 10,000 over the corpus; nan for special tokens.
     max_length
-        Most tokens in a cell, special tokens included.
+        Maximum number of tokens per cell, special tokens included.
     aliases
-        Upper-case symbols, aliases and retired ids, each with the id in `ids` that it stands for.
+        Id of each symbol, alias and retired id, in upper case.
     symbols
-        Shape (n_tokens,): one symbol for display, ``""`` where none is known; ``None`` if none are known at all.
+        Shape (n_tokens,): symbol of each gene for display, ``""`` if it has none; ``None`` if no gene has one.
 
     Examples
     --------
@@ -73,17 +73,17 @@ class Vocabulary:
         special = np.isin(ids, SPECIAL_TOKENS)
         n_special = int(special.sum())
         if ids.ndim != 1 or medians.shape != ids.shape or (symbols is not None and symbols.shape != ids.shape):
-            msg = "ids, medians and symbols of a vocabulary must be one-dimensional and of one length."
+            msg = "ids, medians and symbols of a vocabulary must be one-dimensional and of the same length."
             raise ValueError(msg)
         if not 2 < len(ids) <= MOST_TOKENS or len(np.unique(ids)) != len(ids):
             msg = f"A vocabulary needs distinct ids and at most {MOST_TOKENS:,} of them; got {len(ids):,}."
             raise ValueError(msg)
         if tuple(ids[:2]) != (PAD, MASK) or not special[:n_special].all() or n_special == 3:
-            msg = f"ids must start with {PAD!r}, {MASK!r} and may go on with both {CLS!r} and {EOS!r}; got {list(ids[:4])}."
+            msg = f"ids must start with {PAD!r}, {MASK!r} and may continue with both {CLS!r} and {EOS!r}; got {ids[:4].tolist()}."
             raise ValueError(msg)
         if not (np.isfinite(medians[n_special:]) & (medians[n_special:] > 0)).all():
-            lacking = ids[n_special:][~(medians[n_special:] > 0)]
-            msg = f"Every gene needs a positive median; {len(lacking)} have none, such as {list(lacking[:3])}."
+            without_median = ids[n_special:][~(medians[n_special:] > 0)]
+            msg = f"Every gene needs a positive median; {len(without_median)} have none, such as {without_median[:3].tolist()}."
             raise ValueError(msg)
         if self.max_length <= n_special:
             msg = f"max_length={self.max_length} leaves no room for genes."
@@ -112,42 +112,42 @@ class Vocabulary:
 
     @property
     def pad_id(self) -> int:
-        """Token that fills rows up to a common length."""
+        """Padding token."""
         return 0
 
     @property
     def mask_id(self) -> int:
-        """Token in the place of a gene that the model is to guess."""
+        """Token of masked genes."""
         return 1
 
     @property
     def cls_id(self) -> int | None:
-        """Token at the start of every cell, if this vocabulary has one (V2)."""
+        """Token at the start of every cell (V2), or None."""
         return 2 if self.has_cls else None
 
     @property
     def eos_id(self) -> int | None:
-        """Token at the end of every cell, if this vocabulary has one (V2)."""
+        """Token at the end of every cell (V2), or None."""
         return 3 if self.has_cls else None
 
     @property
     def has_cls(self) -> bool:
-        """Whether cells are enclosed in ``<cls>`` and ``<eos>``."""
+        """Whether cells begin with ``<cls>`` and end with ``<eos>``."""
         return self.n_special == 4
 
     @cached_property
     def n_special(self) -> int:
-        """Number of special tokens; genes have the ids from here on."""
+        """Number of special tokens, and the first token of a gene."""
         return int(np.isin(self.ids[:4], SPECIAL_TOKENS).sum())
 
     @property
     def special_ids(self) -> np.ndarray:
-        """Ids of the special tokens, int64."""
+        """Special tokens, int64."""
         return np.arange(self.n_special)
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256, in hexadecimal digits, of what decides on the tokens (ids, medians and maximal length)."""
+        """Hexadecimal SHA-256 of all that determines tokens: ids, medians and maximum length."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(np.nan_to_num(self.medians, nan=-1.0).astype("<f8").tobytes())
         digest.update(str(self.max_length).encode())
@@ -159,21 +159,23 @@ class Vocabulary:
 
     @cached_property
     def _token_of_name(self) -> dict[str, int]:
-        """Also by alias and in any case; an id of the vocabulary is never taken for an alias."""
+        """Tokens by normalised id or alias; ids take precedence."""
         tokens = {alias: self._token_of_id[gene] for alias, gene in self.aliases.items() if gene in self._token_of_id}
         return tokens | {normalise(gene): token for gene, token in self._token_of_id.items()}
 
     def token_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Tokens, int32, of genes given by the very `ids` of this vocabulary; -1 if unknown."""
+        """Tokens, int32, of genes by their exact id; -1 if not in the vocabulary."""
         return np.array([self._token_of_id.get(gene, -1) for gene in ids], dtype=np.int32)
 
     def tokens_of(self, genes: Sequence[str]) -> np.ndarray:
-        """Tokens, int32, of genes given by Ensembl id (version or not), symbol, alias or retired id, in any case; -1 if unknown."""
-        known = self._token_of_name  # its keys are normalised, so that most genes need not be
-        return np.array([known.get(gene if gene in known else normalise(gene), -1) for gene in genes], dtype=np.int32)
+        """Tokens, int32, of genes by Ensembl id, symbol, alias or retired id, version and case aside; -1 if not in the vocabulary."""
+        token_of = self._token_of_name
+        # most names are normalised already
+        tokens = [token_of.get(gene if gene in token_of else normalise(gene), -1) for gene in genes]
+        return np.array(tokens, dtype=np.int32)
 
     def n_named_by_id(self, genes: Sequence[str]) -> int:
-        """How many of `genes` are given by an id of this vocabulary, versions and case aside, and not by an alias."""
+        """Number of `genes` named by an id of this vocabulary, version and case aside, rather than by an alias."""
         ids = self._names_that_are_ids
         return sum(gene in ids or normalise(gene) in ids for gene in genes)
 
@@ -192,7 +194,7 @@ class Vocabulary:
         name: str,
         max_length: int,
     ) -> Vocabulary:
-        """Read the dictionaries of an official model, which are pickles, by an unpickler that runs nothing.
+        """Read the dictionaries of an official model, which are pickles, without executing code from them.
 
         Parameters
         ----------
@@ -203,16 +205,16 @@ class Vocabulary:
         mapping_file
             ``ensembl_mapping_dict_*.pkl``: symbols, aliases and retired ids. V1's maps ids to themselves only.
         name_file
-            ``gene_name_id_dict_*.pkl``: symbols. They are for display, and are aliases where `mapping_file` has no other opinion.
+            ``gene_name_id_dict_*.pkl``: symbols for display, which are also aliases unless `mapping_file` has another id for them.
         name
             Name of the vocabulary.
         max_length
-            2,048 for V1, 4,096 for V2.
+            Maximum number of tokens per cell, special tokens included: 2,048 for V1, 4,096 for V2.
 
         Raises
         ------
         pickle.UnpicklingError
-            If a file asks for anything but strings and numbers.
+            If a file has anything but strings and numbers.
         ValueError
             If the tokens are not 0, 1, 2, ... or a gene has no median.
         """
@@ -233,39 +235,39 @@ class Vocabulary:
         min_cells: int = 1,
         method: Literal["exact", "tdigest"] = "exact",
     ) -> Vocabulary:
-        """Make the vocabulary of a new corpus: its genes, and the median of each over the cells that express it.
+        """Make the vocabulary of a new corpus: its genes, and their medians over the cells that express them.
 
-        A cell's counts are scaled to 10,000; the median of a gene is taken over its non-zero scaled values in all cells of all files,
-        as for the published vocabularies (Theodoris 2023, Methods).
+        Counts are scaled to 10,000 per cell. The median of a gene is that of its non-zero scaled values in all cells of all files, as in
+        the published vocabularies (Theodoris 2023, Methods).
 
         Parameters
         ----------
         adatas
-            AnnData or path of an h5ad file with raw counts, or several of them. Files are read piece by piece, cells in memory once.
+            AnnData or path of an h5ad file with raw counts, or a sequence of these. Files are read in blocks of cells.
         name
             Name of the vocabulary.
         max_length
-            Most tokens in a cell, special tokens included.
+            Maximum number of tokens per cell, special tokens included.
         layer
-            Where the counts are; ``None`` for ``.X``.
+            Layer with the counts; ``None`` for ``.X``.
         gene_ids
-            Column of ``.var`` with Ensembl ids, or ``"var_names"``. By default the one that looks most like Ensembl ids; where
-            nothing does, genes are called by their ``var_names``. The other names become aliases.
+            Column of ``.var`` with Ensembl ids, or ``"var_names"``. By default the column with the largest share of Ensembl ids, or
+            ``var_names`` if no column has half. The other names become aliases.
         total_counts
-            Column of ``.obs`` with the cells' total counts; by default the sums of what is in `layer`.
+            Column of ``.obs`` with total counts of cells; by default the sums of the counts.
         special_tokens
             Whether cells begin with ``<cls>`` and end with ``<eos>``, as in V2.
         min_cells
-            Genes seen in fewer cells are left out.
+            Minimum number of cells in which a gene is expressed; other genes are left out.
         method
-            ``"exact"`` keeps the values of as many genes at a time as fit in 1 GB, and reads the data once for each such group
-            of genes. ``"tdigest"`` reads them once more only and estimates the medians by t-digests (Dunning 2019), with crick
-            (``pip install "scgeneformer[tdigest]"``), as the official ones were.
+            ``"exact"`` reads the data once for each group of genes whose values fit in 1 GB. ``"tdigest"`` reads them once and estimates
+            medians by t-digests (Dunning 2019), as in the official vocabularies; needs crick
+            (``pip install "scgeneformer[tdigest]"``).
 
         Raises
         ------
         ValueError
-            If values are negative, not finite or look log-normalised, or no gene is left.
+            If values are negative, not finite or look log-normalised, or if no gene is expressed in `min_cells` cells.
         """
         ids, medians, aliases, symbols = corpus_medians(
             adatas,
@@ -281,7 +283,7 @@ class Vocabulary:
         return cls(name, np.array([*special, *ids]), medians, max_length, aliases, np.array([*pad, *symbols]))
 
     def save(self, path: str | Path) -> None:
-        """Write to a ``.json``, ``.json.gz`` or ``.parquet`` file (the last needs pyarrow); `load` gives back an equal vocabulary."""
+        """Write to a ``.json``, ``.json.gz`` or ``.parquet`` file (the last needs pyarrow), to be read by `load`."""
         head = {
             "name": self.name,
             "max_length": self.max_length,
@@ -290,7 +292,7 @@ class Vocabulary:
         }
         columns = {
             "ids": self.ids.tolist(),
-            # JSON knows no nan; Python writes floats with all the digits that reading needs
+            # JSON has no nan; floats are written with all digits needed to read the same number
             "medians": [None if np.isnan(median) else median for median in self.medians.tolist()],
             "symbols": [""] * len(self) if self.symbols is None else self.symbols.tolist(),
         }
@@ -298,12 +300,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises
         ------
         ValueError
-            If the file is something else, or was altered: its hash is checked.
+            If the file was not written by `save`, is damaged, or does not match its hash.
         """
         content = _store.read(Path(path))
         vocabulary = cls(
@@ -315,6 +317,6 @@ class Vocabulary:
             symbols=np.array(content["symbols"]) if content["has_symbols"] else None,
         )
         if vocabulary.hash != content["hash"]:
-            msg = f"{path} was altered since it was written: its hash is {vocabulary.hash}, not {content['hash']}."
+            msg = f"{path} was altered after it was written: its hash is {vocabulary.hash}, not {content['hash']}."
             raise ValueError(msg)
         return vocabulary
