@@ -11,6 +11,8 @@ from anndata import AnnData
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata.experimental.backed import Dataset2D
     from mudata import MuData
 
@@ -28,6 +30,7 @@ SYMBOLS = (
     "feature_name",
 )  # var, where there are any
 SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
+SHIFT_SETS = "shift_sets"  # obsm["shift_sets"], obsm["shift_sets_<state>"], uns["shift_sets"]["params"]
 GENE_CLASSES = "gene_classes"  # var; varm, DataFrame (n_vars, n_classes); uns["gene_classes"]["params" | "scores"]
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
@@ -76,8 +79,14 @@ def state_column(name: str, state: str) -> str:
 
 
 def sets_key(key: str) -> str:
-    """Name of the `obsm` slot with the shifts of sets of genes, and of the `varm` slot with their effects on genes."""
-    return f"{key}_sets"
+    """Name of the `obsm` slot with the shifts of sets of genes, and of the `varm` slot with their effects on genes: ``<key>_sets``, once."""
+    return f"{key.removesuffix('_sets')}_sets"
+
+
+def has_sets(adata: AnnData, slots: Mapping[str, Any], key: str) -> bool:
+    """Whether `slots`, such as ``adata.obsm``, hold sets of the run under `key`, and not of a run of their own."""
+    name = sets_key(key)
+    return name in slots and (name == key or name not in adata.uns)
 
 
 def method_layer(key: str) -> str:
@@ -98,6 +107,11 @@ def value_key(key: str) -> str:
 def effects_keys(key: str) -> tuple[str, str, str]:
     """Names of the slots with means, numbers and standard deviations of effects on genes."""
     return key, f"{key}_n", f"{key}_sd"
+
+
+def group_key(key: str, group: str) -> str:
+    """Name of the `varm` slot with the ranking of one group of cells."""
+    return f"{key}_{slot_name(group)}"
 
 
 def answer_key(key: str, baseline: str = "", *, proba: bool = True) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import _files
+from ._settings import settings
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -21,13 +22,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, or 2 after an error, which is told in one line on stderr."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        with settings.override(**_compute_settings(arguments)):
+            arguments.command(arguments)
     except Exception as error:  # noqa: BLE001 - libraries raise what they like
         text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
         kind = "" if isinstance(error, KeyError | ValueError | TypeError | OSError) else f"{type(error).__name__}: "
         sys.stderr.write(f"scgeneformer: error: {kind}{text}\n")
         return 2
     return 0
+
+
+def _compute_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """Settings that the command line gives."""
+    given = {name: getattr(arguments, name, None) for name in ("device", "precision")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _say(text: str) -> None:
@@ -81,8 +89,6 @@ def _embed(arguments: argparse.Namespace) -> None:
         pooling=arguments.pooling,
         emb_layer=arguments.emb_layer,
         genes=arguments.genes,
-        device=arguments.device,
-        precision=arguments.precision,
         mod=arguments.mod,
     )
     _files.write(data, arguments.output)
@@ -105,8 +111,6 @@ def _perturb(arguments: argparse.Namespace) -> None:
         others=arguments.others,
         max_cells=arguments.max_cells,
         checkpoint=arguments.checkpoint,
-        device=arguments.device,
-        precision=arguments.precision,
         mod=arguments.mod,
     )
     tl.rank_shifts(data, min_cells=arguments.min_cells, mod=arguments.mod)

@@ -38,9 +38,7 @@ def test_perturbed_cells_train_the_encoder_that_is_perturbed(screen):
     assert set(told) == set(screen.obs[GENE].dropna())
 
     for key, start in (("before", "default"), ("after", model)):
-        sg.tl.perturb(
-            screen, start, method="exact", groupby=STATE, source="unstimulated", target="stimulated", key_added=key
-        )
+        sg.tl.perturb(screen, start, groupby=STATE, source="unstimulated", target="stimulated", key_added=key)
         sg.tl.rank_shifts(screen, key=key)
         assert np.isfinite(sg.get.shifts(screen, key=key)["effect"]).all()
     before, after = screen.layers["before"], screen.layers["after"]

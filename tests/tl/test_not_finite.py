@@ -18,9 +18,7 @@ CALLS = {
     "perturb": lambda adata, model: sg.tl.perturb(adata, model, adata.var_names[:3], pooling="mean"),
     "perturb cls": lambda adata, model: sg.tl.perturb(adata, model, adata.var_names[:3], pooling="cls"),
     "perturb to a goal": lambda adata, model: sg.tl.perturb(adata, model, adata.var_names[:3], **GOAL),
-    "screen": lambda adata, model: sg.tl.perturb(
-        adata, model, adata.var_names[:3], method="screen", state_positions=positions(model), **GOAL
-    ),
+    "screen": lambda adata, model: sg.tl.screen(adata, model, adata.var_names[:3], centroids=positions(model), **GOAL),
     "effects": lambda adata, model: sg.tl.perturb(adata, model, adata.var_names[:3], effects=True),
     "annotate": lambda adata, model: sg.tl.annotate(adata, cell_classifier(adata, model)),
     "classify genes": lambda adata, model: sg.tl.classify_genes(adata, gene_classifier(adata, model)),

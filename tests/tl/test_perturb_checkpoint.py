@@ -16,14 +16,21 @@ from scgeneformer.nn._encoder import Embedding
 
 GOAL = {"groupby": "state", "source": "sick", "target": "well", "others": ["odd"]}
 RUNS = {
-    "all": {
-        "sets": {"a/b": ["SYM1", "SYM2"], "c": ["SYM7", "SYM9"]},
-        "genes": "SYM1 SYM5 SYM7 SYM8".split(),
-        "effects": True,
-    },
-    "screen+exact": {"method": "screen+exact", "n_top": 3},
+    "genes": {"genes": "SYM1 SYM5 SYM7 SYM8".split(), "effects": True},
+    "sets": {"sets": {"a/b": ["SYM1", "SYM2"], "c": ["SYM7", "SYM9"]}, "effects": True},
+    "screen+exact": {"refine": 3},
     "in": {"kind": "overexpress", "genes": "vocabulary"},
 }
+
+
+def perturb_by(adata, model, genes=None, **options) -> str:
+    """Call the verb that takes these options; the key of its results."""
+    if "sets" in options or "anchor" in options:
+        sg.tl.perturb_sets(adata, model, options.pop("sets", genes), **options)
+        return options.get("key_added", "shift_sets")
+    verb = sg.tl.screen if "refine" in options else sg.tl.perturb
+    verb(adata, model, genes, **options)
+    return options.get("key_added", "shift")
 
 
 def arrays(adata):
@@ -36,7 +43,8 @@ def arrays(adata):
     for slot in ("obsm", "varm"):
         tables = {name: table for name, table in getattr(adata, slot).items() if name.startswith("shift")}
         found |= {f"{slot} {name}": table.to_numpy() for name, table in tables.items()}
-    return found | {f"state {name}": vector for name, vector in adata.uns["shift"].get("states", {}).items()}
+    run = adata.uns["shift" if "shift" in adata.uns else "shift_sets"]
+    return found | {f"state {name}": vector for name, vector in run.get("centroids", {}).items()}
 
 
 def assert_same_bytes(found, expected):
@@ -68,11 +76,12 @@ import anndata as ad, numpy as np, scanpy, torch, torch._dynamo
 import scgeneformer as sg
 from scgeneformer import engine, hub, nn
 from scgeneformer.engine.perturb import _run
-from test_perturb_checkpoint import GOAL, RUNS, arrays
+from test_perturb_checkpoint import GOAL, RUNS, arrays, perturb_by
 
 work = pathlib.Path(sys.argv[1])
 adata = ad.read_h5ad(work / "cells.h5ad")
 sg.settings.progress = False
+sg.settings.token_budget = 100
 _run.PART_SIZE.update(exact=20, screen=20)
 os.fsync = lambda file: None  # slow, and nothing that a killed process loses
 rng = np.random.default_rng()
@@ -84,7 +93,7 @@ def start(result=None, **options):
     code = 1
     try:
         torch.set_num_threads(1)
-        sg.tl.perturb(adata, work / "model", token_budget=100, **GOAL, **RUNS[name], **options)
+        perturb_by(adata, work / "model", **GOAL, **RUNS[name], **options)
         if result is not None:
             np.savez(work / f"{name} {result}.npz", **arrays(adata))
         code = 0
@@ -140,17 +149,16 @@ def test_killed_and_shared_by_processes(tokenized, folder, tmp_path):
 @pytest.mark.parametrize("name", RUNS)
 def test_shards_one_after_the_other(tokenized, folder, tmp_path, name, small_parts):
     options = {**GOAL, **RUNS[name], "checkpoint": tmp_path / "parts"}
-    once = sg.tl.perturb(tokenized, folder, **{**options, "checkpoint": None}, copy=True)
+    once = tokenized.copy()
+    perturb_by(once, folder, **{**options, "checkpoint": None})
     before = set(tokenized.uns)
-    assert sg.tl.perturb(tokenized, folder, **options, shard=(0, 2)) is None
-    copied = sg.tl.perturb(tokenized, folder, **options, shard=(0, 2), copy=True)
-    for adata in (tokenized, copied):  # half is not written
-        assert set(adata.uns) == before
-        assert set(adata.layers) - {None} == set()
-    sg.tl.perturb(tokenized, folder, **options, shard=(1, 2))
+    perturb_by(tokenized, folder, **options, shard=(0, 2))
+    assert set(tokenized.uns) == before  # half is not written
+    assert set(tokenized.layers) - {None} == set()
+    perturb_by(tokenized, folder, **options, shard=(1, 2))
     if "+" not in name:  # the last shard finds all others
         assert_same_bytes(arrays(tokenized), arrays(once))
-    sg.tl.perturb(tokenized, folder, **options)
+    perturb_by(tokenized, folder, **options)
     assert_same_bytes(arrays(tokenized), arrays(once))
 
 
@@ -160,14 +168,15 @@ def test_the_same_call_computes_nothing_again(tokenized, folder, tmp_path, model
     expected = arrays(tokenized)
     n_runs = len(model_runs)
     # neither how much fits into a batch nor the name of a slot changes what was computed
-    again = sg.tl.perturb(tokenized, folder, **options, token_budget=64, key_added="again", copy=True)
+    with sg.settings.override(token_budget=64):
+        again = sg.tl.perturb(tokenized, folder, **options, key_added="again", copy=True)
     assert len(model_runs) - n_runs <= 15  # positions of three states of 5 cells
     assert again.layers["again"].data.tobytes() == expected["layers shift data"].tobytes()
 
 
 CHANGES = {
     "kind": ({"kind": "inhibit"}, "kind was 'delete' and is 'inhibit'"),
-    "rank_shift": ({"rank_shift": 2}, "rank_shift was 1 and is 2"),
+    "quartiles": ({"quartiles": 2}, "rank_shift was 1 and is 2"),
     "genes": ({"genes": ["SYM1", "SYM3"]}, "genes was"),
     "anchor": ({"anchor": "SYM3"}, "anchor was None"),
     "source": ({"source": "odd", "others": ["sick"]}, "tokens of the cells was"),
@@ -176,8 +185,8 @@ CHANGES = {
         r"states was \['well', 'sick', 'odd'\] and is \['odd', 'sick', 'well'\]",
     ),
     "others": ({"others": ()}, "states was"),
-    "state_positions": ({"state_positions": "median"}, "state_positions was 'mean' and is 'median'"),
-    "given": ({"state_positions": dict.fromkeys(("well", "sick", "odd"), np.ones(16))}, "is 'given'"),
+    "centroids": ({"centroids": "median"}, "state_positions was 'mean' and is 'median'"),
+    "given": ({"centroids": dict.fromkeys(("well", "sick", "odd"), np.ones(16))}, "is 'given'"),
     "max_state_cells": ({"max_state_cells": 4}, "positions of states was"),
     "cells": ({"cells": "n < 30"}, "tokens of the cells was"),
     "max_cells": ({"max_cells": 3}, "tokens of the cells was"),
@@ -202,10 +211,11 @@ def half(tokenized, folder, tmp_path, small_parts):
 @pytest.mark.parametrize("what", CHANGES)
 def test_other_options_are_refused_by_name(half, folder, model_runs, what):
     adata, options = half
-    changed, words = CHANGES[what]
+    changed, words = CHANGES[what][0].copy(), CHANGES[what][1]
     model_runs.clear()
-    with pytest.raises(ValueError, match=f"holds parts of another run: .*{words}"):
-        sg.tl.perturb(adata, folder, **(options | changed))
+    refused = pytest.raises(ValueError, match=f"holds parts of another run: .*{words}")
+    with sg.settings.override(precision=changed.pop("precision", "auto")), refused:
+        perturb_by(adata, folder, **(options | changed))
     assert not model_runs
     assert "shift" not in adata.uns
 
@@ -238,9 +248,9 @@ def test_other_data_and_models_are_refused_by_name(half, folder, tmp_path, model
 def test_sets_have_parts_of_their_own(tokenized, folder, tmp_path):
     sets = {"a": ["SYM1", "SYM2"]}
     sg.tl.perturb(tokenized, folder, ["SYM1"], checkpoint=tmp_path / "parts")
-    sg.tl.perturb(tokenized, folder, sets=sets, checkpoint=tmp_path / "parts")
+    sg.tl.perturb_sets(tokenized, folder, sets, checkpoint=tmp_path / "parts")
     with pytest.raises(ValueError, match=r"sets was \[\["):
-        sg.tl.perturb(tokenized, folder, sets={"a": ["SYM1", "SYM4"]}, checkpoint=tmp_path / "parts")
+        sg.tl.perturb_sets(tokenized, folder, {"a": ["SYM1", "SYM4"]}, checkpoint=tmp_path / "parts")
 
 
 def test_a_full_disk_keeps_what_is_there(tokenized, folder, tmp_path, small_parts, monkeypatch):
@@ -267,6 +277,6 @@ def test_a_full_disk_keeps_what_is_there(tokenized, folder, tmp_path, small_part
 def test_names_of_files_do_not_grow_with_the_set(tokenized, folder, tmp_path):
     """The official tool spells all genes of a set in a file's name, which fails from about 30 genes on, when all work is done."""
     genes = [f"SYM{i}" for i in range(27)]
-    sg.tl.perturb(tokenized, folder, sets={"a name " * 60: genes}, checkpoint=tmp_path / "parts")
+    sg.tl.perturb_sets(tokenized, folder, {"a name " * 60: genes}, checkpoint=tmp_path / "parts")
     assert max(len(path.name) for path in (tmp_path / "parts").rglob("*")) < 30
     assert tokenized.obsm["shift_sets"].notna().any(axis=None)

@@ -64,7 +64,7 @@ def test_of_sets(tokenized, folder):
     token_id = tokenized.var["token_id"].to_numpy()
     sets = {"a/b": [2, 5], "c": [7, 11, 13]}
     names = {name: tokenized.var_names[found] for name, found in sets.items()}
-    sg.tl.perturb(tokenized, folder, sets=names, effects=True, cells=hand.names[:7])
+    sg.tl.perturb_sets(tokenized, folder, names, effects=True, cells=hand.names[:7])
     tokens = {name: [int(t) for t in token_id[found]] for name, found in sets.items()}
     expected = loops(hand, range(7), lambda row: [(n, t) for n, t in tokens.items() if set(t) & set(row)], "delete")
     mean, n, sd = (tokenized.varm[key] for key in ("shift_sets", "shift_sets_n", "shift_sets_sd"))
@@ -80,8 +80,8 @@ def test_of_sets(tokenized, folder):
                 assert sd.loc[at] == pytest.approx(np.std(values), abs=1e-4)
             else:
                 assert np.isnan([mean.loc[at], sd.loc[at]]).all()
-    assert "shift" not in tokenized.varp
-    assert len(sg.get.effects(tokenized, "a/b")) == n["a|b"].gt(0).sum()
+    assert not len(tokenized.varp)
+    assert len(sg.get.effects(tokenized, "a/b", key="shift_sets")) == n["a|b"].gt(0).sum()
 
 
 def test_genes_without_a_column_are_left_out(tokenized, folder):
@@ -96,9 +96,11 @@ def test_genes_without_a_column_are_left_out(tokenized, folder):
 def test_they_go_when_they_are_no_longer_asked_for(tokenized, folder):
     names = tokenized.var_names
     options = {"cells": tokenized.obs_names[:3]}
-    sg.tl.perturb(tokenized, folder, [names[1]], sets={"a": names[:2]}, effects=True, **options)
+    sg.tl.perturb(tokenized, folder, [names[1]], effects=True, **options)
+    sg.tl.perturb_sets(tokenized, folder, {"a": names[:2]}, effects=True, **options)
     assert set(tokenized.varp) == {"shift", "shift_n", "shift_sd"}
     assert {"shift_sets", "shift_sets_n", "shift_sets_sd"} <= set(tokenized.varm)
     sg.tl.perturb(tokenized, folder, [names[1]], **options)
+    sg.tl.perturb_sets(tokenized, folder, {"a": names[:2]}, **options)
     assert set(tokenized.varp) == set()
-    assert not any(name.startswith("shift") for name in [*tokenized.varm, *tokenized.obsm])
+    assert not any(name.startswith("shift") for name in tokenized.varm)

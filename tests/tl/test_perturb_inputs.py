@@ -50,8 +50,8 @@ def test_two_keys_side_by_side(tokenized, folder, expected):
 
 def test_a_view_is_made_its_own(tokenized, folder, expected):
     view = tokenized[5:]
-    positions = {state: expected.uns["shift"]["states"][state] for state in ("well", "sick", "odd")}
-    sg.tl.perturb(view, folder, state_positions=positions, **GOAL)
+    positions = {state: expected.uns["shift"]["centroids"][state] for state in ("well", "sick", "odd")}
+    sg.tl.perturb(view, folder, centroids=positions, **GOAL)
     np.testing.assert_allclose(dense(view), dense(expected)[5:], rtol=0, atol=1e-6)
     assert "shift" not in tokenized.layers
 
@@ -182,12 +182,12 @@ def test_positions_of_states(tokenized, folder, positions):
     rng = np.random.default_rng(5)
     given = {"well": rng.normal(size=16).astype(np.float32), "sick": rng.normal(size=16).tolist(), "odd": np.ones(16)}
     options = {
-        "median": {"state_positions": "median"},
-        "given": {"state_positions": given},
+        "median": {"centroids": "median"},
+        "given": {"centroids": given},
         "few": {"max_state_cells": 4, "rng": 3},
     }[positions]
     sg.tl.perturb(tokenized, folder, cells=hand.names[hand.states == "sick"][:2], **options, **GOAL)
-    states = tokenized.uns["shift"]["states"]
+    states = tokenized.uns["shift"]["centroids"]
     assert list(states) == ["well", "sick", "odd"]
     for state, found in states.items():
         assert found.dtype == np.float64
@@ -207,7 +207,7 @@ def test_positions_of_states(tokenized, folder, positions):
 def test_cells_drawn_for_states_are_drawn_by_rng(tokenized, folder):
     draw = lambda seed: sg.tl.perturb(tokenized, folder, ["SYM1"], max_state_cells=3, rng=seed, copy=True, **GOAL).uns[
         "shift"
-    ]["states"]["well"]
+    ]["centroids"]["well"]
     np.testing.assert_array_equal(draw(1), draw(1))
     np.testing.assert_array_equal(draw(1), draw(np.random.default_rng(1)))
     assert np.abs(draw(1) - draw(2)).max() > 1e-3
@@ -232,8 +232,8 @@ def test_missing_genes_are_left_out_on_request(tokenized, folder):
         sg.tl.perturb(tokenized, folder, ["GATA4", names[3]], missing="ignore", max_cells=3)
     assert set(tokenized.layers["shift"].tocoo().col) == {3}
     with pytest.warns(UserWarning, match=r"sets\['a'\].*GATA4"):
-        sg.tl.perturb(tokenized, folder, sets={"a": ["GATA4", names[3]]}, missing="ignore", max_cells=3)
-    one = sg.tl.perturb(tokenized, folder, sets={"a": [names[3]]}, max_cells=3, copy=True)
+        sg.tl.perturb_sets(tokenized, folder, {"a": ["GATA4", names[3]]}, missing="ignore", max_cells=3)
+    one = sg.tl.perturb_sets(tokenized, folder, {"a": [names[3]]}, max_cells=3, copy=True)
     np.testing.assert_array_equal(tokenized.obsm["shift_sets"], one.obsm["shift_sets"])
 
 
@@ -266,7 +266,8 @@ def test_cells_without_genes(tokenized, folder):
 def test_order_and_batches_do_not_matter(tokenized, folder, expected):
     rng = np.random.default_rng(0)
     mixed = tokenized[rng.permutation(40)][:, rng.permutation(30)].copy()
-    sg.tl.perturb(mixed, folder, token_budget=50, **GOAL)
+    with sg.settings.override(token_budget=50):
+        sg.tl.perturb(mixed, folder, **GOAL)
     back = mixed[tokenized.obs_names, tokenized.var_names]
     same(back, expected, atol=2e-6)
 
@@ -291,6 +292,6 @@ def test_a_set_as_large_as_the_model_is_refused(adata):
     model = sg.hub.Pretrained("short", vocabulary, model=sg.nn.Encoder(config))
     sg.pp.tokenize(adata, vocabulary)
     genes = [f"SYM{i}" for i in range(14)]
-    sg.tl.perturb(adata, model, sets={"most": genes[:13]}, kind="overexpress")
+    sg.tl.perturb_sets(adata, model, {"most": genes[:13]}, kind="overexpress")
     with pytest.raises(ValueError, match=r"\['all'\].*ranks \(14\)"):
-        sg.tl.perturb(adata, model, sets={"all": genes}, kind="overexpress")
+        sg.tl.perturb_sets(adata, model, {"all": genes}, kind="overexpress")

@@ -53,7 +53,7 @@ class Hand:
         lowest = [t for t in row if self.is_gene(t) and t not in targets][::-1][:taken]
         return [t for t in row if t not in lowest]
 
-    def edit(self, row, targets, kind, rank_shift=1):
+    def edit(self, row, targets, kind, quartiles=1):
         front, back = [t for t in row[:1] if not self.is_gene(t)], [t for t in row[1:] if not self.is_gene(t)]
         genes = [t for t in row if self.is_gene(t)]
         rest = [t for t in genes if t not in targets]
@@ -62,14 +62,14 @@ class Hand:
         elif kind != "delete":
             (target,) = targets
             n, rank = len(genes), genes.index(target)
-            quartile = 4 * rank // n + (rank_shift if kind == "inhibit" else -rank_shift)
+            quartile = 4 * rank // n + (quartiles if kind == "inhibit" else -quartiles)
             goal = 0 if quartile < 0 else n - 1 if quartile > 3 else int((quartile + 0.5) * n / 4)
             rest.insert(goal, target)
         return [*front, *rest, *back]
 
-    def value(self, row, targets, kind, rank_shift=1, goal=None):
+    def value(self, row, targets, kind, quartiles=1, goal=None):
         original = self.room(row, targets) if kind == "overexpress" else row
-        edited = self.edit(original, targets, kind, rank_shift)
+        edited = self.edit(original, targets, kind, quartiles)
         if goal is not None:
             return cosine(self.cell(edited), goal) - cosine(self.cell(original), goal)
         before, after = self.hidden(original), self.hidden(edited)
@@ -109,24 +109,20 @@ def pairs(adata, rows, hand, genes, kind, *, everywhere):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("goal", [True, False], ids=["goal", "alone"])
-@pytest.mark.parametrize(("kind", "rank_shift"), KINDS)
-def test_every_gene(tokenized, folder, kind, rank_shift, goal, pooling):
+@pytest.mark.parametrize(("kind", "quartiles"), KINDS)
+def test_every_gene(tokenized, folder, kind, quartiles, goal, pooling):
     hand = Hand(tokenized, folder, pooling)
     rows = np.flatnonzero(hand.states == "sick")[:2]
     options = GOAL if goal else {}
-    sg.tl.perturb(
-        tokenized, folder, kind=kind, rank_shift=rank_shift, cells=hand.names[rows], pooling=pooling, **options
-    )
+    sg.tl.perturb(tokenized, folder, kind=kind, quartiles=quartiles, cells=hand.names[rows], pooling=pooling, **options)
     which = dict(pairs(tokenized, rows, hand, range(30), kind, everywhere=False))
     states = {"shift": "well", "shift_sick": "sick", "shift_odd": "odd"} if goal else {"shift": None}
     for layer, state in states.items():
         position = None if state is None else hand.position(state)
-        expected = {
-            at: hand.value(hand.rows[at[0]], [token], kind, rank_shift, position) for at, token in which.items()
-        }
+        expected = {at: hand.value(hand.rows[at[0]], [token], kind, quartiles, position) for at, token in which.items()}
         check_layer(tokenized, layer, expected)
         if state is not None:
-            np.testing.assert_allclose(tokenized.uns["shift"]["states"][state], position, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(tokenized.uns["shift"]["centroids"][state], position, rtol=0, atol=2e-6)
 
 
 @pytest.fixture
@@ -176,7 +172,7 @@ def test_an_anchor(full, kind, pooling):
     anchor, columns = 5, [1, 5, 9, 20]
     token_id = adata.var["token_id"].to_numpy()
     everywhere = kind == "overexpress"
-    sg.tl.perturb(
+    sg.tl.perturb_sets(
         adata,
         folder,
         adata.var_names[columns],
@@ -184,6 +180,7 @@ def test_an_anchor(full, kind, pooling):
         kind=kind,
         pooling=pooling,
         max_cells=12,
+        key_added="shift",
     )
     drawn = np.unique(adata.layers["shift"].tocoo().row)
     expected = {}
@@ -201,10 +198,10 @@ def test_an_anchor_that_no_cell_expresses_comes_in(adata, folder):
     adata.X[:, 5] = 0
     sg.pp.tokenize(adata, folder)
     names = adata.var_names
-    sg.tl.perturb(adata, folder, [names[1]], anchor=names[5], kind="overexpress", cells=list(adata.obs_names[:4]))
-    assert adata.layers["shift"].nnz == 4
+    sg.tl.perturb_sets(adata, folder, [names[1]], anchor=names[5], kind="overexpress", cells=list(adata.obs_names[:4]))
+    assert adata.layers["shift_sets"].nnz == 4
     with pytest.raises(ValueError, match=f"no cell.*{names[5]}"):
-        sg.tl.perturb(adata, folder, [names[1]], anchor=names[5])
+        sg.tl.perturb_sets(adata, folder, [names[1]], anchor=names[5])
 
 
 @pytest.mark.parametrize(
@@ -227,7 +224,7 @@ def test_sets(full, kind, goal, compat):
         columns["all"] = list(range(28))  # leaves no gene
     sets = {name: adata.var_names[found] for name, found in columns.items()}
     options = GOAL if goal else {"cells": (np.arange(40) < 12).tolist()}
-    sg.tl.perturb(adata, folder, sets=sets, kind=kind, pooling="mean", compat=compat, **options)
+    sg.tl.perturb_sets(adata, folder, sets, kind=kind, pooling="mean", compat=compat, **options)
     table = adata.obsm["shift_sets"]
     assert list(table) == [name.replace("/", "|") for name in sets]
     assert set(adata.layers) - {None} == set()
@@ -250,18 +247,20 @@ def test_sets(full, kind, goal, compat):
                 original = hand.room(row, [], taken=max(min(len(row) + n_in, 16) + n_in - 16, 0))
                 expected[i, j] = cosine(hand.cell(edited), position) - cosine(hand.cell(original), position)
     np.testing.assert_allclose(table.to_numpy(), expected, rtol=0, atol=2e-6)
-    assert adata.uns["shift"]["params"]["n_pairs"] == np.isfinite(expected).sum()
+    assert adata.uns["shift_sets"]["params"]["n_pairs"] == np.isfinite(expected).sum()
 
 
 def test_sets_without_names_and_genes_beside_them(tokenized, folder):
     names = tokenized.var_names
-    sg.tl.perturb(tokenized, folder, [names[1]], sets=[(names[1], "SYM4"), (names[2], names[3])], max_cells=6)
+    sg.tl.perturb(tokenized, folder, [names[1]], max_cells=6)
+    sg.tl.perturb_sets(tokenized, folder, [(names[1], "SYM4"), (names[2], names[3])], max_cells=6)
     table = tokenized.obsm["shift_sets"]
     assert list(table) == [f"{names[1]}+SYM4", f"{names[2]}+{names[3]}"]
     assert set(tokenized.layers["shift"].tocoo().col) == {1}
-    params = tokenized.uns["shift"]["params"]
-    assert params["n_pairs"] == tokenized.layers["shift"].nnz + np.isfinite(table.to_numpy()).sum()
-    assert params["n_cells"] == 6
+    genes, sets = (tokenized.uns[key]["params"] for key in ("shift", "shift_sets"))
+    assert genes["n_pairs"] == tokenized.layers["shift"].nnz
+    assert sets["n_pairs"] == np.isfinite(table.to_numpy()).sum()
+    assert genes["n_cells"] == sets["n_cells"] == 6
 
 
 def test_where_columns_are_the_same_gene_the_first_holds_the_value(adata, folder):

@@ -8,8 +8,10 @@ import pytest
 import scgeneformer as sg
 from scgeneformer.nn._encoder import Embedding
 
+from .test_perturb_checkpoint import perturb_by
+
 GOAL = {"groupby": "state", "source": "sick", "target": "well"}
-SCREEN = GOAL | {"method": "screen"}
+SCREEN = GOAL | {"refine": 0}
 
 
 def slots(adata):
@@ -23,16 +25,16 @@ def slots(adata):
 
 @pytest.fixture
 def refused(tokenized, folder, monkeypatch):
-    """Call `tl.perturb`, which must refuse, not run the model and change nothing."""
+    """Call the verb of these options, which must refuse, not run the model and change nothing."""
 
     def never(*_):
         pytest.fail("the model ran")
 
-    def call(error, words, adata=tokenized, model=folder, **options):
+    def call(error, words, adata=tokenized, model=folder, settings=None, **options):
         monkeypatch.setattr(Embedding, "forward", never)
         before, copied = slots(adata), adata.copy()
-        with pytest.raises(error, match=words):
-            sg.tl.perturb(adata, model, **options)
+        with pytest.raises(error, match=words), sg.settings.override(**(settings or {})):
+            perturb_by(adata, model, **options)
         assert slots(adata) == before
         assert (adata.X != copied.X).nnz == 0
         np.testing.assert_array_equal(adata.obsm["geneformer_tokens"], copied.obsm["geneformer_tokens"])
@@ -44,11 +46,10 @@ def refused(tokenized, folder, monkeypatch):
     ("options", "error", "words"),
     [
         ({"kind": "explode"}, ValueError, "kind='explode' is not one of"),
-        ({"kind": "inhibit", "rank_shift": 4}, ValueError, "rank_shift=4"),
-        ({"method": "guess"}, ValueError, "method='guess'"),
+        ({"kind": "inhibit", "quartiles": 4}, ValueError, "quartiles=4"),
         ({"compat": "old"}, ValueError, "compat='old'"),
         ({"missing": "eror"}, ValueError, "missing='eror' is neither 'error' nor 'ignore'"),
-        ({"n_top": 0}, ValueError, "n_top=0"),
+        (SCREEN | {"refine": -1}, ValueError, "refine=-1"),
         ({"max_cells": 0}, ValueError, "max_cells=0"),
         (GOAL | {"max_state_cells": 1}, ValueError, "max_state_cells=1.*single cell"),
         ({"genes": ["GATA4"]}, ValueError, "not in vocabulary 'small': GATA4"),
@@ -61,7 +62,8 @@ def refused(tokenized, folder, monkeypatch):
         ({"sets": {}}, ValueError, "`sets` is empty"),
         ({"anchor": "GATA4"}, ValueError, "`anchor`.*GATA4"),
         ({"anchor": "SYM1", "genes": ["SYM1"]}, ValueError, "No gene goes with `anchor`"),
-        ({"anchor": "SYM1", "sets": [("SYM1", "SYM2")]}, ValueError, "`anchor` goes with single genes"),
+        ({"anchor": "SYM1", "sets": [("SYM1", "SYM2")]}, TypeError, "single genes that go with it"),
+        ({"sets": None}, TypeError, "Name `sets`"),
         ({"cells": "n >"}, ValueError, "no query"),
         ({"cells": ["dog"]}, KeyError, "'dog'"),
         ({"cells": [True]}, ValueError, "1 bools, but there are 40"),
@@ -72,23 +74,20 @@ def refused(tokenized, folder, monkeypatch):
         (GOAL | {"target": "sick"}, ValueError, "twice"),
         (GOAL | {"others": ["well"]}, ValueError, "twice"),
         (GOAL | {"cells": "state == 'well'"}, ValueError, "`source` is among `cells`"),
-        (GOAL | {"state_positions": "mode"}, ValueError, "state_positions='mode'"),
-        (GOAL | {"state_positions": {"well": np.ones(16)}}, ValueError, "no position of 'sick'"),
-        (GOAL | {"state_positions": {"well": np.ones(16), "sick": np.ones(17)}}, ValueError, "must be 16 finite"),
-        (GOAL | {"state_positions": {"well": np.full(16, np.nan), "sick": np.ones(16)}}, ValueError, "finite"),
-        (SCREEN | {"target": None}, ValueError, "needs a `target`"),
-        (SCREEN | {"sets": [("SYM1", "SYM2")]}, ValueError, "single genes"),
-        (SCREEN | {"anchor": "SYM1"}, ValueError, "single genes"),
-        (SCREEN | {"effects": True}, ValueError, "no effects"),
-        (SCREEN | {"compat": "official"}, ValueError, "no official counterpart"),
-        (SCREEN | {"method": "screen+exact", "effects": True}, ValueError, "no effects"),
+        (GOAL | {"centroids": "mode"}, ValueError, "centroids='mode'"),
+        (GOAL | {"centroids": {"well": np.ones(16)}}, ValueError, "no centroid of 'sick'"),
+        (GOAL | {"centroids": {"well": np.ones(16), "sick": np.ones(17)}}, ValueError, "must be 16 finite"),
+        (GOAL | {"centroids": {"well": np.full(16, np.nan), "sick": np.ones(16)}}, ValueError, "finite"),
+        ({"refine": 0}, TypeError, "target"),
+        (GOAL | {"within": "type"}, KeyError, r"\.obs\['type'\]"),
+        (GOAL | {"within": "state"}, ValueError, "'sick' lacks two cells of 'well'"),
         ({"shard": (0, 2)}, ValueError, "`shard` needs `checkpoint`"),
         ({"shard": (2, 2), "checkpoint": "x"}, ValueError, r"shard=\(2, 2\)"),
         ({"shard": (0, 1, 2), "checkpoint": "x"}, ValueError, "shard="),
         ({"pooling": "max"}, ValueError, "pooling='max'"),
         ({"emb_layer": 1}, ValueError, "emb_layer=1"),
-        ({"precision": "float8"}, ValueError, "precision='float8'"),
-        ({"device": "abacus"}, (ValueError, RuntimeError), "abacus"),
+        ({"settings": {"precision": "float8"}}, ValueError, "precision='float8'"),
+        ({"settings": {"device": "abacus"}}, ValueError, "abacus"),
         ({"tokens_key": "other"}, KeyError, "No tokens in .*other"),
         ({"mod": 3, "model": "no-such-model"}, ValueError, "no-such-model"),
     ],
@@ -112,12 +111,14 @@ def test_genes_without_a_column(tokenized, refused):
     few = tokenized[:, [2, 9]].copy()
     lost = tokenized.var_names[5]
     for kind in ("delete", "overexpress"):
-        refused(ValueError, rf"without a column in \.var.*{lost}.*`sets`", adata=few, genes=[lost], kind=kind)
+        refused(
+            ValueError, rf"without a column in \.var.*{lost}.*`sg.tl.perturb_sets`", adata=few, genes=[lost], kind=kind
+        )
 
 
 def test_a_state_with_one_cell(tokenized, refused):
     tokenized.obs["state"] = ["one", *["two"] * 39]
-    refused(ValueError, r"\['one'\] have a single cell.*state_positions", groupby="state", source="two", target="one")
+    refused(ValueError, r"\['one'\] have a single cell.*centroids", groupby="state", source="two", target="one")
 
 
 def test_a_model_of_another_vocabulary(tokenized, folder, refused, tmp_path):

@@ -1,4 +1,4 @@
-"""Estimates through `tl.perturb`: where they stand, what is done again exactly, and how good they are on real cells."""
+"""Estimates by `tl.screen`: where they stand, what is done again exactly, and how good they are on real cells."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from .test_perturb_oracle import GOAL
 KINDS = ["delete", "overexpress", "inhibit", "activate"]
 
 
-def run(adata, folder, method, **options):
-    return sg.tl.perturb(adata, folder, method=method, copy=True, **(GOAL | options))
+def exactly(adata, folder, **options):
+    return sg.tl.perturb(adata, folder, copy=True, **(GOAL | options))
+
+
+def screened(adata, folder, **options):
+    return sg.tl.screen(adata, folder, copy=True, **(GOAL | options))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -25,25 +29,24 @@ def run(adata, folder, method, **options):
 )
 def test_estimates_stand_where_exact_values_would(tokenized, folder, kind, genes, pooling):
     genes = ["SYM3", "SYM9", "SYM20"] if genes == "some" else genes
-    options = {"kind": kind, "genes": genes, "pooling": pooling, "rank_shift": 2}
-    exact, found = (run(tokenized, folder, method, **options) for method in ("exact", "screen"))
+    options = {"kind": kind, "genes": genes, "pooling": pooling, "quartiles": 2}
+    exact, found = (run(tokenized, folder, **options) for run in (exactly, screened))
     assert set(found.layers) - {None} == {"shift", "shift_sick", "shift_odd"}
     for layer in ("shift", "shift_sick", "shift_odd"):
         assert found.layers[layer].dtype == np.float32
         np.testing.assert_array_equal(np.isnan(dense(found, layer)), np.isnan(dense(exact, layer)))
-    assert found.uns["shift"]["params"]["method"] == "screen"
+    assert found.uns["shift"]["params"]["verb"] == "tl.screen"
     assert found.uns["shift"]["params"]["n_pairs"] == exact.uns["shift"]["params"]["n_pairs"]
-    for state, position in exact.uns["shift"]["states"].items():
-        np.testing.assert_array_equal(found.uns["shift"]["states"][state], position)
+    for state, position in exact.uns["shift"]["centroids"].items():
+        np.testing.assert_array_equal(found.uns["shift"]["centroids"][state], position)
 
 
 @pytest.mark.parametrize(("kind", "genes"), [("delete", None), ("overexpress", "vocabulary"), ("inhibit", None)])
-@pytest.mark.parametrize("n_top", [1, 4, 100])
-def test_what_is_marked_is_exact(tokenized, folder, kind, genes, n_top):
+@pytest.mark.parametrize("refine", [1, 4, 100])
+def test_what_is_marked_is_exact(tokenized, folder, kind, genes, refine):
     options = {"kind": kind, "genes": genes}
-    exact, screen, both = (
-        run(tokenized, folder, method, n_top=n_top, **options) for method in ("exact", "screen", "screen+exact")
-    )
+    exact, screen = (run(tokenized, folder, **options) for run in (exactly, screened))
+    both = screened(tokenized, folder, refine=refine, **options)
     marks = dense(both, "shift__method")
     assert both.layers["shift__method"].dtype == np.int8
     np.testing.assert_array_equal(np.isnan(marks), np.isnan(dense(exact)))
@@ -55,16 +58,16 @@ def test_what_is_marked_is_exact(tokenized, folder, kind, genes, n_top):
     mean = np.nanmean(estimates, axis=0)
     order = np.argsort(mean)
     order = order[np.sum(~np.isnan(estimates), axis=0)[order] >= 5]  # genes in fewer cells are not worth it
-    chosen = sorted({*order[:n_top].tolist(), *order[-n_top:].tolist()})
+    chosen = sorted({*order[:refine].tolist(), *order[-refine:].tolist()})
     assert np.flatnonzero(np.nanmax(marks[:, :28], axis=0)).tolist() == chosen
     ranked = sg.tl.rank_shifts(both, min_cells=1, copy=True)
     assert ranked.varm["shift"]["fraction_exact"].iloc[chosen].eq(1).all()
 
 
 def test_marks_go_with_the_run(tokenized, folder):
-    sg.tl.perturb(tokenized, folder, method="screen+exact", n_top=2, **GOAL)
+    sg.tl.screen(tokenized, folder, refine=2, **GOAL)
     assert "shift__method" in tokenized.layers
-    sg.tl.perturb(tokenized, folder, method="screen", **GOAL)
+    sg.tl.screen(tokenized, folder, **GOAL)
     assert "shift__method" not in tokenized.layers
 
 
@@ -75,8 +78,9 @@ def test_cells_without_genes_and_with_few(tokenized, folder):
         row = tokens[sick[i]]
         row[n + 1] = 3
         row[n + 2 :] = 0
+    tokenized.obs["n_tokens"] = (tokens > 0).sum(1)
     for kind, genes in (("delete", None), ("overexpress", "vocabulary"), ("activate", None)):
-        exact, found = (run(tokenized, folder, method, kind=kind, genes=genes) for method in ("exact", "screen"))
+        exact, found = (run(tokenized, folder, kind=kind, genes=genes) for run in (exactly, screened))
         np.testing.assert_array_equal(np.isnan(dense(found)), np.isnan(dense(exact)))
 
 
@@ -107,7 +111,7 @@ def test_on_real_cells(kang, kind):
         "copy": True,
     }
     exact = sg.tl.perturb(adata, "default", **options).layers["shift"]
-    found = sg.tl.perturb(adata, "default", method="screen", **options).layers["shift"]
+    found = sg.tl.screen(adata, "default", **options).layers["shift"]
     np.testing.assert_array_equal(found.indices, exact.indices)
     for cell in adata.obs_names.get_indexer(cells):
         of_cell = slice(exact.indptr[cell], exact.indptr[cell + 1])

@@ -85,17 +85,19 @@ VERBS = {
     ),
     "perturb effects": (
         lambda adata, world, key: sg.tl.perturb(
-            adata, world[1], ["ENSG00000000001"], sets=SETS, effects=True, **GOAL, key_added=key
+            adata, world[1], ["ENSG00000000001"], effects=True, **GOAL, key_added=key
         ),
+        {"layers": ["mine", "mine_sick", "mine_odd"], "varp": ["mine", "mine_n", "mine_sd"]},
+    ),
+    "perturb sets": (
+        lambda adata, world, key: sg.tl.perturb_sets(adata, world[1], SETS, effects=True, **GOAL, key_added=key),
         {
-            "layers": ["mine", "mine_sick", "mine_odd"],
             "obsm": ["mine_sets", "mine_sets_sick", "mine_sets_odd"],
-            "varp": ["mine", "mine_n", "mine_sd"],
             "varm": ["mine_sets", "mine_sets_n", "mine_sets_sd"],
         },
     ),
-    "perturb screen": (
-        lambda adata, world, key: sg.tl.perturb(adata, world[1], **GOAL, method="screen+exact", n_top=2, key_added=key),
+    "screen": (
+        lambda adata, world, key: sg.tl.screen(adata, world[1], **GOAL, refine=2, key_added=key),
         {"layers": ["mine", "mine_sick", "mine_odd", "mine__method"]},
     ),
     "transfer": (
@@ -253,11 +255,11 @@ def test_counts_are_not_replaced_by_shifts(world, adata) -> None:
         sg.tl.perturb(adata, world[1], max_cells=2, key_added="counts")
 
 
-@pytest.mark.parametrize("method", ["exact", "screen+exact"])
-def test_a_state_with_the_name_of_the_marks(world, adata, method) -> None:
+@pytest.mark.parametrize("verb", [sg.tl.perturb, sg.tl.screen])
+def test_a_state_with_the_name_of_the_marks(world, adata, verb) -> None:
     adata.obs["state"] = adata.obs["state"].cat.rename_categories({"odd": "_method"})
     with pytest.raises(ValueError, match=r"'_method'.*Rename it in \.obs\['state'\]"):
-        sg.tl.perturb(adata, world[1], method=method, **GOAL | {"others": ["_method"]})
+        verb(adata, world[1], **GOAL | {"others": ["_method"]})
     sg.tl.perturb(adata, world[1], ["ENSG00000000001"], groupby="state", target="_method", max_cells=2)
 
 

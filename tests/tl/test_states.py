@@ -7,14 +7,13 @@ import pandas as pd
 import pytest
 
 import scgeneformer as sg
-from scgeneformer.tl._states import check_positions, draw_members, place_states, state_members
-from scgeneformer.tl._task import prepare
+from scgeneformer.tl._model_inputs import model_inputs
+from scgeneformer.tl._states import check_centroids, compute_centroids, draw_members, state_members
 
 
 @pytest.fixture
-def task(tokenized, folder):
-    options = {"tokens_key": "geneformer_tokens", "emb_layer": None, "device": "cpu", "precision": "float32"}
-    return prepare(tokenized, folder, pooling="mean", token_budget=None, **options)
+def inputs(tokenized, folder):
+    return model_inputs(tokenized, folder, tokens_key="geneformer_tokens", pooling="mean", emb_layer=None)
 
 
 def test_members_target_first(adata):
@@ -25,6 +24,18 @@ def test_members_target_first(adata):
     assert list(state_members(adata, "state", None, "well", [])) == ["well"]
     assert list(state_members(adata, "state", "sick", None, [])) == ["sick"]
     assert state_members(adata, None, None, None, []) == {}
+
+
+def test_states_with_given_centroids_need_no_cells(adata):
+    given = {"healthy": np.ones(4), "sick": np.ones(4)}
+    found = state_members(adata, "state", "sick", "healthy", [], centroids=given)
+    assert len(found["healthy"]) == 0
+    assert len(found["sick"])
+    assert len(state_members(adata, None, None, "healthy", [], centroids=given)["healthy"]) == 0
+    with pytest.raises(ValueError, match="equal to 'gone'"):
+        state_members(adata, "state", "gone", "healthy", [], centroids=given | {"gone": np.ones(4)})
+    with pytest.raises(ValueError, match="need `groupby`"):
+        state_members(adata, None, "sick", "healthy", [], centroids=given)
 
 
 @pytest.mark.parametrize("values", ["int", "bool", "missing"])
@@ -64,9 +75,9 @@ def test_categories_without_cells_are_none(adata):
 @pytest.mark.parametrize(
     ("positions", "words"),
     [
-        ("middle", "state_positions='middle'"),
+        ("middle", "centroids='middle'"),
         ("mean", r"\['b'\] have a single cell"),
-        ({"a": np.ones(4)}, "no position of 'b'"),
+        ({"a": np.ones(4)}, "no centroid of 'b'"),
         ({"a": np.ones(4), "b": np.ones(3)}, r"\['b'\] must be 4 finite"),
         ({"a": np.ones(4), "b": np.ones((1, 4))}, r"\['b'\] must be 4 finite"),
         ({"a": np.ones(4), "b": [1, 2, 3, np.nan]}, "finite"),
@@ -75,14 +86,14 @@ def test_categories_without_cells_are_none(adata):
     ],
     ids=str,
 )
-def test_positions_that_cannot_be(positions, words):
+def test_centroids_that_cannot_be(positions, words):
     with pytest.raises(ValueError, match=words):
-        check_positions({"a": np.arange(3), "b": np.array([5])}, positions, 4)
+        check_centroids({"a": np.arange(3), "b": np.array([5])}, positions, 4)
 
 
-def test_given_positions_of_states_with_one_cell_and_of_more_states():
+def test_given_centroids_of_states_with_one_cell_and_of_more_states():
     given = {"a": np.ones(4, np.float32), "b": [1, 0, 0, 0], "c": "anything"}
-    check_positions({"a": np.arange(3), "b": np.array([5])}, given, 4)
+    check_centroids({"a": np.arange(3), "b": np.array([5])}, given, 4)
 
 
 def test_drawn_cells():
@@ -96,21 +107,22 @@ def test_drawn_cells():
 
 
 @pytest.mark.parametrize(("name", "summary"), [("mean", np.mean), ("median", np.median)])
-def test_positions_are_summaries_of_embeddings(task, name, summary):
+def test_centroids_are_summaries_of_embeddings(inputs, name, summary):
     members = {"one": np.array([3, 5, 30]), "two": np.array([1, 2])}
-    sg.tl.embed(task.cells, task.pretrained, pooling="mean")
-    embedded = task.cells.obsm["X_geneformer"].astype(float)
-    found = place_states(task, members, name)
+    sg.tl.embed(inputs.cells, inputs.pretrained, pooling="mean")
+    embedded = inputs.cells.obsm["X_geneformer"].astype(float)
+    found = compute_centroids(inputs, members, name)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, [summary(embedded[rows], axis=0) for rows in members.values()], atol=1e-6)
     given = {"two": np.ones(16, np.float32), "one": list(range(16))}
-    np.testing.assert_array_equal(place_states(task, members, given), [np.arange(16), np.ones(16)])
+    np.testing.assert_array_equal(compute_centroids(inputs, members, given), [np.arange(16), np.ones(16)])
 
 
-def test_cells_without_genes_have_no_place(task):
-    task.tokens[[5, 30]] = 0
+def test_cells_without_genes_have_no_place(inputs):
+    inputs.tokens[[5, 30]] = 0
     np.testing.assert_allclose(
-        place_states(task, {"one": np.array([3, 5, 30])}, "mean"), place_states(task, {"one": np.array([3])}, "mean")
+        compute_centroids(inputs, {"one": np.array([3, 5, 30])}, "mean"),
+        compute_centroids(inputs, {"one": np.array([3])}, "mean"),
     )
     with pytest.raises(ValueError, match="No cell of state 'gone' has a gene of vocabulary 'small'"):
-        place_states(task, {"gone": np.array([5, 30])}, "mean")
+        compute_centroids(inputs, {"gone": np.array([5, 30])}, "mean")

@@ -52,7 +52,7 @@ def effects_in_cells(
     """
     slot, sets_slot = (slot_of_state(run, name, state) for name in (key, _keys.sets_key(key)))
     layer = data.layers[slot] if slot in data.layers else None
-    sets = data.obsm[sets_slot] if sets_slot in data.obsm else None
+    sets = data.obsm[sets_slot] if _keys.has_sets(data, data.obsm, key) and sets_slot in data.obsm else None
     if layer is None and sets is None:
         msg = f"No shifts in .layers[{slot!r}] or .obsm[{sets_slot!r}]. Run `sg.tl.perturb(adata)` first."
         raise KeyError(msg)

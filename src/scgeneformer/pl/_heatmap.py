@@ -26,7 +26,7 @@ UNTESTED = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": "////", "linewidt
 def shift_heatmap(
     adata: AnnData | MuData,
     *,
-    groupby: str,
+    groupby: str | None = None,
     genes: Sequence[str] | str | None = None,
     n_top: int = 20,
     key: str = _keys.SHIFT,
@@ -47,10 +47,10 @@ def shift_heatmap(
         Annotated data with shifts in ``.layers[key]``, from :func:`~scgeneformer.tl.perturb`.
     groupby
         Column of ``.obs`` with groups of cells, such as cell types; for MuData, also of the MuData itself or of another modality
-        (``"prot:gate"``). Categories keep their order.
+        (``"prot:gate"``). Categories keep their order. Defaults to the groups within which cells were perturbed.
     genes
         Genes to show, in this order: names of ``var_names``, symbols, or names of sets. By default the `n_top` with the
-        largest absolute scores (effects, if the test has none) in :func:`~scgeneformer.tl.rank_shifts`, by falling effect.
+        largest absolute scores (effects, if the test has none) in :func:`~scgeneformer.tl.rank_shifts`, in any group, by falling effect.
     n_top
         Number of genes if none are named.
     key
@@ -82,11 +82,15 @@ def shift_heatmap(
     KeyError
         If there are no shifts, no column `groupby`, no such gene, or no ranking to choose genes from.
     ValueError
-        If `state` is not an end state, or a named gene was perturbed in no cell.
+        If `state` is not an end state, a named gene was perturbed in no cell, or there are no groups.
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")
     state = check_state(run, key, state)
+    groupby = run.get("within") if groupby is None else groupby
+    if groupby is None:
+        msg = f"Name the groups of cells by `groupby`: {key!r} was not perturbed within groups."
+        raise ValueError(msg)
     groups = _keys.obs_column(adata, groupby, mod)
     if genes is None:
         genes = _strongest(data, key=key, state=state, n_top=n_top)
@@ -104,10 +108,13 @@ def shift_heatmap(
 
 
 def _strongest(data: AnnData, *, key: str, state: str | None, n_top: int) -> list[str]:
-    ranking = read_ranking(data, key=key, state=state, max_fdr=1)
+    """Names of the genes of largest absolute strength in any group, by falling mean effect."""
+    ranking = read_ranking(data, key=key, state=state, max_fdr=1, all_groups=True)
     effect = ranking.frame["effect"].to_numpy()
-    rows = np.argsort(-np.abs(ranking.strength), kind="stable")[:n_top]
-    return ranking.ids[rows[np.argsort(-effect[rows], kind="stable")]].tolist()
+    table = pd.DataFrame({"strength": np.abs(ranking.strength), "effect": effect}, index=ranking.ids)
+    of_gene = table.groupby(level=0, sort=False).agg({"strength": "max", "effect": "mean"})
+    best = of_gene.sort_values("strength", ascending=False, kind="stable")[:n_top]
+    return best.sort_values("effect", ascending=False, kind="stable").index.tolist()
 
 
 def _group_means(values: np.ndarray, groups: pd.Series, min_cells: int) -> pd.DataFrame:

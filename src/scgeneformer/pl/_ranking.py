@@ -65,6 +65,11 @@ class Ranking:
         return str(self.frame["state"].iloc[0]) if "state" in self.frame else None
 
     @property
+    def group(self) -> str | None:
+        """Group of cells, None where they were not perturbed within groups."""
+        return str(self.frame["group"].iloc[0]) if "group" in self.frame else None
+
+    @property
     def effect(self) -> np.ndarray:
         """Mean effect of each gene, over donors where they were tested, as the intervals are; float64 (n,)."""
         return self.frame["donor_effect" if self.over_donors else "effect"].to_numpy()
@@ -141,7 +146,7 @@ class Ranking:
 
     def on_state(self, data: AnnData, key: str, state: str) -> Ranking:
         """The same genes, in the same order, with their effects on another end state."""
-        frame = get.shifts(data, key=key, state=state, sets=self.of_sets)
+        frame = get.shifts(data, key=key, state=state, group=self.group, sets=self.of_sets)
         name = "set" if self.of_sets else "gene"
         return replace(self, frame=frame.set_index(name).loc[self.ids].reset_index())
 
@@ -152,12 +157,17 @@ def read_ranking(
     key: str,
     state: str | None,
     max_fdr: float,
+    group: str | None = None,
+    all_groups: bool = False,
     sets: bool | None = None,
     gene_symbols: str | None = None,
 ) -> Ranking:
-    """Tested genes or sets of a ranking; an error if there are none."""
-    frame = get.shifts(data, key=key, state=state, sets=sets, gene_symbols=gene_symbols)
+    """Tested genes or sets of a ranking, of one `group` or `all_groups` where there are some; an error if there are none."""
+    frame = get.shifts(data, key=key, state=state, group=group, sets=sets, gene_symbols=gene_symbols)
     rank, run = data.uns[key]["rank"], data.uns[key]["params"]
+    if group is None and not all_groups and "group" in frame:
+        msg = f"The ranking of {key!r} is by group. Name one: group={' or '.join(repr(str(name)) for name in rank['groups'])}."
+        raise ValueError(msg)
     called = next((column for column in ("pval", "impact") if column in frame), None)
     tested = frame[called].notna() if called else frame["n_cells"] >= rank.get("min_cells", 1)
     if not tested.any():

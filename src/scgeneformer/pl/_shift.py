@@ -27,6 +27,7 @@ def shift(
     key: str = _keys.SHIFT,
     kind: Literal["volcano", "rank", "plane"] = "volcano",
     state: str | None = None,
+    group: str | None = None,
     sets: bool | None = None,
     n_top: int = 20,
     max_fdr: float = 0.05,
@@ -54,6 +55,8 @@ def shift(
     state
         End state; the target if ``None``. For ``"plane"`` the alternative on the second axis; by default the first of
         `others` of :func:`~scgeneformer.tl.perturb`, or else the source.
+    group
+        Group of cells, where they were perturbed within groups.
     sets
         Plot sets of genes, from ``.uns[key]["sets"]``; by default only where no genes are ranked.
     n_top
@@ -90,7 +93,9 @@ def shift(
         raise ValueError(msg)
     data = _keys.as_adata(adata, mod)
     of_state = None if kind == "plane" else state
-    ranking = read_ranking(data, key=key, state=of_state, max_fdr=max_fdr, sets=sets, gene_symbols=gene_symbols)
+    ranking = read_ranking(
+        data, key=key, state=of_state, max_fdr=max_fdr, group=group, sets=sets, gene_symbols=gene_symbols
+    )
     if kind == "volcano" and "pval" not in ranking.frame:
         why = "sets have none without goal states" if ranking.of_sets else f"it is by test={ranking.rank['test']!r}"
         msg = f"The ranking of {key!r} has no p-values: {why}. Use kind='rank'."

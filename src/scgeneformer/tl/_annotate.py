@@ -7,14 +7,14 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
-from scgeneformer._settings import settings
+from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens
 
 from ._classifier import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any, Literal
+    from typing import Any
 
     from anndata import AnnData
     from mudata import MuData
@@ -30,9 +30,6 @@ def annotate(
     min_score: float | None = None,
     tokens_key: str = keys.TOKENS,
     key_added: str | None = None,
-    device: str | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] | None = None,
-    token_budget: int | None = None,
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -55,8 +52,6 @@ def annotate(
         Slot of the tokens in ``.obsm``.
     key_added
         Column of ``.obs`` for the labels; by default the name of the task with ``_predicted``, so that known labels stay.
-    device, precision, token_budget
-        Override `scgeneformer.settings`.
     mod
         Modality of a MuData.
     copy
@@ -117,8 +112,7 @@ def annotate(
     tokens = read_tokens(data, tokens_key, found.vocabulary, model=found.name)
     key = f"{asked.name}_predicted" if key_added is None else key_added
     slots.check_free(data, "tl.annotate", key, [*_slots_of(key, asked.kind), f"uns/{key}"])
-    options = {"device": device or settings.device, "precision": precision or settings.precision}
-    options |= {"token_budget": token_budget or settings.token_budget, "progress": settings.progress}
+    options = engine_options()
 
     start = logg.info(f"labelling {data.n_obs} cells by {asked.name!r}")
     ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk

@@ -10,7 +10,7 @@ from scipy import sparse
 from scgeneformer import evaluation
 from scgeneformer.tokens import token_params
 
-from ._task import prepare
+from ._model_inputs import model_inputs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +21,7 @@ N_GENES = 2000
 SCALE = 1e4  # counts per cell
 
 
-def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndarray, **options: Any) -> np.ndarray:
+def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndarray, *, tokens_key: str) -> np.ndarray:
     """Cells as :func:`~scgeneformer.tl.embed` sees them with the encoder that the classifier started from, (n_rows, width).
 
     Parameters
@@ -32,14 +32,14 @@ def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndar
         Where training started.
     rows
         Cells.
-    **options
-        `tokens_key`, `device`, `precision`, `token_budget`.
+    tokens_key
+        Slot of the tokens in `obsm`.
     """
     from scgeneformer import engine, hub
 
     start = hub.Pretrained("start", classifier.vocabulary, model=classifier.start_encoder())
-    task = prepare(cells, start, pooling=None, emb_layer=None, **options)
-    return engine.embed(start.encoder, np.asarray(task.tokens[rows]), **task.options).cells
+    inputs = model_inputs(cells, start, pooling=None, emb_layer=None, tokens_key=tokens_key)
+    return engine.embed(start.encoder, np.asarray(inputs.tokens[rows]), **inputs.options).cells
 
 
 def gene_features(

@@ -16,7 +16,6 @@ from ._embed import by_gene
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import Literal
 
     from anndata import AnnData
     from mudata import MuData
@@ -31,9 +30,6 @@ def classify_genes(
     genes: Sequence[str] | None = None,
     tokens_key: str = keys.TOKENS,
     key_added: str = keys.GENE_CLASSES,
-    device: str | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] | None = None,
-    token_budget: int | None = None,
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -53,8 +49,6 @@ def classify_genes(
         Slot of the tokens in ``.obsm``.
     key_added
         Name of the results.
-    device, precision, token_budget
-        Override `scgeneformer.settings`. Not used with a cross-validation.
     mod
         Modality of a MuData.
     copy
@@ -108,7 +102,7 @@ def classify_genes(
         vocabulary = model.vocabulary
         proba, params, tables = _of_folds(data, model, genes, tokens_key)
     else:
-        options = engine_options(device=device, precision=precision, token_budget=token_budget)
+        options = engine_options()
         classifier = load_classifier(model, "GeneClassifier")
         vocabulary = classifier.vocabulary
         proba, params = _of_classifier(data, classifier, genes, tokens_key, options)

@@ -11,7 +11,7 @@ from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 
-from ._task import Task, prepare
+from ._model_inputs import ModelInputs, model_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,16 +26,13 @@ if TYPE_CHECKING:
 
 def embed(
     adata: AnnData | MuData,
-    model: str | Path | Pretrained | Geneformer = "default",
+    model: str | Path | Pretrained | Geneformer | None = None,
     *,
     pooling: Literal["mean", "cls"] | None = None,
     emb_layer: int | None = None,
     genes: bool = False,
     tokens_key: str = keys.TOKENS,
     key_added: str = keys.GENEFORMER,
-    device: str | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] | None = None,
-    token_budget: int | None = None,
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -49,22 +46,21 @@ def embed(
     adata
         Tokenized by `scgeneformer.pp.tokenize`.
     model
-        Name of a model of the hub, path of a checkpoint, or a trained model.
+        Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for; to be named
+        where several models share its vocabulary.
     pooling
-        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. None takes what the model's config
-        names (the bundled model: ``"mean"``), else, as the official tool does, ``"cls"`` where the vocabulary has that token
-        (V2) and ``"mean"`` where not (V1).
+        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. Defaults to the model's own pooling (of the
+        bundled model ``"mean"``), else, as in the official tool, to ``"cls"`` where the vocabulary has that token (V2) and ``"mean"``
+        where it has not (V1).
     emb_layer
-        Which hidden layer, counted as the official tool does: 0 is the last, -1 the second to last. None takes what the model's
-        config names (the bundled model: 0), else -1.
+        Hidden layer, counted as in the official tool: 0 is the last, -1 the second to last. Defaults to the model's own layer (of the
+        bundled model 0), else to -1.
     genes
         Also average each gene's contextual state over the cells that express it.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
         Name of the results.
-    device, precision, token_budget
-        Override `scgeneformer.settings`. bfloat16 is faster where the processor has it, and less exact.
     mod
         Modality to use of a MuData.
     copy
@@ -104,38 +100,35 @@ def embed(
     cells = keys.as_adata(data, mod)
     written = [f"obsm/{keys.embedding_key(key_added)}", *([f"varm/{key_added}"] if genes else [])]
     slots.check_free(cells, "tl.embed", key_added, [*written, f"uns/{key_added}"])
-    task = prepare(
+    inputs = model_inputs(
         cells,
         model,
         tokens_key=tokens_key,
         pooling=pooling,
         emb_layer=emb_layer,
-        device=device,
-        precision=precision,
-        token_budget=token_budget,
     )
-    lazy = not isinstance(task.tokens, np.ndarray)
+    lazy = not isinstance(inputs.tokens, np.ndarray)
     if genes and lazy:
         msg = f"genes=True needs tokens in memory, but .obsm[{tokens_key!r}] is a dask array. Call .compute() on it first."
         raise ValueError(msg)
-    token_id = task.token_id if genes else None
-    start = logg.info(f"embedding {cells.n_obs} cells with {task.pretrained.name}")
+    token_id = inputs.token_id if genes else None
+    start = logg.info(f"embedding {cells.n_obs} cells with {inputs.pretrained.name}")
     if lazy:
-        states, gene_states = _lazily(task), None
+        states, gene_states = _lazily(inputs), None
     else:
-        encoder = task.pretrained.encoder
-        found = engine.embed(encoder, task.tokens, genes=genes, progress=settings.progress, **task.options)
+        encoder = inputs.pretrained.encoder
+        found = engine.embed(encoder, inputs.tokens, genes=genes, progress=settings.progress, **inputs.options)
         states, gene_states = found.cells, found.genes
         n_empty = int(np.isnan(states).any(axis=1).sum())
         if n_empty:
             msg = (
-                f"{n_empty} cells have no gene of vocabulary {task.vocabulary.name!r}: their rows of "
+                f"{n_empty} cells have no gene of vocabulary {inputs.vocabulary.name!r}: their rows of "
                 f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.lengths_key(tokens_key)!r}] before going on."
             )
             warnings.warn(msg, stacklevel=2)
 
     values = [states, *([] if gene_states is None else [by_gene(gene_states, token_id)])]
-    slots.write(cells, "tl.embed", key_added, dict(zip(written, values, strict=True)), **task.provenance)
+    slots.write(cells, "tl.embed", key_added, dict(zip(written, values, strict=True)), **inputs.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
     if gene_states is not None:
         added += f"\n    {key_added!r}, embedding of genes (adata.varm)"
@@ -150,21 +143,21 @@ def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _lazily(task: Task) -> Any:
+def _lazily(inputs: ModelInputs) -> Any:
     """Embedding of dask tokens as a dask array, one block of cells at a time."""
     import dask.array as da
     from dask.utils import SerializableLock
 
     from scgeneformer import engine
 
-    encoder, options = task.pretrained.encoder, task.options
+    encoder, options = inputs.pretrained.encoder, inputs.options
     one_at_a_time = SerializableLock()  # a block already fills the device
 
     def embed_block(block: np.ndarray) -> np.ndarray:
         with one_at_a_time:
             return engine.embed(encoder, block, **options).cells
 
-    rows, width = task.tokens.rechunk({1: -1}), encoder.config.width
+    rows, width = inputs.tokens.rechunk({1: -1}), encoder.config.width
     return da.map_blocks(
         embed_block, rows, dtype=np.float32, chunks=(rows.chunks[0], (width,)), meta=np.empty((0, width), np.float32)
     )

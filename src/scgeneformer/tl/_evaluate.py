@@ -33,9 +33,6 @@ def evaluate(
     layer: str | None = None,
     key_added: str = keys.EVALUATION,
     rng: int = 0,
-    device: str | None = None,
-    precision: Literal["auto", "float32", "bfloat16"] | None = None,
-    token_budget: int | None = None,
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -72,8 +69,6 @@ def evaluate(
         Name of the results.
     rng
         Seed for the cross-validations of the baselines.
-    device, precision, token_budget
-        Override `scgeneformer.settings`.
     mod
         Modality of a MuData.
     copy
@@ -131,14 +126,13 @@ def evaluate(
     written = [f"obs/{key_added}", *answer_slots(key_added, ("", *wanted), asked.kind).values(), f"uns/{key_added}"]
     slots.check_free(cells, "tl.evaluate", key_added, written)
     split = _split_of(classifier, cells, mod)
-    options = {"device": device, "precision": precision, "token_budget": token_budget}
     tokens_key = classifier.registry["setup_args"]["tokens_key"]
     labels = _labels_of(classifier, asked)
 
     train = split.train[~np.isnan(labels[split.train])]
     which, rows = _evaluated(split, labels)
     start = logg.info(f"evaluating {asked.name!r} on {len(rows)} {which} cells")
-    told = _told(classifier, asked, rows, **options)
+    told = _told(classifier, asked, rows)
     seen = np.isfinite(told.reshape(len(told), -1)[:, 0])
     if not seen.all():
         logg.warning(f"{np.sum(~seen)} {which} cells have no tokens in .obsm[{tokens_key!r}], and are left out.")
@@ -153,7 +147,7 @@ def evaluate(
         both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
         for name in wanted:
             features = (
-                embedding_features(cells, classifier, both, tokens_key=tokens_key, **options)
+                embedding_features(cells, classifier, both, tokens_key=tokens_key)
                 if name == "probe"
                 else gene_features(cells, both, is_train, layer=layer, tokens_key=tokens_key)
             )
@@ -190,7 +184,7 @@ def evaluate(
         vocabulary_hash=pretrained.vocabulary.hash,
         temperature=classifier.temperature_.get(asked.name),
         tokens_key=tokens_key,
-        precision=precision or settings.precision,
+        precision=settings.precision,
         rng=rng,
     )
     logg.info(metrics.to_string(float_format="{:.3f}".format))
@@ -246,7 +240,6 @@ def _evaluated(split: Split, labels: np.ndarray) -> tuple[str, np.ndarray]:
     raise ValueError(msg)
 
 
-def _told(classifier: CellClassifier, asked: Any, rows: np.ndarray, **options: Any) -> np.ndarray:
+def _told(classifier: CellClassifier, asked: Any, rows: np.ndarray) -> np.ndarray:
     """Probabilities of classes (n_rows, n_classes), or numbers (n_rows,), by the classifier."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return np.asarray(classifier.predict(indices=rows, soft=asked.kind != "continuous", task=asked.name, **given))
+    return np.asarray(classifier.predict(indices=rows, soft=asked.kind != "continuous", task=asked.name))

@@ -1,118 +1,291 @@
-"""Carry out what `tl.perturb` was asked for, and hold the results until all of them are there."""
+"""What `tl.perturb`, `tl.perturb_sets` and `tl.screen` have in common: resolve, run group by group, write."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
+from scgeneformer._settings import settings
 
-from ._write_shifts import as_layers, as_tables, effects_of_genes, effects_of_sets, mark_exact, result_names
+from ._model_inputs import model_inputs
+from ._refine import merge_exact, strongest_genes
+from ._select import choose_cells, resolve_targets
+from ._states import check_centroids, compute_centroids, draw_members, groups_of, state_members
+from ._write_shifts import Measured, shift_slots, shift_values
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
     from scgeneformer.engine.perturb import Outcome, Perturbation
 
-    from ._design import Design
-
-MIN_CELLS = 5  # as many as `tl.rank_shifts` tests a gene from
-
-
-@dataclass
-class Result:
-    """Shifts, and effects on genes, until all parts are there."""
-
-    missing: int = 0
-    n_pairs: int = 0
-    values: dict[str, Any] = field(default_factory=dict)  # by slot
+    from ._model_inputs import ModelInputs
+    from ._perturb_options import PerturbOptions
+    from ._states import Centroids
 
 
-def perturb_genes(
-    design: Design, genes: np.ndarray, anchor: int | None, method: str, n_top: int, key: str, *, absent: bool
-) -> Result:
-    """Perturb `genes` (tokens) one by one, or each with the anchor."""
-    from scgeneformer import engine
+@dataclass(frozen=True)
+class PerturbRun:
+    """The perturbation of the cells of one group, or of all cells.
 
-    adata = design.task.cells
-    perturbation = engine.perturb.Perturbation(
-        design.kind,
-        design.rank_shift,
-        genes=np.sort(genes),
-        anchor=anchor,
-        absent=absent,
-        official=design.official,
+    Attributes
+    ----------
+    inputs
+        Model and tokens.
+    options
+        As the caller gave them.
+    group
+        Name of the group, None without groups.
+    number
+        Its number, by which its folder is named.
+    chosen
+        int (n,), indices of the cells to perturb.
+    members
+        Cells of each end state that its centroid is made of, the target first; empty without a target.
+    given
+        How centroids are made, or given ones.
+    """
+
+    inputs: ModelInputs
+    options: PerturbOptions
+    group: str | None
+    number: int
+    chosen: np.ndarray
+    members: dict[str, np.ndarray]
+    given: Centroids
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """uint16 (n, L), of the cells to perturb."""
+        return np.asarray(self.inputs.tokens[self.chosen])
+
+    @cached_property
+    def centroids(self) -> np.ndarray | None:
+        """Of the end states, float64 (S, H); computed when first needed, which is after `checkpoint` was looked at."""
+        return compute_centroids(self.inputs, self.members, self.given) if self.members else None
+
+    def run(self, perturbation: Perturbation, method: str, folder: str) -> Outcome:
+        """Run the engine, with finished parts in a folder of their own."""
+        from scgeneformer import engine
+
+        store = None
+        if self.options.checkpoint is not None:
+            path = Path(self.options.checkpoint) / folder
+            path = path if self.group is None else path / f"group-{self.number:03d}"
+            store = engine.perturb.Store(path, self._fingerprint(perturbation, method))
+        return engine.perturb.run(
+            self.inputs.pretrained.encoder,
+            self.tokens,
+            perturbation,
+            states=self.centroids,
+            method=method,
+            effects=self.options.effects,
+            store=store,
+            shard=self.options.shard or (0, 1),
+            progress=settings.progress,
+            **self.inputs.options,
+        )
+
+    def _fingerprint(self, perturbation: Perturbation, method: str) -> dict[str, Any]:
+        """All that the values depend on. The names are those of folders written so far, and stay.
+
+        Not the centroids but what they come from, since another device or token budget rounds them otherwise.
+        """
+        given, computed = self.given, not isinstance(self.given, Mapping)
+        origin = {
+            state: _digest(np.asarray(self.inputs.tokens[rows]))
+            if computed
+            else _digest(np.asarray(given[state], dtype=np.float64))
+            for state, rows in self.members.items()
+        }
+        fingerprint = {
+            "model": self.inputs.pretrained.name,
+            "weights_sha256": self.inputs.pretrained.sha256,
+            "vocabulary_hash": self.inputs.vocabulary.hash,
+            "tokens of the cells": _digest(self.tokens),
+            "kind": perturbation.kind,
+            "rank_shift": perturbation.quartiles,
+            "genes": None if perturbation.genes is None else _digest(perturbation.genes),
+            "sets": None if perturbation.sets is None else [genes.tolist() for genes in perturbation.sets],
+            "anchor": perturbation.anchor,
+            "absent": perturbation.absent,
+            "compat": self.options.compat,
+            "states": list(self.members),
+            "state_positions": given if computed else "given",
+            "positions of states": origin,
+            "method": method,
+            "effects": self.options.effects,
+            **{name: self.inputs.options[name] for name in ("pooling", "emb_layer", "precision")},
+        }
+        return fingerprint if self.group is None else fingerprint | {"group": self.group}
+
+
+def run_perturbation(
+    verb: str,
+    adata: AnnData | MuData,
+    model: Any,
+    options: PerturbOptions,
+    *,
+    genes: Any = None,
+    sets: Any = None,
+    anchor: str | None = None,
+    refine: int | None = None,
+    mod: str,
+    copy: bool,
+) -> AnnData | MuData | None:
+    """Perturb cells and write their shifts.
+
+    Parameters
+    ----------
+    verb
+        Public function, such as ``"tl.perturb"``.
+    adata, model, options
+        As the caller gave them.
+    genes
+        Genes to perturb one by one, or each with `anchor`; None for every gene that a cell expresses.
+    sets
+        Genes to perturb together; single genes if None.
+    anchor
+        Gene that is perturbed together with each of `genes`.
+    refine
+        None for exact runs; for estimates how many genes of either sign are then run exactly.
+    mod, copy
+        As the caller gave them.
+    """
+    from scanpy import logging as logg
+
+    data = adata.copy() if copy else adata
+    table = keys.as_adata(data, mod)
+    options.check()
+    target, states = options.target, options.other_states
+    members = state_members(table, options.groupby, options.source, target, states, centroids=options.centroids)
+    key, end_states = options.key_added, [] if target is None else list(members)
+    written = shift_slots(key, end_states, sets=sets is not None, marked=bool(refine), effects=options.effects)
+    slots.check_free(table, verb, key, written)
+    wanted = settings.precision
+    inputs = model_inputs(
+        table,
+        model,
+        tokens_key=options.tokens_key,
+        pooling=options.pooling,
+        emb_layer=options.emb_layer,
+        precision="float32" if wanted == "auto" else wanted,  # changes of a cosine are below what bfloat16 resolves
     )
-    screened = method != "exact"
-    outcome = design.run(perturbation, "screen" if screened else "exact", "genes-screen" if screened else "genes")
-    result = Result(outcome.missing, len(outcome.what))
-    if outcome.missing:
-        return result
-    exact = None
-    if method == "screen+exact":
-        outcome, exact, missing = _refined(design, perturbation, outcome, n_top)
-        if missing:
-            return Result(missing)
-    layers = as_layers(outcome, design.chosen, design.column_of, adata.shape)
-    for name, layer in zip(result_names(key, design.states, design.target), layers, strict=True):
-        result.values[f"layers/{name}"] = layer
-    if exact is not None:
-        marked = mark_exact(outcome, exact, design.chosen, design.column_of, adata.shape)
-        result.values[f"layers/{keys.method_layer(key)}"] = marked
-    if outcome.effects is not None:
-        tables = effects_of_genes(outcome.effects, design.column_of, adata.n_vars)
-        for name, value in zip(keys.effects_keys(key), tables, strict=True):
-            result.values[f"varp/{name}"] = value
-    return result
+    targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
+    runs = _plan_runs(table, inputs, options, members)
+    targets.check_expressed(inputs, [run.tokens for run in runs])
 
+    n_cells = sum(len(run.chosen) for run in runs)
+    start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
+    parts, n_missing = [], 0
+    for run in runs:
+        measured, missing = _measure(run, targets.perturbation, refine)
+        parts.append(measured)
+        n_missing += missing
+    if n_missing:
+        logg.info(f"    {n_missing} parts are left to other shards; nothing is written to adata", time=start)
+        return data if copy else None
 
-def _refined(
-    design: Design, perturbation: Perturbation, screened: Outcome, n_top: int
-) -> tuple[Outcome, np.ndarray, int]:
-    """Do the genes of largest and of smallest mean shift to the target again, exactly; tell which values these are."""
-    of_target = screened.values[:, 0].astype(np.float64)
-    genes, at, n_cells = np.unique(screened.what, return_inverse=True, return_counts=True)
-    mean = np.bincount(at, of_target) / n_cells
-    # the most extreme means are those of genes in one or two cells, which no test will look at
-    common = np.flatnonzero(n_cells >= min(MIN_CELLS, n_cells.max(initial=0)))
-    order = common[np.argsort(mean[common], kind="stable")]
-    best = np.unique(np.r_[order[:n_top], order[-n_top:]])
-    exact = design.run(replace(perturbation, genes=genes[best]), "exact", "genes-exact")
-    if exact.missing:
-        return screened, np.empty(0, bool), exact.missing
-    values = screened.values.astype(np.float64)
-    width = int(screened.what.max(initial=0)) + 1
-    pairs, redone = (x.cells.astype(np.int64) * width + x.what for x in (screened, exact))
-    order = np.argsort(pairs)
-    found = order[np.searchsorted(pairs, redone, sorter=order)]
-    values[found] = exact.values
-    marked = np.zeros(len(values), bool)
-    marked[found] = True
-    return replace(screened, values=values), marked, 0
-
-
-def perturb_sets(design: Design, sets: dict[str, np.ndarray], key: str) -> Result:
-    """Perturb the genes of each set (tokens) together."""
-    from scgeneformer import engine
-
-    adata, names = design.task.cells, list(sets)
-    perturbation = engine.perturb.Perturbation(
-        design.kind,
-        design.rank_shift,
-        sets=tuple(sets.values()),
-        every=design.official and design.kind == "delete",
-        official=design.official,
+    measured = Measured.join(parts)
+    values = shift_values(measured, key, end_states, targets, table)
+    slots.write(
+        table,
+        verb,
+        key,
+        values,
+        **options.as_params(),
+        anchor=targets.anchor_name(table, anchor),
+        refine=refine,
+        **inputs.provenance,
+        n_cells=n_cells,
+        n_pairs=len(measured.what),
     )
-    outcome = design.run(perturbation, "exact", "sets")
-    result = Result(outcome.missing, len(outcome.what))
+    if target is not None:
+        vectors = {run.group: _named(run) for run in runs}
+        if options.within is not None:
+            vectors = {keys.slot_name(group): of_states for group, of_states in vectors.items()}
+        table.uns[key]["centroids"] = vectors if options.within is not None else vectors[None]
+    logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
+    return data if copy else None
+
+
+def _plan_runs(
+    table: AnnData, inputs: ModelInputs, options: PerturbOptions, members: dict[str, np.ndarray]
+) -> list[PerturbRun]:
+    """One run for each group that has all states and cells to perturb; one for all cells without groups.
+
+    Raises
+    ------
+    ValueError
+        If centroids cannot be had, or no group has all states.
+    """
+    width, groups = inputs.pretrained.encoder.config.width, groups_of(table, options.within)
+    allowed = choose_cells(table, options.cells, None if options.source is None else members[options.source])
+    runs, lacking = [], {}
+    for number, (group, rows) in enumerate(groups.items()):
+        rng = np.random.default_rng(options.rng)
+        given = options.centroids_of(group)
+        of_group = {state: np.intersect1d(some, rows) for state, some in members.items()}
+        chosen = np.intersect1d(allowed, rows)
+        lacks = _lacks(of_group, given, chosen, options)
+        if group is not None and lacks:
+            lacking[group] = lacks
+            continue
+        if options.target is not None:
+            check_centroids(of_group, given, width)
+        if options.max_cells is not None and options.max_cells < len(chosen):
+            chosen = np.sort(rng.choice(chosen, options.max_cells, replace=False))
+        drawn = {} if options.target is None else draw_members(of_group, options.max_state_cells, rng)
+        runs.append(PerturbRun(inputs, options, group, number, chosen, drawn, given))
+    if lacking:
+        listed = "; ".join(f"{group!r} lacks {', '.join(lacks)}" for group, lacks in lacking.items())
+        msg = f"Groups of .obs[{options.within!r}] without the cells that are needed: {listed}."
+        if not runs:
+            raise ValueError(msg)
+        warnings.warn(f"{msg} They are left out.", stacklevel=4)
+    return runs
+
+
+def _lacks(
+    members: dict[str, np.ndarray], given: Centroids | None, chosen: np.ndarray, options: PerturbOptions
+) -> list[str]:
+    """What a group lacks: states, centroids, or cells to perturb."""
+    if options.target is not None and given is None:
+        return ["given centroids"]
+    computed = options.target is not None and not isinstance(given, Mapping)
+    lacks = [f"two cells of {state!r}" for state, rows in members.items() if computed and len(rows) < 2]
+    return lacks or ([] if len(chosen) else ["cells to perturb"])
+
+
+def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, int]:
+    """Values of one run, and how many parts are missing, with which there are none."""
+    folder = "sets" if perturbation.genes is None else "genes" if refine is None else "genes-screen"
+    outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder), None
     if outcome.missing:
-        return result
-    slot = keys.sets_key(key)
-    tables = as_tables(outcome, design.chosen, names, adata.obs_names)
-    for name, table in zip(result_names(slot, design.states, design.target), tables, strict=True):
-        result.values[f"obsm/{name}"] = table
-    if outcome.effects is not None:
-        tables = effects_of_sets(outcome.effects, design.column_of, names, adata.var_names)
-        for name, value in zip(keys.effects_keys(slot), tables, strict=True):
-            result.values[f"varm/{name}"] = value
-    return result
+        return None, outcome.missing
+    if refine:
+        strongest = replace(perturbation, genes=strongest_genes(outcome, refine))
+        refined = run.run(strongest, "exact", "genes-exact")
+        if refined.missing:
+            return None, refined.missing
+        outcome, exact = merge_exact(outcome, refined)
+    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, exact, outcome.effects), 0
+
+
+def _named(run: PerturbRun) -> dict[str, np.ndarray]:
+    return {keys.slot_name(state): vector for state, vector in zip(run.members, run.centroids, strict=True)}
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(
+        repr((array.shape, str(array.dtype))).encode() + np.ascontiguousarray(array).tobytes()
+    ).hexdigest()

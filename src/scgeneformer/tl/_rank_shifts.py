@@ -12,6 +12,7 @@ from scgeneformer import _keys, _slots
 from ._rank_genes import Ranking, rank_genes
 from ._rank_sets import rank_sets
 from ._shifts import CURE, read_donors, resolve_anchor, resolve_null
+from ._states import groups_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -123,16 +124,18 @@ def rank_shifts(
             For ``"mixture"``: 1 where the gene's effect belongs to the component of larger effects, else 0; fraction of its
             cells whose effects do.
         ``fraction_exact``
-            Where shifts are partly estimates (``method="screen+exact"``): fraction of the gene's that are exact. All are used.
+            Where shifts are partly estimates (``refine`` of :func:`~scgeneformer.tl.screen`): fraction of the gene's that are exact. All are used.
         ``effect_<state>``, ``pval_<state>``, ...
             The same for the source and each further state, with goal states; not of numbers of cells and donors. (A state
             named low or high is ``state_low`` or ``state_high`` here.)
+    ``.varm[key_<group>]``
+        Instead, where cells were perturbed ``within`` groups: the same of each group, ranked by itself.
     ``.uns[key]["sets"]``
         If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. With goal
         states ``score``, ``pval`` and ``fdr`` are of a two-sided t-test against no effect, over cells, or with `donor` over
         donors' means; without there is no test.
     ``.uns[key]["rank"]``
-        Parameters, ``goal``, ``states`` (target first), number of genes tested and, for ``"mixture"``, the components (with
+        Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested and, for ``"mixture"``, the components (with
         `compat` in the order of the fit, the first one counted as impact).
 
     Raises
@@ -155,23 +158,28 @@ def rank_shifts(
     if copy:
         adata = adata.copy()
     data = _keys.as_adata(adata, mod)
-    ranking = _resolve(data, key, test, compat, donor, null, singles, n_matched, min_cells, mod)
-    has_sets = _keys.sets_key(key) in data.obsm
+    asked = (key, test, compat, donor, null, singles, n_matched, min_cells, mod)
+    run = _keys.params(data, key, cure=CURE)
+    within = run.get("within")
+    groups = {None: data} if within is None else _parts(data, within, key)
+    rankings = {group: _resolve(part, *asked, group=group, within=within) for group, part in groups.items()}
+    has_sets = _keys.has_sets(data, data.obsm, key)
     # where genes are needed, or nothing is there, their lack is an error
     has_genes = key in data.layers or not has_sets or test not in OF_SETS
-    if has_genes:
-        _slots.check_free(data, "tl.perturb", key, [f"varm/{key}"])  # the ranking belongs to its run
+    written = {group: key if group is None else _keys.group_key(key, group) for group in rankings}
+    if has_genes:  # the ranking belongs to its run
+        _slots.check_free(data, run.get("verb", "tl.perturb"), key, [f"varm/{name}" for name in written.values()])
 
     start = logg.info(f"ranking {key!r} by test={test!r}")
-    table, components = rank_genes(ranking) if has_genes else ({}, {})
-    sets = rank_sets(ranking) if has_sets else None
-    n_tested = 0
-    if has_genes:
-        n_tested = int((~np.isnan(next(table[name] for name in ("pval", "impact", "effect") if name in table))).sum())
-        if (most := table["n_cells"].max(initial=0)) < ranking.min_cells:
-            logg.warning(
-                f"No gene was perturbed in min_cells={ranking.min_cells} cells (most: {most}), so none is tested."
-            )
+    tables, sets, components, n_tested = {}, {}, {}, 0
+    for group, ranking in rankings.items():
+        if has_genes:
+            table, components[group] = rank_genes(ranking)
+            n_tested += _count_tested(table, ranking, group)
+            tables[f"varm/{written[group]}"] = pd.DataFrame(table, index=data.var_names)
+        if has_sets:
+            sets[group] = rank_sets(ranking)
+    ranking = next(iter(rankings.values()))
     settings = {
         "test": test,
         "compat": compat,
@@ -182,21 +190,54 @@ def rank_shifts(
         "min_cells": ranking.min_cells,
         "goal": ranking.goal,
         "states": np.array(ranking.states, dtype=object) if ranking.goal else None,
+        "groups": None if within is None else np.array(list(rankings), dtype=object),
         "n_tested": n_tested if has_genes else None,
-        "components": components or None,
+        "components": _by_group(components) if any(components.values()) else None,
     }
     kept = {name: value for name, value in data.uns[key].items() if name != "sets"}
     rank = {name: value for name, value in settings.items() if value is not None}
     data.uns[key] = {**kept, "rank": rank}
     added = []
     if has_genes:
-        _slots.add(data, key, {f"varm/{key}": pd.DataFrame(table, index=data.var_names)})
-        added.append(f"{key!r}, effects and tests of {n_tested} genes (adata.varm)")
-    if sets is not None:
-        data.uns[key]["sets"] = sets
-        added.append(f"'sets', effects of {len(sets)} sets (adata.uns[{key!r}])")
+        _slots.add(data, key, tables)
+        names = ", ".join(map(repr, written.values()))
+        added.append(f"{names}, effects and tests of {n_tested} genes (adata.varm)")
+    if has_sets:
+        data.uns[key]["sets"] = _by_group(sets)
+        added.append(f"'sets', effects of {len(next(iter(sets.values())))} sets (adata.uns[{key!r}])")
     logg.info("    finished", time=start, deep="\n    ".join(["added", *added]))
     return adata if copy else None
+
+
+def _parts(data: AnnData, within: str, key: str) -> dict[str, AnnData]:
+    """The cells of each group in which something was perturbed."""
+    tested = np.zeros(data.n_obs, bool)
+    if key in data.layers:
+        tested |= np.diff(data.layers[key].tocsr().indptr) > 0
+    if _keys.has_sets(data, data.obsm, key):
+        tested |= data.obsm[_keys.sets_key(key)].notna().any(axis=1).to_numpy()
+    groups = {group: rows for group, rows in groups_of(data, within).items() if tested[rows].any()}
+    if not groups:
+        msg = f"No group of .obs[{within!r}] was perturbed under {key!r}. Run `{CURE}` again."
+        raise ValueError(msg)
+    return {group: data[rows] for group, rows in groups.items()}
+
+
+def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | None) -> int:
+    """Number of tested genes; warns where none was in enough cells."""
+    from scanpy import logging as logg
+
+    if (most := table["n_cells"].max(initial=0)) < ranking.min_cells:
+        of_group = "" if group is None else f" of {group!r}"
+        logg.warning(
+            f"No gene was perturbed in min_cells={ranking.min_cells} cells{of_group} (most: {most}), so none is tested."
+        )
+    return int((~np.isnan(next(table[name] for name in ("pval", "impact", "effect") if name in table))).sum())
+
+
+def _by_group(values: dict[str | None, Any]) -> Any:
+    """Values by the names that groups have in files; of all cells the value itself."""
+    return values[None] if None in values else {_keys.slot_name(group): value for group, value in values.items()}
 
 
 def _resolve(
@@ -210,6 +251,9 @@ def _resolve(
     n_matched: int,
     min_cells: int | None,
     mod: str,
+    *,
+    group: str | None,
+    within: str | None,
 ) -> Ranking:
     """Find everything the ranking is to read."""
     run = _keys.params(data, key, cure=CURE)
@@ -223,7 +267,10 @@ def _resolve(
         raise ValueError(msg)
     other, anchor = (data, ""), -1
     if null is not None:
-        other = resolve_null(data, null, key, mod=mod)
+        null_data, null_key = resolve_null(data, null, key, mod=mod)
+        if group is not None and null_data is not data:
+            null_data = null_data[groups_of(null_data, within).get(group, [])]
+        other = null_data, null_key
     if singles is not None:
         other, anchor = (data, singles), resolve_anchor(data, key, singles)
     return Ranking(

@@ -94,7 +94,7 @@ def resolve_anchor(data: AnnData, key: str, singles: str) -> int:
     """Column of the anchor of the pairs under `key`, after checking that `singles` measures its genes alone."""
     run = _keys.params(data, key, cure=CURE)
     if "anchor" not in run:
-        msg = f"test='interaction' is for pairs with an anchor, but .uns[{key!r}]['params'] has none. Run `sg.tl.perturb(adata, anchor=...)`."
+        msg = f"test='interaction' is for pairs with an anchor, but .uns[{key!r}]['params'] has none. Run `sg.tl.perturb_sets(adata, anchor=...)`."
         raise ValueError(msg)
     _check_alike(data, key, data, singles, ("source",))
     if "anchor" in _keys.params(data, singles, cure=CURE):
@@ -109,7 +109,7 @@ def resolve_anchor(data: AnnData, key: str, singles: str) -> int:
 
 def _check_alike(data: AnnData, key: str, other: AnnData, other_key: str, further: tuple[str, ...]) -> None:
     ours, theirs = (_keys.params(d, k, cure=CURE) for d, k in ((data, key), (other, other_key)))
-    for name in ("kind", "rank_shift", "target", "weights_sha256", "emb_layer", "pooling", *further):
+    for name in ("kind", "quartiles", "target", "within", "weights_sha256", "emb_layer", "pooling", *further):
         if ours.get(name) != theirs.get(name):
             msg = (
                 f"The shifts of {other_key!r} to compare with were made with {name}={theirs.get(name)!r}, those of {key!r} "

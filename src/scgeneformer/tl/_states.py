@@ -1,33 +1,44 @@
-"""States of cells, and where they are in an embedding."""
+"""States of cells, and their centroids in an embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ._task import Task
+    from ._model_inputs import ModelInputs
+
+    Centroids = Literal["mean", "median"] | Mapping[str, Any]
 
 SUMMARIES = ("mean", "median")
 
 
 def state_members(
-    cells: AnnData, groupby: str | None, source: str | None, target: str | None, others: Sequence[str]
+    cells: AnnData,
+    groupby: str | None,
+    source: str | None,
+    target: str | None,
+    others: Sequence[str],
+    *,
+    centroids: Centroids = "mean",
 ) -> dict[str, np.ndarray]:
-    """Indices of the cells of each state that was named, the target first, then the source and the others.
+    """Indices of the cells of each named state: the target first, then the source and the others.
+
+    States whose centroids are given need no cells, except the source, which is perturbed.
 
     Raises
     ------
     KeyError
         If there is no column `groupby`.
     ValueError
-        If a state is named twice or has no cell, or if what is named does not go together.
+        If a state is named twice or lacks cells, or if the arguments contradict each other.
     """
     named = [state for state in (target, source, *others) if state is not None]
     if not named:
@@ -35,10 +46,11 @@ def state_members(
             msg = f"groupby={groupby!r} needs a `source` to perturb, a `target` to measure towards, or both."
             raise ValueError(msg)
         return {}
-    if groupby is None:
+    given = isinstance(centroids, Mapping)
+    if groupby is None and not (given and source is None):
         msg = f"States {named} need `groupby`, the column of .obs that holds them."
         raise ValueError(msg)
-    if groupby not in cells.obs:
+    if groupby is not None and groupby not in cells.obs:
         msg = f"Did not find .obs[{groupby!r}]. Columns are: {', '.join(map(str, cells.obs.columns))}."
         raise KeyError(msg)
     if others and target is None:
@@ -50,38 +62,60 @@ def state_members(
     if target is not None and any(keys.state_layer("", name) == keys.method_layer("") for name in named[1:]):
         msg = f"The layer of state '_method' would have the name of the one that marks exact shifts. Rename it in .obs[{groupby!r}]."
         raise ValueError(msg)
-    labels = cells.obs[groupby].astype(str).to_numpy()
+    labels = np.full(cells.n_obs, "", object) if groupby is None else cells.obs[groupby].astype(str).to_numpy()
     members = {state: np.flatnonzero(labels == state) for state in named}
-    missing = [state for state, found in members.items() if len(found) == 0]
+    missing = [state for state, rows in members.items() if len(rows) == 0 and (state == source or not given)]
     if missing:
-        there = ", ".join(map(repr, np.unique(labels)[:20]))
-        msg = f"No cell has .obs[{groupby!r}] equal to {', '.join(map(repr, missing))}. It holds {there}."
+        values = ", ".join(map(repr, np.unique(labels)[:20]))
+        msg = f"No cell has .obs[{groupby!r}] equal to {', '.join(map(repr, missing))}. It holds {values}."
         raise ValueError(msg)
     return members
 
 
-def check_positions(
-    members: dict[str, np.ndarray], positions: Literal["mean", "median"] | Mapping[str, np.ndarray], width: int
-) -> None:
-    """Refuse positions that cannot be, before anything is computed."""
-    if not isinstance(positions, Mapping):
-        if positions not in SUMMARIES:
-            msg = (
-                f"state_positions={positions!r} is neither one of {SUMMARIES} nor a mapping from states to embeddings."
-            )
+def groups_of(cells: AnnData, within: str | None) -> dict[str | None, np.ndarray]:
+    """Indices of the cells of each group in ``.obs[within]``, in the order of its categories; of all cells under None without `within`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If no cell has a group, or two groups would have slots of the same name.
+    """
+    if within is None:
+        return {None: np.arange(cells.n_obs)}
+    if within not in cells.obs:
+        msg = f"Did not find .obs[{within!r}]. Columns are: {', '.join(map(str, cells.obs.columns))}."
+        raise KeyError(msg)
+    labels = pd.Categorical(cells.obs[within]).remove_unused_categories()
+    names = [str(name) for name in labels.categories]
+    if not names:
+        msg = f"No cell has a group in .obs[{within!r}]."
+        raise ValueError(msg)
+    if len({keys.slot_name(name) for name in names}) < len(names):
+        msg = f"Groups in .obs[{within!r}] must differ by more than a slash and a bar, which are the same in a file: {names}."
+        raise ValueError(msg)
+    return {name: np.flatnonzero(labels.codes == code) for code, name in enumerate(names)}
+
+
+def check_centroids(members: dict[str, np.ndarray], centroids: Centroids, width: int) -> None:
+    """Refuse centroids that are not defined, before anything is computed."""
+    if not isinstance(centroids, Mapping):
+        if centroids not in SUMMARIES:
+            msg = f"centroids={centroids!r} is neither one of {SUMMARIES} nor a mapping from states to embeddings."
             raise ValueError(msg)
-        alone = [state for state, found in members.items() if len(found) == 1]
+        alone = [state for state, rows in members.items() if len(rows) == 1]
         if alone:
-            msg = f"States {alone} have a single cell each, which is no position of a state. Give one by `state_positions`."
+            msg = f"States {alone} have a single cell each, which is not a centroid. Give one by `centroids`."
             raise ValueError(msg)
         return
     for state in members:
-        if state not in positions:
-            msg = f"`state_positions` has no position of {state!r}; it has {list(positions)}."
+        if state not in centroids:
+            msg = f"`centroids` has no centroid of {state!r}; it has {list(centroids)}."
             raise ValueError(msg)
-        vector = np.asarray(positions[state], dtype=np.float64)
+        vector = np.asarray(centroids[state], dtype=np.float64)
         if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
-            msg = f"state_positions[{state!r}] must be {width} finite numbers, the width of the model, and not all 0."
+            msg = f"centroids[{state!r}] must be {width} finite numbers, the width of the model, and not all 0."
             raise ValueError(msg)
 
 
@@ -97,23 +131,19 @@ def draw_members(
     }
 
 
-def place_states(
-    task: Task,
-    members: dict[str, np.ndarray],
-    positions: Literal["mean", "median"] | Mapping[str, np.ndarray],
-) -> np.ndarray:
-    """Position of each state, float64 (S, H): mean or median of its cells, which have embeddings unless they have no gene."""
+def compute_centroids(inputs: ModelInputs, members: dict[str, np.ndarray], centroids: Centroids) -> np.ndarray:
+    """Centroid of each state, float64 (S, H): as given, or the mean or median of the embeddings of its cells."""
     from scgeneformer import engine
 
-    if isinstance(positions, Mapping):
-        return np.stack([np.asarray(positions[state], dtype=np.float64) for state in members])
-    summary = {"mean": np.nanmean, "median": np.nanmedian}[positions]
-    found = []
+    if isinstance(centroids, Mapping):
+        return np.stack([np.asarray(centroids[state], dtype=np.float64) for state in members])
+    summary = {"mean": np.nanmean, "median": np.nanmedian}[centroids]
+    vectors = []
     for state, rows in members.items():
-        tokens = np.asarray(task.tokens[rows])
-        embedded = engine.embed(task.pretrained.encoder, tokens, **task.options).cells.astype(np.float64)
+        tokens = np.asarray(inputs.tokens[rows])
+        embedded = engine.embed(inputs.pretrained.encoder, tokens, **inputs.options).cells.astype(np.float64)
         if np.isnan(embedded).any(axis=1).all():
-            msg = f"No cell of state {state!r} has a gene of vocabulary {task.vocabulary.name!r}."
+            msg = f"No cell of state {state!r} has a gene of vocabulary {inputs.vocabulary.name!r}."
             raise ValueError(msg)
-        found.append(summary(embedded, axis=0))
-    return np.stack(found)
+        vectors.append(summary(embedded, axis=0))
+    return np.stack(vectors)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,45 +12,99 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
-    from scgeneformer.engine.perturb import GeneEffects, Outcome
+    from anndata import AnnData
+
+    from scgeneformer.engine.perturb import GeneEffects
+
+    from ._select import Targets
 
 
-def shift_slots(
-    key: str, states: list[str], target: str | None, *, genes: bool, sets: bool, marked: bool, effects: bool
-) -> list[str]:
-    """Every slot that a perturbation of single `genes`, of `sets`, or of both writes.
+@dataclass(frozen=True)
+class Measured:
+    """P values of all groups.
+
+    Attributes
+    ----------
+    rows
+        Indices of the cells, int64 (P,).
+    what
+        int32 (P,), token of the perturbed gene or number of the perturbed set.
+    values
+        (P, S).
+    exact
+        Which values are exact, bool (P,); None if all are alike.
+    effects
+        On genes, if asked for.
+    """
+
+    rows: np.ndarray
+    what: np.ndarray
+    values: np.ndarray
+    exact: np.ndarray | None
+    effects: GeneEffects | None
+
+    @classmethod
+    def join(cls, parts: list[Measured]) -> Measured:
+        """Values of several groups together."""
+        first, *others = parts
+        for part in others:
+            if first.effects is not None:
+                first.effects.merge(part.effects.stored())
+        rows, what, values = (np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "what", "values"))
+        exact = None if first.exact is None else np.concatenate([part.exact for part in parts])
+        return cls(rows, what, values, exact, first.effects)
+
+
+def shift_slots(key: str, states: list[str], *, sets: bool, marked: bool, effects: bool) -> list[str]:
+    """Every slot that a perturbation of `sets`, or else of single genes, writes.
 
     Parameters
     ----------
     key
         `key_added`.
     states
-        End states; only with a target.
-    target
-        The target.
-    genes, sets
-        What is perturbed.
+        End states, the target first; none without a target.
+    sets
+        Whether sets are perturbed.
     marked
         Whether exact values are told from estimates.
     effects
         Whether effects on genes are measured.
     """
     slots = [f"uns/{key}"]
-    if genes:
-        slots += [f"layers/{name}" for name in result_names(key, states, target)]
-        slots += [f"layers/{keys.method_layer(key)}"] if marked else []
-        slots += [f"varp/{name}" for name in keys.effects_keys(key)] if effects else []
     if sets:
-        slots += [f"obsm/{name}" for name in result_names(keys.sets_key(key), states, target)]
-        slots += [f"varm/{name}" for name in keys.effects_keys(keys.sets_key(key))] if effects else []
-    return slots
+        name = keys.sets_key(key)
+        slots += [f"obsm/{name}" for name in result_names(name, states)]
+        return slots + ([f"varm/{name}" for name in keys.effects_keys(name)] if effects else [])
+    slots += [f"layers/{name}" for name in result_names(key, states)]
+    slots += [f"layers/{keys.method_layer(key)}"] if marked else []
+    return slots + ([f"varp/{name}" for name in keys.effects_keys(key)] if effects else [])
 
 
-def result_names(key: str, states: list[str], target: str | None) -> list[str]:
-    """Name of the slot of each state's values, in the order of `states`; one name without states."""
-    if target is None:
-        return [key]
-    return [key if state == target else keys.state_layer(key, state) for state in states]
+def shift_values(measured: Measured, key: str, states: list[str], targets: Targets, cells: AnnData) -> dict[str, Any]:
+    """Values by slot."""
+    columns, values = targets.column_of, {}
+    if targets.sets is not None:
+        names, slot = list(targets.sets), keys.sets_key(key)
+        tables = as_tables(measured, names, cells.obs_names)
+        values |= {f"obsm/{name}": table for name, table in zip(result_names(slot, states), tables, strict=True)}
+        if measured.effects is not None:
+            tables = effects_of_sets(measured.effects, columns, names, cells.var_names)
+            values |= {f"varm/{name}": table for name, table in zip(keys.effects_keys(slot), tables, strict=True)}
+        return values
+    layers = as_layers(measured, columns, cells.shape)
+    values |= {f"layers/{name}": layer for name, layer in zip(result_names(key, states), layers, strict=True)}
+    if measured.exact is not None:
+        values[f"layers/{keys.method_layer(key)}"] = mark_exact(measured, columns, cells.shape)
+    if measured.effects is not None:
+        tables = effects_of_genes(measured.effects, columns, cells.n_vars)
+        values |= {f"varp/{name}": table for name, table in zip(keys.effects_keys(key), tables, strict=True)}
+    return values
+
+
+def result_names(key: str, states: list[str]) -> list[str]:
+    """Name of the slot of each state's values, the target's first; one name without states."""
+    return [key, *(keys.state_layer(key, state) for state in states[1:])]
 
 
 def columns_by_token(token_id: np.ndarray, n_tokens: int) -> np.ndarray:
@@ -60,19 +115,15 @@ def columns_by_token(token_id: np.ndarray, n_tokens: int) -> np.ndarray:
     return column_of
 
 
-def as_layers(
-    outcome: Outcome, chosen: np.ndarray, column_of: np.ndarray, shape: tuple[int, int]
-) -> list[sparse.csr_matrix]:
+def as_layers(measured: Measured, column_of: np.ndarray, shape: tuple[int, int]) -> list[sparse.csr_matrix]:
     """CSR (n_obs, n_vars) for each state, one stored value, zeros too, for each tested pair of a cell and a gene."""
-    rows, columns = chosen[outcome.cells], column_of[outcome.what]
-    return [_csr(values, rows, columns, shape) for values in outcome.values.T]
+    columns = column_of[measured.what]
+    return [_csr(values, measured.rows, columns, shape) for values in measured.values.T]
 
 
-def mark_exact(
-    outcome: Outcome, exact: np.ndarray, chosen: np.ndarray, column_of: np.ndarray, shape: tuple
-) -> sparse.csr_matrix:
-    """CSR int8 of the same sparsity: 1 where `exact`, bool (P,)."""
-    return _csr(exact.astype(np.int8), chosen[outcome.cells], column_of[outcome.what], shape)
+def mark_exact(measured: Measured, column_of: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """CSR int8 of the same sparsity: 1 where a value is exact."""
+    return _csr(measured.exact.astype(np.int8), measured.rows, column_of[measured.what], shape)
 
 
 def _csr(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
@@ -84,12 +135,12 @@ def _csr(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple
     return layer
 
 
-def as_tables(outcome: Outcome, chosen: np.ndarray, names: list[str], obs_names: pd.Index) -> list[pd.DataFrame]:
+def as_tables(measured: Measured, names: list[str], obs_names: pd.Index) -> list[pd.DataFrame]:
     """Table (n_obs, n_sets) for each state, NaN where a set was not perturbed in a cell."""
     tables = []
-    for values in outcome.values.T:
+    for values in measured.values.T:
         table = np.full((len(obs_names), len(names)), np.nan)
-        table[chosen[outcome.cells], outcome.what] = values
+        table[measured.rows, measured.what] = values
         tables.append(pd.DataFrame(table, index=obs_names, columns=names))
     return tables
 

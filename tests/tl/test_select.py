@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import scgeneformer as sg
-from scgeneformer.tl._asked import (
+from scgeneformer.tl._select import (
     check_anchor,
     check_columns,
     check_expressed,
@@ -21,8 +21,8 @@ from scgeneformer.tl._asked import (
 
 
 @pytest.fixture
-def task(tokenized, folder):
-    """What these functions need of a task."""
+def inputs(tokenized, folder):
+    """What these functions need of a model's inputs."""
     return SimpleNamespace(
         cells=tokenized, vocabulary=sg.hub.load(folder).vocabulary, token_id=tokenized.var["token_id"].to_numpy()
     )
@@ -97,53 +97,48 @@ def test_cells_that_cannot_be(cells, asked, error, words):
 
 
 def test_chosen_cells_are_members_in_their_order(cells):
-    rng = np.random.default_rng
-    assert choose_cells(cells, "n > 30", np.array([2, 31, 38]), None, rng(0)).tolist() == [31, 38]
-    drawn = choose_cells(cells, None, None, 7, rng(3))
-    assert len(set(drawn)) == 7
-    assert (np.diff(drawn) > 0).all()
-    np.testing.assert_array_equal(drawn, choose_cells(cells, None, None, 7, rng(3)))
-    assert choose_cells(cells, None, np.arange(5), 5, rng(0)).tolist() == [0, 1, 2, 3, 4]
+    assert choose_cells(cells, "n > 30", np.array([2, 31, 38])).tolist() == [31, 38]
+    assert choose_cells(cells, None, None).tolist() == list(range(40))
     with pytest.raises(ValueError, match="No cell of the `source` is among `cells`"):
-        choose_cells(cells, "n > 30", np.array([2]), None, rng(0))
+        choose_cells(cells, "n > 30", np.array([2]))
 
 
-def test_genes_in_their_order_and_once(task):
-    names, ids = task.cells.var_names, task.token_id
+def test_genes_in_their_order_and_once(inputs):
+    names, ids = inputs.cells.var_names, inputs.token_id
     asked = ["SYM3", names[7], f"{names[2]}.11", names[3], names[7].lower()]
-    np.testing.assert_array_equal(tokens_of_genes(task, asked, missing="error"), ids[[3, 7, 2]])
+    np.testing.assert_array_equal(tokens_of_genes(inputs, asked, missing="error"), ids[[3, 7, 2]])
     for one in (names[4], pd.Index([names[4]]), np.array([names[4]]), (names[4], names[4])):
-        np.testing.assert_array_equal(tokens_of_genes(task, one, missing="error"), [ids[4]])
+        np.testing.assert_array_equal(tokens_of_genes(inputs, one, missing="error"), [ids[4]])
 
 
-def test_names_of_var_come_before_what_the_vocabulary_says(task):
-    names = task.cells.var_names.to_list()
+def test_names_of_var_come_before_what_the_vocabulary_says(inputs):
+    names = inputs.cells.var_names.to_list()
     names[0], names[1] = names[1], names[0]  # the table was made from other names
-    task.cells.var_names = names
-    assert tokens_of_genes(task, names[0], missing="error").tolist() == [task.token_id[0]]
+    inputs.cells.var_names = names
+    assert tokens_of_genes(inputs, names[0], missing="error").tolist() == [inputs.token_id[0]]
 
 
-def test_unknown_genes(task):
-    names = task.cells.var_names
+def test_unknown_genes(inputs):
+    names = inputs.cells.var_names
     asked = ["GATA4", names[29], names[2]]
     with pytest.raises(ValueError, match=f"`genes` that are not in vocabulary 'small': GATA4, {names[29]}"):
-        tokens_of_genes(task, asked, missing="error")
+        tokens_of_genes(inputs, asked, missing="error")
     with pytest.warns(UserWarning, match=f"Left out of `genes`.*'small': GATA4, {names[29]}"):
-        found = tokens_of_genes(task, asked, missing="ignore")
-    assert found.tolist() == [task.token_id[2]]
+        found = tokens_of_genes(inputs, asked, missing="ignore")
+    assert found.tolist() == [inputs.token_id[2]]
     with pytest.raises(ValueError, match="No gene in `genes`"), pytest.warns(UserWarning, match="Left out"):
-        tokens_of_genes(task, asked[:2], missing="ignore")
+        tokens_of_genes(inputs, asked[:2], missing="ignore")
     with pytest.raises(ValueError, match="No gene in `genes`"):
-        tokens_of_genes(task, [], missing="error")
+        tokens_of_genes(inputs, [], missing="error")
 
 
-def test_sets(task):
-    names, ids = task.cells.var_names, task.token_id
-    found = tokens_of_sets(task, {"a/b": [names[1], "SYM2", names[1]], 7: (names[5],)}, missing="error")
+def test_sets(inputs):
+    names, ids = inputs.cells.var_names, inputs.token_id
+    found = tokens_of_sets(inputs, {"a/b": [names[1], "SYM2", names[1]], 7: (names[5],)}, missing="error")
     assert {name: tokens.tolist() for name, tokens in found.items()} == {"a|b": ids[[1, 2]].tolist(), "7": [ids[5]]}
-    assert list(tokens_of_sets(task, [(names[1], "SYM2")], missing="error")) == [f"{names[1]}+SYM2"]
+    assert list(tokens_of_sets(inputs, [(names[1], "SYM2")], missing="error")) == [f"{names[1]}+SYM2"]
     with pytest.warns(UserWarning, match=r"sets\['x'\].*GATA4"):
-        found = tokens_of_sets(task, {"x": ["GATA4", names[1]]}, missing="ignore")
+        found = tokens_of_sets(inputs, {"x": ["GATA4", names[1]]}, missing="ignore")
     assert found["x"].tolist() == [ids[1]]
 
 
@@ -160,28 +155,28 @@ def test_sets(task):
     ],
     ids=str,
 )
-def test_sets_that_cannot_be(task, sets, words):
+def test_sets_that_cannot_be(inputs, sets, words):
     with pytest.raises(ValueError, match=words):
-        tokens_of_sets(task, sets, missing="error")
+        tokens_of_sets(inputs, sets, missing="error")
 
 
-def test_genes_without_cells_or_columns(task):
-    ids = task.vocabulary.ids
-    check_expressed(task, np.array([5, 6]), np.array([[6, 5, 0]]))
+def test_genes_without_cells_or_columns(inputs):
+    ids = inputs.vocabulary.ids
+    check_expressed(inputs, np.array([5, 6]), [np.array([[6, 0]]), np.array([[5, 0]])])
     with pytest.raises(ValueError, match=f"no cell that is perturbed: {ids[7]}, {ids[9]}"):
-        check_expressed(task, np.array([5, 7, 9]), np.array([[6, 5, 0]]))
+        check_expressed(inputs, np.array([5, 7, 9]), [np.array([[6, 5, 0]])])
     column_of = np.full(40, -1)
     column_of[5] = 0
-    check_columns(task, np.array([5]), column_of)
-    with pytest.raises(ValueError, match=rf"without a column in \.var.*{ids[8]}.*`sets`"):
-        check_columns(task, np.array([5, 8]), column_of)
+    check_columns(inputs, np.array([5]), column_of)
+    with pytest.raises(ValueError, match=rf"without a column in \.var.*{ids[8]}.*perturb_sets"):
+        check_columns(inputs, np.array([5, 8]), column_of)
 
 
-def test_anchors(task):
-    ids = task.vocabulary.ids
-    check_anchor(task, 5, np.array([5, 6]), None)
-    check_anchor(task, 5, np.array([6]), np.array([[5]]))
+def test_anchors(inputs):
+    ids = inputs.vocabulary.ids
+    check_anchor(inputs, 5, np.array([5, 6]), None)
+    check_anchor(inputs, 5, np.array([6]), [np.array([[5]])])
     with pytest.raises(ValueError, match=f"No gene goes with `anchor` {ids[5]}"):
-        check_anchor(task, 5, np.array([5]), None)
+        check_anchor(inputs, 5, np.array([5]), None)
     with pytest.raises(ValueError, match=f"no cell.*{ids[5]}"):
-        check_anchor(task, 5, np.array([6]), np.array([[7]]))
+        check_anchor(inputs, 5, np.array([6]), [np.array([[7]])])

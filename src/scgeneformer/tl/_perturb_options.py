@@ -1,0 +1,192 @@
+"""Options that `tl.perturb`, `tl.perturb_sets` and `tl.screen` share, and their documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from ._states import Centroids
+
+
+@dataclass(frozen=True)
+class PerturbOptions:
+    """What a caller asked for, except what is perturbed; see the public functions."""
+
+    kind: str
+    quartiles: int
+    groupby: str | None
+    source: str | None
+    target: str | None
+    others: Sequence[str] | str
+    within: str | None
+    centroids: Centroids
+    max_state_cells: int | None
+    cells: Any
+    max_cells: int | None
+    missing: str
+    pooling: str | None
+    emb_layer: int | None
+    checkpoint: str | Path | None
+    shard: tuple[int, int] | None
+    tokens_key: str
+    key_added: str
+    rng: int | np.random.Generator | None
+    effects: bool = False
+    compat: str | None = None
+
+    @property
+    def other_states(self) -> list[str]:
+        """`others` as a list."""
+        return [self.others] if isinstance(self.others, str) else list(self.others)
+
+    @property
+    def inserts(self) -> bool:
+        """Whether genes may be inserted that a cell does not express."""
+        return self.kind == "overexpress"
+
+    @property
+    def official(self) -> bool:
+        """Whether to follow the official tool where it differs."""
+        return self.compat == "official"
+
+    def centroids_of(self, group: str | None) -> Centroids | None:
+        """How the centroids of a group are made, or given ones; None where they are given, but not of this group."""
+        if group is None or not isinstance(self.centroids, Mapping):
+            return self.centroids
+        return self.centroids.get(group)
+
+    def check(self) -> None:
+        """Raise for values that do not exist or contradict each other."""
+        from scgeneformer import engine
+
+        kinds = engine.perturb.KINDS
+        wrong = [
+            (self.kind not in kinds, f"kind={self.kind!r} is not one of {kinds}."),
+            (self.quartiles not in (1, 2, 3), f"quartiles={self.quartiles!r} is not 1, 2 or 3."),
+            (self.compat not in (None, "official"), f"compat={self.compat!r} is neither None nor 'official'."),
+            (self.missing not in ("error", "ignore"), f"missing={self.missing!r} is neither 'error' nor 'ignore'."),
+            (
+                self.max_cells is not None and self.max_cells < 1,
+                f"max_cells={self.max_cells} must be at least 1.",
+            ),
+            (
+                self.max_state_cells is not None and self.max_state_cells < 2,
+                f"max_state_cells={self.max_state_cells} must be at least 2: a single cell is not a centroid.",
+            ),
+            (
+                self.shard is not None and self.checkpoint is None,
+                "`shard` needs `checkpoint`, the folder that the shards share.",
+            ),
+            (
+                self.shard is not None and not (len(self.shard) == 2 and 0 <= self.shard[0] < self.shard[1]),
+                f"shard={self.shard!r} must be (i, n) with 0 <= i < n.",
+            ),
+        ]
+        for is_wrong, msg in wrong:
+            if is_wrong:
+                raise ValueError(msg)
+
+    def as_params(self) -> dict[str, Any]:
+        """What `uns` keeps of them."""
+        return {
+            "kind": self.kind,
+            "quartiles": self.quartiles if self.kind in ("inhibit", "activate") else None,
+            "groupby": self.groupby,
+            "source": self.source,
+            "target": self.target,
+            "others": self.other_states,
+            "within": self.within,
+            "centroids": None
+            if self.target is None
+            else self.centroids
+            if isinstance(self.centroids, str)
+            else "given",
+            "max_state_cells": self.max_state_cells,
+            "max_cells": self.max_cells,
+            "compat": self.compat,
+        }
+
+
+DOCS = {
+    "adata_model": """
+        adata
+            Cells tokenized by :func:`~scgeneformer.pp.tokenize`.
+        model
+            Name of a model, path of a checkpoint (also of a fine-tuned classifier), or a trained model. Defaults to the model that the
+            tokens were made for; to be named where several models share its vocabulary.
+        """,
+    "kind": """
+        kind
+            ``"delete"`` takes a gene out of the ranking of a cell, ``"overexpress"`` puts it at the top. ``"inhibit"`` and ``"activate"``
+            move it down or up by `quartiles` of the ranking, to the middle of that quartile, or to the bottom or top beyond the last one.
+        quartiles
+            See `kind`.
+        """,
+    "states": """
+        groupby
+            Column of `obs` with the states of cells.
+        source
+            State of the cells to perturb. Defaults to all cells.
+        """,
+    "centroids": """
+        others
+            Further states towards which shifts are measured, in the same pass.
+        within
+            Column of `obs` with groups of cells, such as cell types. Centroids are those of each group, and each cell is perturbed towards
+            the target of its own group, as in separate calls. Groups that lack a state are left out with a warning.
+        centroids
+            Where a state is: the ``"mean"`` or (coordinate-wise) ``"median"`` of the embeddings of its cells, or given embeddings by state,
+            of the same model, layer and pooling; by group and state with `within`. States whose centroids are given need no cells.
+        max_state_cells
+            Maximum number of cells, drawn by `rng`, for the centroid of a state.
+        cells
+            Cells to perturb: a condition on `obs` such as ``"n_genes > 500 and batch == 'a'"``, a boolean for each cell, or names.
+        max_cells
+            Maximum number of cells to perturb, drawn by `rng`; of each group with `within`.
+        """,
+    "missing": """
+        missing
+            ``"ignore"`` leaves out genes that are not in the vocabulary, with a warning; ``"error"`` raises.
+        """,
+    "embedding": """
+        pooling
+            What represents a cell: the ``"mean"`` of its genes or the ``"cls"`` token. Defaults to the model's own, as in
+            :func:`~scgeneformer.tl.embed`.
+        emb_layer
+            Hidden layer: 0 is the last, -1 the second to last. Defaults to the model's own.
+        """,
+    "checkpoint": """
+        checkpoint
+            Folder for finished parts of the run. The same call resumes from them and gives the same values; a call with other data, model or
+            options raises.
+        shard
+            ``(i, n)``: compute only every n-th part, from the i-th (0 to n - 1), into `checkpoint`, and write nothing to `adata` unless all
+            others are done. Start one process for each i; the same call without `shard` then collects the results.
+        """,
+    "rest": """
+        tokens_key
+            Slot of the tokens in `obsm`.
+        key_added
+            Name of the results.
+        rng
+            Seed or generator, used by `max_cells` and `max_state_cells` only. A seed starts anew for each group.
+        mod
+            Modality to use of a MuData.
+        copy
+            Return a copy instead of writing to `adata`.
+        """,
+    "raises": """
+        KeyError
+            If there are no tokens, no column `groupby` or `within`, or no cells of the given names.
+        ValueError
+            If a gene is not in the vocabulary or in no cell, a state has too few cells, options contradict each other, `checkpoint` holds
+            parts of another run, or a slot holds something else than an earlier result of this function.
+        """,
+}

@@ -1,0 +1,149 @@
+"""``tl.perturb_sets``: in silico perturbation of genes together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from scgeneformer import _keys as keys
+from scgeneformer._docs import doc_params
+
+from ._perturb_options import DOCS, PerturbOptions
+from ._perturb_run import run_perturbation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, Literal
+
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.hub import Pretrained
+    from scgeneformer.model import Geneformer
+
+
+@doc_params(**DOCS)
+def perturb_sets(
+    adata: AnnData | MuData,
+    model: str | Path | Pretrained | Geneformer | None = None,
+    sets: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | Sequence[str] | None = None,
+    *,
+    anchor: str | None = None,
+    kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
+    quartiles: Literal[1, 2, 3] = 1,
+    groupby: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    others: Sequence[str] = (),
+    within: str | None = None,
+    centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
+    max_state_cells: int | None = None,
+    cells: str | Sequence[bool] | Sequence[str] | None = None,
+    max_cells: int | None = None,
+    effects: bool = False,
+    missing: Literal["error", "ignore"] = "error",
+    compat: Literal["official"] | None = None,
+    pooling: Literal["mean", "cls"] | None = None,
+    emb_layer: int | None = None,
+    checkpoint: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    tokens_key: str = keys.TOKENS,
+    key_added: str = keys.SHIFT_SETS,
+    rng: int | np.random.Generator | None = 0,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Perturb sets of genes of cells in silico, each set together, and measure where the cells move.
+
+    Parameters
+    ----------
+    {adata_model}
+    sets
+        Names of sets with their genes, or groups of genes, such as pairs, which are named ``"A+B"``. Sets are perturbed in cells that
+        express at least one of their genes; overexpressed in all. With `anchor`: the genes that are perturbed together with it, by default
+        every gene that a cell expresses.
+    anchor
+        Gene that is perturbed together with each gene of `sets`, in the cells that express both; overexpressed in all if `sets` is given.
+    {kind}
+    {states}
+    target
+        State towards which shifts are measured. Without it the distance that a cell moves is measured.
+    {centroids}
+    effects
+        Also measure the effect of each perturbation on the other genes of the cell.
+    {missing}
+    compat
+        ``"official"`` follows the official tool where it differs: sets are deleted only in cells that express all their genes, and cells
+        near the length limit lose too many genes before they are compared (it counts inserted genes twice).
+    {embedding}
+    {checkpoint}
+    {rest}
+
+    Returns
+    -------
+    None, or the copy. Writes
+
+    `.obsm["shift_sets"]`, `.obsm["shift_sets_<state>"]`
+        DataFrame (n_obs, n_sets), float64, NaN where a set was not perturbed; values as of :func:`~scgeneformer.tl.perturb`. The name
+        is `key_added`, with ``"_sets"`` behind it if it does not end so.
+    `.layers["shift_sets"]`, `.layers["shift_sets_<state>"]`
+        With `anchor`, instead: CSR (n_obs, n_vars), the pair of the anchor and each gene.
+    `.varm["shift_sets"]`, `.varm["shift_sets_n"]`, `.varm["shift_sets_sd"]`
+        If `effects`: DataFrame (n_vars, n_sets), for each set (column) the mean over cells of the cosine between each other gene's (row's)
+        state before and after, the number of cells, and the standard deviation. With `anchor` in `varp`.
+    `.uns["shift_sets"]`
+        ``"params"`` and ``"centroids"``, as of :func:`~scgeneformer.tl.perturb`.
+
+    Raises
+    ------
+    TypeError
+        If neither `sets` nor `anchor` is given, or sets are given as genes.
+    {raises}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scgeneformer as sg
+    >>> from anndata import AnnData
+    >>> counts = np.random.default_rng(0).poisson(2.0, (6, 4)).astype(np.float32)
+    >>> adata = AnnData(counts)
+    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.settings.progress = False
+    >>> sg.tl.perturb_sets(adata, "default", {"T cell receptor": ["CD3E", "CD3D"]})
+    >>> list(adata.obsm["shift_sets"])
+    ['T cell receptor']
+    """
+    nested = isinstance(sets, Mapping) or any(not isinstance(genes, str) for genes in sets or ())
+    if sets is None and anchor is None:
+        msg = "Name `sets` of genes, such as {'name': ['A', 'B']}, or an `anchor`. Single genes are perturbed by `sg.tl.perturb`."
+        raise TypeError(msg)
+    if anchor is not None and nested:
+        msg = "With `anchor`, `sets` is a list of single genes that go with it. Put the anchor into the sets, or leave it out."
+        raise TypeError(msg)
+    what = {"sets": sets} if anchor is None else {"genes": sets, "anchor": anchor}
+    options = PerturbOptions(
+        kind=kind,
+        quartiles=quartiles,
+        groupby=groupby,
+        source=source,
+        target=target,
+        others=others,
+        within=within,
+        centroids=centroids,
+        max_state_cells=max_state_cells,
+        cells=cells,
+        max_cells=max_cells,
+        effects=effects,
+        missing=missing,
+        compat=compat,
+        pooling=pooling,
+        emb_layer=emb_layer,
+        checkpoint=checkpoint,
+        shard=shard,
+        tokens_key=tokens_key,
+        key_added=key_added,
+        rng=rng,
+    )
+    return run_perturbation("tl.perturb_sets", adata, model, options, **what, mod=mod, copy=copy)

@@ -1,0 +1,138 @@
+"""``tl.screen``: all single genes, estimated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scgeneformer import _keys as keys
+from scgeneformer._docs import doc_params
+
+from ._perturb_options import DOCS, PerturbOptions
+from ._perturb_run import run_perturbation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any, Literal
+
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.hub import Pretrained
+    from scgeneformer.model import Geneformer
+
+
+@doc_params(**DOCS)
+def screen(
+    adata: AnnData | MuData,
+    model: str | Path | Pretrained | Geneformer | None = None,
+    genes: Sequence[str] | Literal["vocabulary"] | None = None,
+    *,
+    target: str,
+    groupby: str | None = None,
+    source: str | None = None,
+    others: Sequence[str] = (),
+    within: str | None = None,
+    kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
+    quartiles: Literal[1, 2, 3] = 1,
+    refine: int = 0,
+    centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
+    max_state_cells: int | None = None,
+    cells: str | Sequence[bool] | Sequence[str] | None = None,
+    max_cells: int | None = None,
+    missing: Literal["error", "ignore"] = "error",
+    pooling: Literal["mean", "cls"] | None = None,
+    emb_layer: int | None = None,
+    checkpoint: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
+    tokens_key: str = keys.TOKENS,
+    key_added: str = keys.SHIFT,
+    rng: int | np.random.Generator | None = 0,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Estimate the shifts of all single genes, and measure the strongest exactly.
+
+    All genes of a cell are estimated from one backward pass, for about the cost of a dozen runs of the model.
+
+    Parameters
+    ----------
+    {adata_model}
+    genes
+        As of :func:`~scgeneformer.tl.perturb`.
+    target
+        State towards which shifts are measured. Estimates are not defined without one, because the first order is then zero.
+    {states}
+    {kind}
+    refine
+        Number of genes of largest and of smallest mean shift whose shifts are measured again, exactly; of those in at least 5 cells, and
+        of each group with `within`.
+    {centroids}
+    {missing}
+    {embedding}
+    {checkpoint}
+        With `refine` the exact part can begin only when all estimates are there: start the processes twice.
+    {rest}
+
+    Returns
+    -------
+    None, or the copy. Writes
+
+    `.layers["shift"]`, `.layers["shift_<state>"]`
+        CSR (n_obs, n_vars), as of :func:`~scgeneformer.tl.perturb`; float32, or float64 with `refine`.
+    `.layers["shift__method"]`
+        With `refine`: CSR int8, 1 where a value is exact, 0 where it is an estimate.
+    `.uns["shift"]`
+        ``"params"`` and ``"centroids"``, as of :func:`~scgeneformer.tl.perturb`.
+
+    Raises
+    ------
+    {raises}
+
+    Notes
+    -----
+    Estimates are first-order, corrected by some exact runs. The page *The screen* of the documentation shows how well they agree with exact
+    values, and where they do not. The rank correlation within a cell is about 0.99 for cells of some hundred genes and above 0.995 for full
+    ones, and above 0.999 for genes that are not expressed; it is lower towards the state that a cell is in.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scgeneformer as sg
+    >>> from anndata import AnnData
+    >>> counts = np.random.default_rng(0).poisson(2.0, (6, 4)).astype(np.float32)
+    >>> adata = AnnData(counts)
+    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
+    >>> adata.obs["state"] = ["sick", "well"] * 3
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.settings.progress = False
+    >>> sg.tl.screen(adata, "default", groupby="state", source="sick", target="well")
+    >>> adata.layers["shift"].dtype
+    dtype('float32')
+    """
+    if refine < 0:
+        msg = f"refine={refine} must be at least 0."
+        raise ValueError(msg)
+    options = PerturbOptions(
+        kind=kind,
+        quartiles=quartiles,
+        groupby=groupby,
+        source=source,
+        target=target,
+        others=others,
+        within=within,
+        centroids=centroids,
+        max_state_cells=max_state_cells,
+        cells=cells,
+        max_cells=max_cells,
+        missing=missing,
+        pooling=pooling,
+        emb_layer=emb_layer,
+        checkpoint=checkpoint,
+        shard=shard,
+        tokens_key=tokens_key,
+        key_added=key_added,
+        rng=rng,
+    )
+    return run_perturbation("tl.screen", adata, model, options, genes=genes, refine=refine, mod=mod, copy=copy)

@@ -1,0 +1,250 @@
+"""Cells, genes and sets to perturb, by the names that a caller gave."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys as keys
+
+from ._write_shifts import columns_by_token
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scgeneformer.engine.perturb import Perturbation
+
+    from ._model_inputs import ModelInputs
+    from ._perturb_options import PerturbOptions
+
+
+def selected_cells(adata: AnnData, cells: Any) -> np.ndarray:
+    """Whether each cell is asked for, bool (n_obs,).
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    cells
+        A query of `obs`, one bool for each cell, names in `obs_names`, or None for all.
+
+    Raises
+    ------
+    ValueError
+        If a query cannot be evaluated, there are too few or many bools, or no cell is asked for.
+    KeyError
+        If a name is unknown.
+    """
+    if cells is None:
+        return np.ones(adata.n_obs, bool)
+    if isinstance(cells, str):
+        try:
+            chosen = adata.obs.eval(cells)
+        except Exception as error:
+            msg = f"cells={cells!r} is no query of .obs, which has the columns {list(adata.obs)}: {error}"
+            raise ValueError(msg) from error
+    else:
+        chosen = np.asarray(cells)
+    chosen = np.asarray(chosen)
+    if chosen.dtype != bool:
+        names = pd.Index(np.atleast_1d(chosen))
+        unknown = names[~names.isin(adata.obs_names)]
+        if len(unknown):
+            msg = (
+                "`cells` is neither a condition on .obs, nor one bool for each cell, nor names in .obs_names, which has no "
+                f"{', '.join(map(repr, unknown[:5]))}."
+            )
+            raise KeyError(msg)
+        chosen = adata.obs_names.isin(names)
+    if chosen.shape != (adata.n_obs,):
+        msg = f"`cells` has {chosen.size} bools, but there are {adata.n_obs} cells."
+        raise ValueError(msg)
+    if not chosen.any():
+        msg = f"cells={cells!r} selects no cell."
+        raise ValueError(msg)
+    return chosen
+
+
+def choose_cells(adata: AnnData, cells: Any, members: np.ndarray | None) -> np.ndarray:
+    """Indices of the cells to perturb: of `cells`, `members` of the source only.
+
+    Raises
+    ------
+    ValueError
+        If the source has no cell among `cells`.
+    """
+    chosen = np.flatnonzero(selected_cells(adata, cells))
+    if members is not None:
+        chosen = np.intersect1d(chosen, members)
+    if len(chosen) == 0:
+        msg = "No cell of the `source` is among `cells`."
+        raise ValueError(msg)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is perturbed.
+
+    Attributes
+    ----------
+    perturbation
+        For the engine.
+    column_of
+        int (V,), the column of `var` of each token, -1 if none.
+    sets
+        Tokens of each named set, if sets are perturbed.
+    listed
+        Whether genes were named, and so have to be expressed.
+    """
+
+    perturbation: Perturbation
+    column_of: np.ndarray
+    sets: dict[str, np.ndarray] | None = None
+    listed: bool = False
+
+    def check_expressed(self, inputs: ModelInputs, tokens: list[np.ndarray]) -> None:
+        """Refuse genes that are in none of the `tokens` but would have to be."""
+        asked = self.perturbation
+        if self.listed and not asked.absent:
+            check_expressed(inputs, asked.genes, tokens)
+        if asked.anchor is not None:
+            check_anchor(inputs, asked.anchor, asked.genes, None if asked.absent else tokens)
+
+    def anchor_name(self, cells: AnnData, anchor: str | None) -> str | None:
+        """Name of the anchor in `var_names`, else as it was given."""
+        column = -1 if anchor is None else self.column_of[self.perturbation.anchor]
+        return anchor if column < 0 else cells.var_names[column]
+
+
+def resolve_targets(
+    inputs: ModelInputs, options: PerturbOptions, *, genes: Any = None, sets: Any = None, anchor: str | None = None
+) -> Targets:
+    """Tokens of what is to be perturbed.
+
+    Raises
+    ------
+    ValueError
+        If a gene is not in the vocabulary or has no column in `var`, or sets are not sets.
+    """
+    from scgeneformer.engine.perturb import Perturbation
+
+    column_of = columns_by_token(inputs.token_id, len(inputs.vocabulary))
+    missing, inserts = options.missing, options.inserts
+    common = {"kind": options.kind, "quartiles": int(options.quartiles), "official": options.official}
+    if sets is not None:
+        of_set = tokens_of_sets(inputs, sets, missing=missing, inserted=inserts)
+        every = options.official and options.kind == "delete"
+        return Targets(Perturbation(**common, sets=tuple(of_set.values()), every=every), column_of, of_set)
+    from_vocabulary = isinstance(genes, str) and genes == "vocabulary"
+    if from_vocabulary and not inserts:
+        msg = (
+            f"genes='vocabulary' is for kind='overexpress'; a gene that is not expressed has nothing to {options.kind}."
+        )
+        raise ValueError(msg)
+    listed = genes is not None and not from_vocabulary
+    if listed:
+        tokens = tokens_of_genes(inputs, genes, missing=missing)
+        check_columns(inputs, tokens, column_of)
+    else:
+        tokens = np.flatnonzero(column_of >= 0)  # a gene that was dropped from var after tokenizing has no place
+    if anchor is not None:
+        common["anchor"] = int(tokens_of_genes(inputs, anchor, missing="error", name="anchor")[0])
+    absent = inserts and genes is not None
+    return Targets(Perturbation(**common, genes=np.sort(tokens), absent=absent), column_of, listed=listed)
+
+
+def tokens_of_genes(
+    inputs: ModelInputs, genes: Sequence[str] | str, *, missing: str, name: str = "genes"
+) -> np.ndarray:
+    """Tokens of genes given by `var_names`, Ensembl id or symbol, in their order and once each, int64.
+
+    Raises
+    ------
+    ValueError
+        If a gene is not in the vocabulary, unless `missing` is ``"ignore"``; if none is left.
+    """
+    genes = list(dict.fromkeys([genes] if isinstance(genes, str) else map(str, genes)))
+    names, vocabulary = inputs.cells.var_names, inputs.vocabulary
+    column = names.get_indexer(genes) if names.is_unique else np.full(len(genes), -1)
+    found = np.where(column >= 0, inputs.token_id[column], -1)
+    unknown = found < 0
+    if unknown.any():
+        found[unknown] = vocabulary.tokens_of([g for g, u in zip(genes, unknown, strict=True) if u])
+    lost = [gene for gene, token in zip(genes, found, strict=True) if token < 0]
+    if lost and missing == "error":
+        msg = (
+            f"Genes in `{name}` that are not in vocabulary {vocabulary.name!r}: {', '.join(lost)}. Leave them out, or say "
+            "missing='ignore'."
+        )
+        raise ValueError(msg)
+    if lost:
+        warnings.warn(f"Left out of `{name}`, not in vocabulary {vocabulary.name!r}: {', '.join(lost)}.", stacklevel=5)
+    if (found < 0).all():
+        msg = f"No gene in `{name}` is in vocabulary {vocabulary.name!r}."
+        raise ValueError(msg)
+    return pd.unique(found[found >= 0].astype(np.int64))
+
+
+def tokens_of_sets(inputs: ModelInputs, sets: Any, *, missing: str, inserted: bool = False) -> dict[str, np.ndarray]:
+    """Tokens of each named set; sets without names, such as pairs, are named by their genes: ``"GATA4+TBX5"``.
+
+    Sets that would fill all ranks of the model are refused if they are `inserted`, that is overexpressed.
+    """
+    if not isinstance(sets, Mapping):
+        if isinstance(sets, str) or any(isinstance(genes, str) for genes in sets):
+            msg = "`sets` must be sets of genes, such as {'name': ['A', 'B']} or [('A', 'B'), ('A', 'C')], not genes."
+            raise ValueError(msg)
+        sets = {"+".join(map(str, genes)): genes for genes in sets}
+    if not sets:
+        msg = "`sets` is empty."
+        raise ValueError(msg)
+    names = [keys.slot_name(name) for name in sets]
+    if len(set(names)) < len(names):
+        msg = f"Names of `sets` must differ by more than a slash and a bar, which are the same in a file: {list(sets)}."
+        raise ValueError(msg)
+    tokens = [tokens_of_genes(inputs, genes, missing=missing, name=f"sets[{name!r}]") for name, genes in sets.items()]
+    found = dict(zip(names, tokens, strict=True))
+    if inserted:
+        _check_room(inputs, found)
+    return found
+
+
+def _check_room(inputs: ModelInputs, sets: dict[str, np.ndarray]) -> None:
+    room = inputs.pretrained.encoder.config.max_length - (2 if inputs.vocabulary.has_cls else 0)
+    too_large = [name for name, genes in sets.items() if len(genes) >= room]
+    if too_large:
+        msg = f"Sets {too_large} have as many genes as the model has ranks ({room}), so that none of the cell's would be left. Split them."
+        raise ValueError(msg)
+
+
+def check_columns(inputs: ModelInputs, genes: np.ndarray, column_of: np.ndarray) -> None:
+    """Refuse genes without a column in `var`, by the names of the vocabulary."""
+    lost = genes[column_of[genes] < 0]
+    if len(lost):
+        names = ", ".join(inputs.vocabulary.ids[lost])
+        msg = f"Genes without a column in .var, which would hold their shifts: {names}. Perturb them by `sg.tl.perturb_sets`."
+        raise ValueError(msg)
+
+
+def check_expressed(inputs: ModelInputs, genes: np.ndarray, tokens: list[np.ndarray]) -> None:
+    """Refuse genes that no cell expresses, by the names of the vocabulary."""
+    silent = genes[~np.any([np.isin(genes, some) for some in tokens], axis=0)]
+    if len(silent):
+        names = ", ".join(inputs.vocabulary.ids[silent])
+        msg = f"Genes in the tokens of no cell that is perturbed: {names}. Leave them out."
+        raise ValueError(msg)
+
+
+def check_anchor(inputs: ModelInputs, anchor: int, genes: np.ndarray, tokens: list[np.ndarray] | None) -> None:
+    """Refuse an anchor without a gene to go with it, or, where it is not inserted, that no cell expresses."""
+    if not (genes != anchor).any():
+        msg = f"No gene goes with `anchor` {inputs.vocabulary.ids[anchor]}. Name others in `genes`."
+        raise ValueError(msg)
+    if tokens is not None:
+        check_expressed(inputs, np.array([anchor]), tokens)
