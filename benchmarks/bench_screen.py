@@ -224,7 +224,7 @@ def memory(n_cells: int, length: int = 1024) -> None:
     adata.obsm["geneformer_tokens"] = np.array([rows[i % 256] for i in range(n_cells)], dtype=np.uint16)
     adata.uns["geneformer_tokens"] = {"params": {"vocabulary": vocabulary.name, "vocabulary_hash": vocabulary.hash}}
     start = time.perf_counter()
-    sg.tl.perturb(adata, pretrained, groupby="state", source="a", target="b", max_state_cells=100, method="screen")
+    sg.tl.screen(adata, pretrained, groupby="state", source="a", target="b", max_state_cells=100)
     took = time.perf_counter() - start
     status = Path("/proc/self/status").read_text()  # Linux
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1e6

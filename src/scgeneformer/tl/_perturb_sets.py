@@ -115,7 +115,7 @@ def perturb_sets(
     >>> list(adata.obsm["shift_sets"])
     ['T cell receptor']
     """
-    nested = isinstance(sets, Mapping) or any(not isinstance(genes, str) for genes in sets or ())
+    nested = isinstance(sets, Mapping) or any(not isinstance(genes, str) for genes in (() if sets is None else sets))
     if sets is None and anchor is None:
         msg = "Name `sets` of genes, such as {'name': ['A', 'B']}, or an `anchor`. Single genes are perturbed by `sg.tl.perturb`."
         raise TypeError(msg)
