@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +48,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 class _Progress:
     """The setting `progress`: set to True, False or ``"auto"``, it reads as whether progress bars are shown."""
 
+    @overload
+    def __get__(self, instance: None, owner: type[Settings]) -> Literal["auto"]: ...
+    @overload
+    def __get__(self, instance: Settings, owner: type[Settings]) -> bool: ...
     def __get__(self, instance: Settings | None, owner: type[Settings]) -> bool | Literal["auto"]:
         if instance is None:
             return "auto"  # the default

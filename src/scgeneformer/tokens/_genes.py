@@ -143,7 +143,7 @@ def _with_fallback(column: _Names, others: Iterable[_Names], vocabulary: Vocabul
             rows = unnamed[(other.token_id[unnamed] >= 0) & np.array(in_case, dtype=bool)]
             names[rows], token_id[rows] = other.names[rows], other.token_id[rows]
             unnamed = np.setdiff1d(unnamed, rows)
-    return GeneMap(token_id, column.source, vocabulary.n_named_by_id(names), n_unnamed - len(unnamed))
+    return GeneMap(token_id, column.source, vocabulary.n_named_by_id(names.tolist()), n_unnamed - len(unnamed))
 
 
 def _is_text(column: pd.Series) -> bool:
