@@ -80,11 +80,12 @@ def shared_options(
             if name not in names
         ]
         others = inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD, annotation="Any")
-        with_defaults.__signature__ = signature.replace(parameters=[*explicit, *shared, others])
-        with_defaults.__annotations__ = {
+        documented: Any = with_defaults
+        documented.__signature__ = signature.replace(parameters=[*explicit, *shared, others])
+        documented.__annotations__ = {
             **{name: value for name, value in function.__annotations__.items() if name != "options"},
             **{parameter.name: parameter.annotation for parameter in shared},
         }
-        return doc_params(options=section(options, "Attributes"))(with_defaults)
+        return doc_params(options=section(options, "Attributes"))(documented)
 
     return decorate

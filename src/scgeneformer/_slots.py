@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Results that names and values alone identify, as number of dimensions and type (object for any): `ad.concat` keeps them and drops
 # their `uns`.
-WITHOUT_UNS = {
+WITHOUT_UNS: dict[tuple[str, str], dict[str, tuple[int, type]]] = {
     ("pp.tokenize", keys.TOKENS): {
         f"obsm/{keys.TOKENS}": (2, np.number),  # no longer integers after an outer join
         f"obsm/{keys.counts_key(keys.TOKENS)}": (2, np.floating),
