@@ -50,7 +50,11 @@ napoleon_google_docstring = False
 napoleon_numpy_docstring = True
 napoleon_use_rtype = False  # "Returns" sections describe; annotations give the types
 typehints_defaults = "braces"
+typehints_document_rtype_none = False
 always_document_param_types = True
+
+copybutton_prompt_is_regexp = True
+copybutton_prompt_text = r">>> |\.\.\. "
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"

@@ -91,6 +91,10 @@ def split(
     rng
         Seed or generator.
 
+    Returns
+    -------
+    Indices of the items of each set, and the p-values of the balanced covariates.
+
     Raises
     ------
     ValueError

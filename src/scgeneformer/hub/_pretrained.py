@@ -118,6 +118,10 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
         Vocabulary that the model was trained with, in any form that :func:`vocabulary` accepts. By default the file in the folder
         (``vocabulary.json``, ``vocabulary.json.gz`` or ``vocabulary.parquet``), else the official vocabulary of the same size.
 
+    Returns
+    -------
+    The model, whose weights are read when first used, and its vocabulary.
+
     Raises
     ------
     ValueError
