@@ -1,4 +1,4 @@
-"""How well a model does: splits that leak nothing, scores, curves, calibration, and the simple models to beat.
+"""Evaluation of models: splits without leakage, scores, curves, calibration and linear baselines.
 
 Functions of arrays. Labels are codes of classes, integers from 0 on with -1 for unlabelled, or floats with NaN for
 unlabelled where they are continuous. Unlabelled items are in no set and count in no score.

@@ -1,4 +1,4 @@
-"""Which set each item, or each group of items, goes to."""
+"""Random assignment of items, or of groups of items, to sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether covariates are alike in the sets of a split."""
+"""Tests of the balance of covariates between the sets of a split."""
 
 from __future__ import annotations
 

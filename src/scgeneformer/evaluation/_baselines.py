@@ -1,4 +1,4 @@
-"""Simple models to beat: linear ones on standardised features."""
+"""Linear baselines on standardised features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def logistic(
     groups: np.ndarray | Sequence[object] | None = None,
     rng: int | Generator | None = 0,
 ) -> np.ndarray:
-    """Probabilities of classes by multinomial logistic regression on standardised features.
+    """Predict class probabilities by multinomial logistic regression on standardised features.
 
     Features are divided by their standard deviation over `train` and, if dense, centred. The strength of the L2 penalty is
     the one of four with the least log loss in a 3-fold cross-validation on up to 2,000 items.
@@ -84,7 +84,7 @@ def logistic(
 
 
 def ridge(train: Features, values: np.ndarray, cells: Features) -> np.ndarray:
-    """Numbers by ridge regression on standardised features.
+    """Predict numbers by ridge regression on standardised features.
 
     The penalty, relative to the number of items, is the one of seven with the least error in 5-fold cross-validation.
 

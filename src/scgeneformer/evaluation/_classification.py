@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """How well classes were predicted.
+    """Scores of a classification.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a score tells of two classes at every threshold."""
+"""Receiver operating characteristic and precision-recall curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and the one number that makes them say it better."""
+"""Calibration of probabilities: reliability diagrams and temperature scaling."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reliability:
 
 
 def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Reliability:
-    """Compare how sure predictions are with how often they are right.
+    """Compare the confidence of predictions with their accuracy, in bins of confidence.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Re
 
 
 def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Number to divide logits by so that their softmax is calibrated (Guo et al. 2017).
+    """Temperature that calibrates the softmax of logits (Guo et al. 2017).
 
     It minimises the negative log-likelihood of `truth`, which is convex in its inverse; predictions do not change. It lies
     between 0.01 and 100, and is 1 if none is better.

@@ -21,7 +21,7 @@ _SCORES = 2**25  # scores of genes at positions that are held at once
 
 
 class DecoderBlock(Layers):
-    """A block that looks back at its own sequence only, then at all of what the encoder made of the cell."""
+    """Causal self-attention, cross-attention to the states of the encoder, and a feed-forward network."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Dropout whose masks do not cost more than the layer that they are for."""
+"""Dropout with masks that are fast to draw on CPUs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Embedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every queried position looks at all positions of its cell."""
+    """Multi-head attention: every query attends to all positions of its cell."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         return self.heads(self.query(read)), self.heads(self.key(x)), self.heads(self.value(x))
 
     def join(self, o: Tensor) -> Tensor:
-        """What the heads found, (B, N, Q, D), as one vector for each position, (B, Q, H)."""
+        """Join the outputs of the heads, (B, N, Q, D) -> (B, Q, H)."""
         return self.out(o.transpose(1, 2).flatten(2))
 
     def forward(self, read: Tensor, x: Tensor, mask: Tensor | None, *, causal: bool = False) -> Tensor:
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
 
 class Layers(nn.Module):
-    """What a block of the encoder and one of the decoder are made of."""
+    """Parts that blocks of the encoder and of the decoder share."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
         positions
             Compute the last block at these positions only (Q of them).
         ranks
-            Where each token stands, int64, (B, L), if not in the order of the row.
+            Rank of each token, int64, (B, L); by default its position in the row.
         attention
             Also return the attention weights of every block that ran.
 

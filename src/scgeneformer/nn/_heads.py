@@ -19,7 +19,7 @@ POOLINGS = ("cls", "mean", "attention")
 
 
 class MaskedGeneHead(nn.Module):
-    """Scores of every gene at a position; the output matrix is the encoder's gene embedding.
+    """Scores of all genes at each position; the output matrix is the gene embedding of the encoder.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class MaskedGeneHead(nn.Module):
 
 
 class MaskedGeneModel(nn.Module):
-    """Encoder with the head that it is pretrained with.
+    """Encoder with a masked-gene head.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class CellClassifier(nn.Module):
         return (weights.to(x.dtype)[:, None] @ x)[:, 0]
 
     def scores(self, pooled: Tensor) -> Tensor:
-        """What is said of cells with these states, (B, H) -> (B, outputs)."""
+        """Scores of cells with these states, (B, H) -> (B, outputs)."""
         return self.classifier(self.dropout(torch.tanh(self.pooler(pooled))))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -136,7 +136,7 @@ class CellClassifier(nn.Module):
 
 
 class GeneClassifier(nn.Module):
-    """Classes of genes, one answer for every token, as BERT's token classification.
+    """Scores of classes for every token, as in BERT's token classification.
 
     Examples
     --------

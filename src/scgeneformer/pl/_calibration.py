@@ -26,10 +26,10 @@ def calibration(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Reliability diagram of a model and its baselines: how often predictions are right against how sure they are.
+    """Reliability diagram of a model and its baselines: accuracy against confidence.
 
-    Predictions whose probabilities mean what they say are on the diagonal, those that are too sure are below it. The area of a
-    dot grows with its share of the cells. The legend has the expected calibration error: the mean distance from the diagonal.
+    Calibrated predictions lie on the diagonal, overconfident ones below it. The area of a dot grows with its share of the cells. The
+    legend gives the expected calibration error: the mean distance from the diagonal.
 
     Parameters
     ----------

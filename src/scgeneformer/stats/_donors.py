@@ -1,4 +1,4 @@
-"""Values of cells made into values of donors, which are the replicates."""
+"""Values of cells aggregated by donor: donors are the replicates."""
 
 from __future__ import annotations
 

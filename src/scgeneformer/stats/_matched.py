@@ -1,4 +1,4 @@
-"""Each group's mean against the means of the groups that are most like it."""
+"""Test of each group's mean against the means of matched groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._results import GroupTest
 
 
 def matched_groups(detection: np.ndarray, position: np.ndarray, n_matched: int) -> np.ndarray:
-    """Find for every group the groups that are nearest to it in two properties.
+    """Match every group with the groups nearest to it in two properties.
 
     Both properties are replaced by their ranks, so that they are uniform and their unit and shape do not matter; the distance
     is Euclid's in that plane.

@@ -1,4 +1,4 @@
-"""Means of groups, how sure they are, and whether they are 0."""
+"""Means of groups with confidence intervals and t-tests."""
 
 from __future__ import annotations
 
