@@ -17,7 +17,7 @@ from scgeneformer.nn._encoder import Embedding
 GOAL = {"groupby": "state", "source": "sick", "target": "well", "others": ["odd"]}
 RUNS = {
     "genes": {"genes": "SYM1 SYM5 SYM7 SYM8".split(), "effects": True},
-    "sets": {"sets": {"a/b": ["SYM1", "SYM2"], "c": ["SYM7", "SYM9"]}, "effects": True},
+    "sets": {"sets": {"a/b": ["SYM1", "SYM2"], "c": ["SYM7", "SYM9"], "d": ["SYM5"], "e": ["SYM8"]}, "effects": True},
     "screen+exact": {"refine": 3},
     "in": {"kind": "overexpress", "genes": "vocabulary"},
 }
