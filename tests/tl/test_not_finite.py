@@ -62,14 +62,15 @@ def test_a_cell_without_genes_is_not_the_model_s_fault(tokenized, folder):
     expected = sg.tl.embed(tokenized, folder, pooling="mean", copy=True).obsm["X_geneformer"]
     tokenized.obsm["geneformer_tokens"][5] = 0
     tokenized.obsm["geneformer_tokens"][9] = [2, 3] + [0] * (tokenized.obsm["geneformer_tokens"].shape[1] - 2)
+    tokenized.obs["n_tokens"] = (tokenized.obsm["geneformer_tokens"] > 0).sum(1)
     with pytest.warns(UserWarning, match="2 cells have no gene"):
         sg.tl.embed(tokenized, folder, pooling="mean", genes=True)
     found = tokenized.obsm["X_geneformer"]
     assert np.flatnonzero(np.isnan(found).any(1)).tolist() == [5, 9]
     others = np.delete(np.arange(40), [5, 9])
     np.testing.assert_allclose(found[others], expected[others], atol=1e-5)
-    for method in ("exact", "screen"):
-        sg.tl.perturb(tokenized, folder, tokenized.var_names[:3], method=method, pooling="mean", **GOAL)
+    for verb in (sg.tl.perturb, sg.tl.screen):
+        verb(tokenized, folder, tokenized.var_names[:3], pooling="mean", key_added=verb.__name__, **GOAL)
 
 
 @pytest.mark.parametrize("call", ["embed", "perturb to a goal", "annotate"])
