@@ -142,7 +142,7 @@ def tune(
 
     Examples
     --------
-    >>> sg.model.CellClassifier.setup_anndata(adata, "cell_type", sample="donor")
+    >>> sg.model.CellClassifier.setup_anndata(adata, "cell_type", sample_key="donor")
     >>> found = sg.model.tune(
     ...     sg.model.CellClassifier,
     ...     adata,
