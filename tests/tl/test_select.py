@@ -132,6 +132,16 @@ def test_unknown_genes(inputs):
         tokens_of_genes(inputs, [], missing="error")
 
 
+def test_a_gene_of_the_data_without_a_token_is_not_looked_up_by_its_name(inputs):
+    """It has an id that the vocabulary does not know; its symbol would lead to a token that no column of `var` has."""
+    symbol = "SYM5"
+    inputs.cells.var_names = [symbol if i == 29 else name for i, name in enumerate(inputs.cells.var_names)]
+    assert inputs.token_id[29] == -1
+    with pytest.warns(UserWarning, match="Left out of `genes`.*SYM5"):
+        tokens = tokens_of_genes(inputs, [symbol, inputs.cells.var_names[2]], missing="ignore")
+    assert tokens.tolist() == [inputs.token_id[2]]
+
+
 def test_sets(inputs):
     names, ids = inputs.cells.var_names, inputs.token_id
     found = tokens_of_sets(inputs, {"a/b": [names[1], "SYM2", names[1]], 7: (names[5],)}, missing="error")

@@ -173,9 +173,11 @@ def tokens_of_genes(
     names, vocabulary = inputs.cells.var_names, inputs.vocabulary
     column = names.get_indexer(genes) if names.is_unique else np.full(len(genes), -1)
     found = np.where(column >= 0, inputs.token_id[column], -1)
-    unknown = found < 0
-    if unknown.any():
-        found[unknown] = vocabulary.tokens_of([g for g, u in zip(genes, unknown, strict=True) if u])
+    unnamed = column < 0  # a gene of `var` without a token has none, whatever the vocabulary knows by its name
+    if unnamed.any():
+        found[unnamed] = vocabulary.tokens_of(
+            [gene for gene, looked_up in zip(genes, unnamed, strict=True) if looked_up]
+        )
     lost = [gene for gene, token in zip(genes, found, strict=True) if token < 0]
     if lost and missing == "error":
         msg = (
