@@ -83,6 +83,12 @@ def sets_key(key: str) -> str:
     return f"{key.removesuffix('_sets')}_sets"
 
 
+def has_genes(adata: AnnData, key: str) -> bool:
+    """Whether ``.layers[key]`` holds shifts of genes of the run under `key`, and not those towards a state of another run."""
+    slots = adata.uns.get(key, {}).get("params", {}).get("slots")
+    return key in adata.layers and (slots is None or f"layers/{key}" in map(str, slots))
+
+
 def has_sets(adata: AnnData, slots: Mapping[str, Any], key: str) -> bool:
     """Whether `slots`, such as ``adata.obsm``, hold sets of the run under `key`, and not of a run of their own."""
     name = sets_key(key)

@@ -156,7 +156,7 @@ def cell_shifts(
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")
-    of_sets = key not in data.layers
+    of_sets = not _keys.has_genes(data, key)
     slots, base = (data.obsm, _keys.sets_key(key)) if of_sets else (data.layers, key)
     states = _keys.end_states(run)
     names = [base, *(_keys.state_layer(base, state) for state in states[1:])]
@@ -306,7 +306,10 @@ def _read_ranking(
     rank = run.get("rank", {})
     groups = [str(group) for group in rank["groups"]] if "groups" in rank else [None]
     slots = {group: key if group is None else _keys.group_key(key, group) for group in groups}
-    has_genes, has_sets = "rank" in run and all(slot in data.varm for slot in slots.values()), "sets" in run
+    # a run of sets may have its effects on genes where a run of genes has its ranking
+    has_sets = "sets" in run
+    ranks_genes = "rank" in run and ("n_tested" in rank or not has_sets)
+    has_genes = ranks_genes and all(slot in data.varm for slot in slots.values())
     of_sets = has_sets and not has_genes if sets is None else sets
     if not (has_sets if of_sets else has_genes):
         slot = f".uns[{key!r}]['sets']" if of_sets else f".varm[{slots[groups[0]]!r}]"

@@ -109,9 +109,8 @@ def test_bad_input_names_slot_and_cure_and_writes_nothing(adata, folder, vocabul
     for wrong, words in [
         ({"pooling": "max"}, "pooling='max'"),
         ({"emb_layer": 5}, "emb_layer=5"),
-        ({"device": "warp"}, "warp"),
     ]:
-        with pytest.raises((ValueError, RuntimeError), match=words):
+        with pytest.raises(ValueError, match=words):
             sg.tl.embed(adata, folder, **wrong)
     assert "X_geneformer" not in adata.obsm
     assert "geneformer" not in adata.uns

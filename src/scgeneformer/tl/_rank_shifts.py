@@ -165,7 +165,7 @@ def rank_shifts(
     rankings = {group: _resolve(part, *asked, group=group, within=within) for group, part in groups.items()}
     has_sets = _keys.has_sets(data, data.obsm, key)
     # where genes are needed, or nothing is there, their lack is an error
-    has_genes = key in data.layers or not has_sets or test not in OF_SETS
+    has_genes = _keys.has_genes(data, key) or not has_sets or test not in OF_SETS
     written = {group: key if group is None else _keys.group_key(key, group) for group in rankings}
     if has_genes:  # the ranking belongs to its run
         _slots.check_free(data, run.get("verb", "tl.perturb"), key, [f"varm/{name}" for name in written.values()])
@@ -212,7 +212,7 @@ def rank_shifts(
 def _parts(data: AnnData, within: str, key: str) -> dict[str, AnnData]:
     """The cells of each group in which something was perturbed."""
     tested = np.zeros(data.n_obs, bool)
-    if key in data.layers:
+    if _keys.has_genes(data, key):
         tested |= np.diff(data.layers[key].tocsr().indptr) > 0
     if _keys.has_sets(data, data.obsm, key):
         tested |= data.obsm[_keys.sets_key(key)].notna().any(axis=1).to_numpy()
