@@ -51,7 +51,7 @@ def effects_in_cells(
         If the layer is dense, there are no names, or nothing of a name was perturbed.
     """
     slot, sets_slot = (slot_of_state(run, name, state) for name in (key, _keys.sets_key(key)))
-    layer = data.layers[slot] if slot in data.layers and _keys.has_genes(data, key) else None
+    layer = data.layers[slot] if slot in data.layers else None
     sets = data.obsm[sets_slot] if _keys.has_sets(data, data.obsm, key) and sets_slot in data.obsm else None
     if layer is None and sets is None:
         msg = f"No shifts in .layers[{slot!r}] or .obsm[{sets_slot!r}]. Run `sg.tl.perturb(adata)` first."
