@@ -112,6 +112,8 @@ def test_bad_input_names_slot_and_cure_and_writes_nothing(adata, folder, vocabul
     ]:
         with pytest.raises(ValueError, match=words):
             sg.tl.embed(adata, folder, **wrong)
+    with pytest.raises((ValueError, RuntimeError), match="warp"), sg.settings.override(device="warp"):
+        sg.tl.embed(adata, folder)
     assert "X_geneformer" not in adata.obsm
     assert "geneformer" not in adata.uns
 
