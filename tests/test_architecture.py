@@ -42,7 +42,6 @@ FORBIDDEN = {  # libraries that a room must not know
     "get": {"torch", "scvi"},
 }
 LONGEST, MOST = 400, 15  # lines of a file, files of a folder
-CROWDED = {"tl", "pl"}
 
 
 def source_files() -> list[Path]:
@@ -115,7 +114,7 @@ def test_rooms_are_small(path):
 )
 def test_folders_are_small(folder):
     modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-    assert len(modules) <= MOST or folder.name in CROWDED, f"{len(modules)} files"
+    assert len(modules) <= MOST, f"{len(modules)} files"
 
 
 def module_of(path: Path) -> str:

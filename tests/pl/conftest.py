@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 import scgeneformer as sg
 from scgeneformer import evaluation
-from scgeneformer.tl._write_evaluation import Evaluated, write_evaluation
+from scgeneformer.tl._evaluation._write import Evaluated, write_evaluation
 
 LONG = ["HLA-DQA1-AS1", "MIR133A1HG", "RP11-532N4.2", "ENSG00000267882"]
 N_OBS, N_VARS = 120, 40

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 import scgeneformer as sg
 from scgeneformer import evaluation
-from scgeneformer.tl._baselines import gene_features
+from scgeneformer.tl._evaluation._baselines import gene_features
 
 CLASSES = ["B", "T/NK", "mono"]
 QUICK = {

@@ -119,7 +119,7 @@ def test_lists_and_plots(tokenized, folder, name):
 
     key = perturb_by(tokenized, folder, **RUNS[name])
     sg.tl.rank_shifts(tokenized, key=key, min_cells=1)
-    groups = sg.tl._states.groups_of(tokenized, RUNS[name].get("within"))
+    groups = sg.tl._perturbation._states.groups_of(tokenized, RUNS[name].get("within"))
     states = ["well", "sick", "odd"] if RUNS[name].get("others") else [None]
     for state in states:
         for group in groups:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import scgeneformer as sg
-from scgeneformer.tl._select import (
+from scgeneformer.tl._perturbation._select import (
     check_anchor,
     check_columns,
     check_expressed,

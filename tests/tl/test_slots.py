@@ -167,7 +167,7 @@ def nothing_computed(monkeypatch):
 
     monkeypatch.setattr(hub, "load", fail)
     monkeypatch.setattr(hub, "vocabulary", fail)
-    monkeypatch.setattr("scgeneformer.tl._transfer.nearest", fail)
+    monkeypatch.setattr("scgeneformer.tl._annotation._transfer.nearest", fail)
     monkeypatch.setattr(sg.model.CellClassifier, "answer", fail)
     monkeypatch.setattr(sg.model.CellClassifier, "predict", fail)
     monkeypatch.setattr("scgeneformer.engine.classify_genes", fail)

@@ -8,7 +8,7 @@ import pytest
 
 import scgeneformer as sg
 from scgeneformer.tl._model_inputs import model_inputs
-from scgeneformer.tl._states import check_centroids, compute_centroids, draw_members, state_members
+from scgeneformer.tl._perturbation._states import check_centroids, compute_centroids, draw_members, state_members
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from ._curves import precision_recall, roc
 from ._effects import effects
 from ._embedding import shift_embedding
 from ._heatmap import shift_heatmap
-from ._shift import shift
+from ._shift._shift import shift
 from ._training import training
 
 __all__ = [

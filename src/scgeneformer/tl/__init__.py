@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ._annotate import annotate
-from ._classify_genes import classify_genes
+from ._annotation._annotate import annotate
+from ._annotation._classify_genes import classify_genes
+from ._annotation._transfer import transfer
 from ._embed import embed
-from ._evaluate import evaluate
-from ._perturb import perturb
-from ._perturb_sets import perturb_sets
-from ._rank_shifts import rank_shifts
-from ._screen import screen
-from ._transfer import transfer
+from ._evaluation._evaluate import evaluate
+from ._perturbation._perturb import perturb
+from ._perturbation._screen import screen
+from ._perturbation._sets import perturb_sets
+from ._ranking._rank_shifts import rank_shifts
 
 __all__ = [
     "annotate",

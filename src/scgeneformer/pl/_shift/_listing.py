@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys
-
-from ._figure import ABOVE, BELOW, OTHER
+from scgeneformer.pl._figure import ABOVE, BELOW, OTHER
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from ._ranking import Ranking
+    from scgeneformer.pl._ranking import Ranking
 
 ON_STATE = "on "
 EDGES = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._figure import ABOVE, BELOW, OTHER
-from ._labels import label_points
+from scgeneformer.pl._figure import ABOVE, BELOW, OTHER
+from scgeneformer.pl._labels import label_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ._ranking import Ranking
+    from scgeneformer.pl._ranking import Ranking
 
 
 def draw_volcano(ax: Axes, ranking: Ranking) -> None:

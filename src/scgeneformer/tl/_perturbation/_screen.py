@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from scgeneformer import _keys as keys
 from scgeneformer._docs import doc_params
 
-from ._perturb_options import DOCS, PerturbOptions
-from ._perturb_run import run_perturbation
+from ._options import DOCS, PerturbOptions
+from ._run import run_perturbation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

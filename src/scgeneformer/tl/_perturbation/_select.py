@@ -12,15 +12,15 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 
-from ._write_shifts import columns_by_token
+from ._write import columns_by_token
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from scgeneformer.engine.perturb import Perturbation
+    from scgeneformer.tl._model_inputs import ModelInputs
 
-    from ._model_inputs import ModelInputs
-    from ._perturb_options import PerturbOptions
+    from ._options import PerturbOptions
 
 
 def selected_cells(adata: AnnData, cells: Any) -> np.ndarray:

@@ -8,9 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from scgeneformer import evaluation
+from scgeneformer.tl._model_inputs import model_inputs
 from scgeneformer.tokens import token_params
-
-from ._model_inputs import model_inputs
 
 if TYPE_CHECKING:
     from anndata import AnnData

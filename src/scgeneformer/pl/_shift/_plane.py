@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys
-
-from ._figure import ABOVE, BELOW, OTHER
-from ._labels import label_points
+from scgeneformer.pl._figure import ABOVE, BELOW, OTHER
+from scgeneformer.pl._labels import label_points
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-    from ._ranking import Ranking
+    from scgeneformer.pl._ranking import Ranking
 
 ELSEWHERE = "#4D4D4D"  # significant for the alternative alone
 

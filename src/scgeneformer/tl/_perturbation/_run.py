@@ -15,21 +15,21 @@ import numpy as np
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
+from scgeneformer.tl._model_inputs import model_inputs
 
-from ._model_inputs import model_inputs
 from ._refine import merge_exact, strongest_genes
 from ._select import choose_cells, resolve_targets
 from ._states import check_centroids, compute_centroids, draw_members, groups_of, state_members
-from ._write_shifts import Measured, shift_slots, shift_values
+from ._write import Measured, shift_slots, shift_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
     from scgeneformer.engine.perturb import Outcome, Perturbation
+    from scgeneformer.tl._model_inputs import ModelInputs
 
-    from ._model_inputs import ModelInputs
-    from ._perturb_options import PerturbOptions
+    from ._options import PerturbOptions
     from ._states import Centroids
 
 

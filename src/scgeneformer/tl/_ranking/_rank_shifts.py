@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, _slots
+from scgeneformer.tl._perturbation._states import groups_of
 
 from ._rank_genes import Ranking, rank_genes
 from ._rank_sets import rank_sets
 from ._shifts import CURE, read_donors, resolve_anchor, resolve_null
-from ._states import groups_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,7 +13,7 @@ from scgeneformer import _keys as keys
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ._model_inputs import ModelInputs
+    from scgeneformer.tl._model_inputs import ModelInputs
 
     Centroids = Literal["mean", "median"] | Mapping[str, Any]
 

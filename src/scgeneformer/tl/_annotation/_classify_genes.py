@@ -8,10 +8,10 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._settings import engine_options
+from scgeneformer.tl._embed import by_gene
 from scgeneformer.tokens import read_tokens, token_ids
 
 from ._classifier import load_classifier
-from ._embed import by_gene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from scgeneformer import _keys
+from scgeneformer.pl._figure import begin, exponent_of, finish, legend_above, name_axis
+from scgeneformer.pl._ranking import read_ranking
 
-from ._figure import begin, exponent_of, finish, legend_above, name_axis
 from ._listing import ON_STATE, draw_further_states, draw_listing, strongest
 from ._plane import draw_plane, label_plane, read_alternative
-from ._ranking import read_ranking
 from ._volcano import draw_volcano, label_volcano
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mudata import MuData
 
-    from ._ranking import Ranking
+    from scgeneformer.pl._ranking import Ranking
 
 KINDS = ("volcano", "rank", "plane")
 

@@ -7,10 +7,10 @@ import numpy as np
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
+from scgeneformer.tl._annotation._classifier import load_classifier
 
 from ._baselines import answer, embedding_features, gene_features
-from ._classifier import load_classifier
-from ._write_evaluation import BASELINES, Evaluated, answer_slots, write_evaluation
+from ._write import BASELINES, Evaluated, answer_slots, write_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,122 @@
+"""``get.cell_shifts``: shifts of single cells as a tidy data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from anndata import AnnData
+    from mudata import MuData
+
+
+def cell_shifts(
+    adata: AnnData | MuData,
+    genes: Sequence[str] | str | None = None,
+    *,
+    key: str = _keys.SHIFT,
+    gene_symbols: str | None = None,
+    mod: str = "rna",
+) -> pd.DataFrame:
+    """Shifts of single cells, one row for each cell, perturbed gene or set, and end state that was measured.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with shifts in ``.layers[key]``, or of sets in ``.obsm``, from :func:`~scgeneformer.tl.perturb`,
+        :func:`~scgeneformer.tl.perturb_sets` or :func:`~scgeneformer.tl.screen`.
+    genes
+        Genes, in ``var_names`` or as symbols, or sets to return. Defaults to all.
+    key
+        Slot of the shifts.
+    gene_symbols
+        Column of ``.var`` with symbols; by default as in :func:`shifts`.
+    mod
+        Modality of a MuData.
+
+    Returns
+    -------
+    DataFrame with a fresh index and the columns ``cell`` (of ``obs_names``), ``gene`` (of ``var_names``) or ``set``, ``group`` (if cells were
+    perturbed within groups), ``state`` (with goal states) and ``value`` as it is stored: the change of the cosine similarity to the state,
+    or without goal states the cosine similarity of perturbed and original cell. Ordered by state (the target first), cell, and gene.
+
+    Raises
+    ------
+    KeyError
+        If there are no shifts, or a name is neither a gene nor a set.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import scgeneformer as sg
+    >>> from anndata import AnnData
+    >>> counts = np.random.default_rng(0).poisson(2.0, (2, 4)).astype(np.float32)
+    >>> adata = AnnData(counts)
+    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.settings.progress = False
+    >>> sg.tl.perturb(adata, "default", ["LYZ"])
+    >>> list(sg.get.cell_shifts(adata))
+    ['cell', 'gene', 'value']
+    """
+    data = _keys.as_adata(adata, mod)
+    run = _keys.params(data, key, cure="sg.tl.perturb(adata)")
+    of_sets = not _keys.has_genes(data, key)
+    slots, base = (data.obsm, _keys.sets_key(key)) if of_sets else (data.layers, key)
+    states = _keys.end_states(run)
+    names = [base, *(_keys.state_layer(base, state) for state in states[1:])]
+    missing = [name for name in names if name not in slots]
+    if missing:
+        msg = f"No shifts in .{'obsm' if of_sets else 'layers'}[{missing[0]!r}]. Run `sg.tl.perturb(adata)` first."
+        raise KeyError(msg)
+    labels = slots[base].columns.to_numpy() if of_sets else data.var_names.to_numpy()
+    columns = (
+        np.arange(len(labels)) if genes is None else _columns_of(labels, genes, data, gene_symbols, of_sets=of_sets)
+    )
+    frames = []
+    for state, name in zip(states or [None], names, strict=True):
+        rows, at, values = _stored_values(slots[name], of_sets=of_sets)
+        chosen = np.isin(at, columns)
+        rows, at, values = rows[chosen], at[chosen], values[chosen]
+        columns_of = {"cell": data.obs_names.to_numpy()[rows], "set" if of_sets else "gene": labels[at]}
+        if "within" in run:
+            columns_of["group"] = data.obs[run["within"]].astype(str).to_numpy()[rows]
+        if state is not None:
+            columns_of["state"] = state
+        frames.append(pd.DataFrame(columns_of | {"value": values}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _stored_values(slot: Any, *, of_sets: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of each measurement, explicit zeros too, by row and column."""
+    if of_sets:
+        table = slot.to_numpy(dtype=np.float64)
+        rows, columns = np.nonzero(~np.isnan(table))
+        return rows, columns, table[rows, columns]
+    layer = slot.tocsr().sorted_indices()
+    rows = np.repeat(np.arange(layer.shape[0]), np.diff(layer.indptr))
+    return rows, layer.indices, layer.data
+
+
+def _columns_of(
+    labels: np.ndarray, names: Sequence[str] | str, data: AnnData, gene_symbols: str | None, *, of_sets: bool
+) -> np.ndarray:
+    """Columns that are called `names`."""
+    symbols = None if of_sets else _keys.symbols(data, gene_symbols)
+    columns = []
+    for name in [names] if isinstance(names, str) else names:
+        index = np.flatnonzero(labels == (_keys.slot_name(name) if of_sets else name))
+        if len(index) == 0 and symbols is not None:
+            index = np.flatnonzero(symbols == name)
+        if len(index) == 0:
+            msg = f"{name!r} is not among the {'sets' if of_sets else 'genes of .var_names, nor a symbol'}."
+            raise KeyError(msg)
+        columns.append(index)
+    return np.concatenate(columns)

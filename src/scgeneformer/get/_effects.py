@@ -1,0 +1,117 @@
+"""``get.effects``: effects of one perturbation on other genes as a tidy data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scgeneformer import _keys
+
+from ._names import insert_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from anndata import AnnData
+    from mudata import MuData
+
+
+def effects(
+    adata: AnnData | MuData,
+    perturbed: str,
+    *,
+    key: str = _keys.SHIFT,
+    n_top: int | None = None,
+    gene_symbols: str | None = None,
+    mod: str = "rna",
+) -> pd.DataFrame:
+    """Genes affected by one perturbed gene or set, the most affected first.
+
+    Parameters
+    ----------
+    adata
+        Annotated data in which :func:`~scgeneformer.tl.perturb` recorded effects on genes: ``.varp[key]`` of perturbed genes,
+        ``.varm[f"{key}_sets"]`` of sets.
+    perturbed
+        The perturbed gene, in ``var_names`` or as its symbol, or else the name of a set.
+    key
+        Slot of the perturbation.
+    n_top
+        Return only so many rows.
+    gene_symbols
+        Column of ``.var`` with symbols; by default as in :func:`shifts`.
+    mod
+        Modality of a MuData.
+
+    Returns
+    -------
+    DataFrame with a fresh index, a row for each gene that was in a perturbed cell, and the columns ``gene`` (of
+    ``var_names``), ``symbol`` (if known), ``n_cells``, ``cosine`` and ``sd``: mean and standard deviation (ddof 0) over cells of
+    the cosine similarity between the gene's states before and after, 1 being no effect. Ascending by ``cosine``: the
+    official ``aggregate_gene_shifts`` table without its row of the whole cell, which :func:`shifts` has.
+
+    Raises
+    ------
+    KeyError
+        If no effects on genes were recorded, or none of `perturbed`, or there is no column `gene_symbols`.
+    ValueError
+        If `perturbed` is the symbol of several perturbed genes.
+    """
+    data = _keys.as_adata(adata, mod)
+    symbols = _keys.symbols(data, gene_symbols)
+    found = _effects_of_gene(data, key, perturbed, symbols)
+    if found is None and _keys.has_sets(data, data.varm, key):
+        found = _effects_of_set(data, _keys.sets_key(key), perturbed)
+    if found is None:
+        msg = (
+            f"No effects of {perturbed!r} on genes, neither as a gene in .varp[{key!r}] nor as a set in "
+            f".varm[{_keys.sets_key(key)!r}]. Run `sg.tl.perturb` so that it records effects on genes."
+        )
+        raise KeyError(msg)
+    affected, columns = found
+    frame = pd.DataFrame(columns)
+    insert_names(frame, data.var_names.to_numpy()[affected], None if symbols is None else symbols[affected])
+    return frame.sort_values("cosine", kind="stable")[:n_top].reset_index(drop=True)
+
+
+def _effects_of_gene(
+    data: AnnData, key: str, perturbed: str, symbols: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    """Affected genes and columns from the row of `perturbed` in ``.varp``, None if it has none."""
+    slots = _keys.effects_keys(key)
+    if slots[0] not in data.varp:
+        return None
+    mean, n, sd = (_slot(data.varp, "varp", slot).tocsr() for slot in slots)
+    named = data.var_names.to_numpy() == perturbed
+    if symbols is not None and not named.any():
+        named = symbols == perturbed
+    rows = np.flatnonzero(named & (np.diff(mean.indptr) > 0))
+    if len(rows) == 0:
+        return None
+    if len(rows) > 1:
+        msg = f"{perturbed!r} names {len(rows)} perturbed genes: {data.var_names[rows].tolist()}. Name one of them."
+        raise ValueError(msg)
+    affected = np.sort(mean.indices[mean.indptr[rows[0]] : mean.indptr[rows[0] + 1]])
+    return affected, {
+        name: matrix[rows].toarray()[0, affected] for name, matrix in (("n_cells", n), ("cosine", mean), ("sd", sd))
+    }
+
+
+def _effects_of_set(data: AnnData, key: str, perturbed: str) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    """Affected genes and columns from the column of `perturbed` in ``.varm``, None if there is none."""
+    slots, column = _keys.effects_keys(key), _keys.slot_name(perturbed)
+    if slots[0] not in data.varm or column not in data.varm[slots[0]]:
+        return None
+    mean, n, sd = (_slot(data.varm, "varm", slot)[column].to_numpy() for slot in slots)
+    affected = np.flatnonzero(~np.isnan(mean))
+    return affected, {"n_cells": n[affected], "cosine": mean[affected], "sd": sd[affected]}
+
+
+def _slot(slots: Mapping[str, Any], name: str, key: str) -> Any:
+    if key not in slots:
+        msg = f"No .{name}[{key!r}], which belongs to the effects on genes. Run `sg.tl.perturb` again."
+        raise KeyError(msg)
+    return slots[key]
