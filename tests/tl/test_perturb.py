@@ -142,7 +142,7 @@ def test_mudata(tokenized, folder):
         ({"genes": ["ENSG00000000029"]}, ValueError, "not in vocabulary 'small': ENSG00000000029"),
         ({"target": "well"}, ValueError, "need `groupby`"),
         ({"groupby": "state"}, ValueError, "`source`"),
-        ({"groupby": "disease", "source": "sick"}, KeyError, r"\.obs\[.*disease.*state"),
+        ({"groupby": "disease", "source": "sick"}, KeyError, r"'disease' in \.obs.*'state'"),
         ({"groupby": "state", "source": "dead", "target": "well"}, ValueError, "'dead'.*'odd', 'sick', 'well'"),
         ({"groupby": "state", "source": "sick", "target": "sick"}, ValueError, "twice"),
         ({"groupby": "state", "source": "sick", "others": ["odd"]}, ValueError, "`target`"),

@@ -51,7 +51,7 @@ def test_columns_of_any_type(adata, values):
     [
         (("state", None, None, []), ValueError, "needs a `source`"),
         ((None, None, "well", []), ValueError, r"\['well'\] need `groupby`"),
-        (("batch", None, "well", []), KeyError, r"\.obs\['batch'\].*state"),
+        (("batch", None, "well", []), KeyError, r"'batch' in \.obs.*state"),
         (("state", "sick", None, ["odd"]), ValueError, "beside a `target`"),
         (("state", "sick", "sick", []), ValueError, "twice"),
         (("state", "sick", "well", ["well"]), ValueError, "twice"),

@@ -87,7 +87,7 @@ def cell_shifts(
         rows, at, values = rows[chosen], at[chosen], values[chosen]
         columns_of = {"cell": data.obs_names.to_numpy()[rows], "set" if of_sets else "gene": labels[at]}
         if "within" in run:
-            columns_of["group"] = data.obs[run["within"]].astype(str).to_numpy()[rows]
+            columns_of["group"] = _keys.obs_column(adata, run["within"], mod).astype(str).to_numpy()[rows]
         if state is not None:
             columns_of["state"] = state
         frames.append(pd.DataFrame(columns_of | {"value": values}))

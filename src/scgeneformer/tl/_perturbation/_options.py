@@ -131,7 +131,8 @@ DOCS = {
         """,
     "states": """
         groupby
-            Column of `obs` with the states of cells.
+            Column of `obs` with the states of cells; in a MuData also a column of another modality, such as ``"prot:gate"``, or of the MuData
+            itself. The same holds for `within` and `cells`.
         source
             State of the cells to perturb. Defaults to all cells.
         """,

@@ -167,7 +167,7 @@ def run_perturbation(
     table = keys.as_adata(data, mod)
     options.check()
     target, states = options.target, options.other_states
-    members = state_members(table, options.groupby, options.source, target, states, centroids=options.centroids)
+    members = state_members(data, options.groupby, options.source, target, states, centroids=options.centroids, mod=mod)
     key, end_states = options.key_added, [] if target is None else list(members)
     written = shift_slots(key, end_states, sets=sets is not None, marked=bool(refine), effects=options.effects)
     slots.check_free(table, verb, key, written)
@@ -181,7 +181,7 @@ def run_perturbation(
         precision="float32" if wanted == "auto" else wanted,  # changes of a cosine are below what bfloat16 resolves
     )
     targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
-    runs = _plan_runs(table, inputs, options, members)
+    runs = _plan_runs(data, inputs, options, members, mod)
     targets.check_expressed(inputs, [run.tokens for run in runs])
 
     n_cells = sum(len(run.chosen) for run in runs)
@@ -219,7 +219,7 @@ def run_perturbation(
 
 
 def _plan_runs(
-    table: AnnData, inputs: ModelInputs, options: PerturbOptions, members: dict[str, np.ndarray]
+    data: AnnData | MuData, inputs: ModelInputs, options: PerturbOptions, members: dict[str, np.ndarray], mod: str
 ) -> list[PerturbRun]:
     """One run for each group that has all states and cells to perturb; one for all cells without groups.
 
@@ -228,8 +228,8 @@ def _plan_runs(
     ValueError
         If centroids cannot be had, or no group has all states.
     """
-    width, groups = inputs.pretrained.encoder.config.width, groups_of(table, options.within)
-    allowed = choose_cells(table, options.cells, None if options.source is None else members[options.source])
+    width, groups = inputs.pretrained.encoder.config.width, groups_of(data, options.within, mod)
+    allowed = choose_cells(data, options.cells, None if options.source is None else members[options.source], mod)
     runs, lacking = [], {}
     for number, (group, rows) in enumerate(groups.items()):
         rng = np.random.default_rng(options.rng)

@@ -16,6 +16,7 @@ from ._write import columns_by_token
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
     from scgeneformer.engine.perturb import Perturbation
     from scgeneformer.tl._model_inputs import ModelInputs
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from ._options import PerturbOptions
 
 
-def selected_cells(adata: AnnData, cells: Any) -> np.ndarray:
+def selected_cells(data: AnnData | MuData, cells: Any, mod: str = "rna") -> np.ndarray:
     """Whether each cell is asked for, bool (n_obs,).
 
     Parameters
     ----------
-    adata
+    data, mod
         The cells.
     cells
         A query of `obs`, one bool for each cell, names in `obs_names`, or None for all.
@@ -40,13 +41,15 @@ def selected_cells(adata: AnnData, cells: Any) -> np.ndarray:
     KeyError
         If a name is unknown.
     """
+    adata = keys.as_adata(data, mod)
     if cells is None:
         return np.ones(adata.n_obs, bool)
     if isinstance(cells, str):
+        columns = keys.obs_frame(data, mod)
         try:
-            chosen = adata.obs.eval(cells)
+            chosen = columns.eval(cells)
         except Exception as error:
-            msg = f"cells={cells!r} is no query of .obs, which has the columns {list(adata.obs)}: {error}"
+            msg = f"cells={cells!r} is no query of .obs, which has the columns {list(columns)}: {error}"
             raise ValueError(msg) from error
     else:
         chosen = np.asarray(cells)
@@ -70,7 +73,7 @@ def selected_cells(adata: AnnData, cells: Any) -> np.ndarray:
     return chosen
 
 
-def choose_cells(adata: AnnData, cells: Any, members: np.ndarray | None) -> np.ndarray:
+def choose_cells(data: AnnData | MuData, cells: Any, members: np.ndarray | None, mod: str = "rna") -> np.ndarray:
     """Indices of the cells to perturb: of `cells`, `members` of the source only.
 
     Raises
@@ -78,7 +81,7 @@ def choose_cells(adata: AnnData, cells: Any, members: np.ndarray | None) -> np.n
     ValueError
         If the source has no cell among `cells`.
     """
-    chosen = np.flatnonzero(selected_cells(adata, cells))
+    chosen = np.flatnonzero(selected_cells(data, cells, mod))
     if members is not None:
         chosen = np.intersect1d(chosen, members)
     if len(chosen) == 0:

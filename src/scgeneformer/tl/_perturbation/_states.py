@@ -12,6 +12,7 @@ from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
     from scgeneformer.tl._model_inputs import ModelInputs
 
@@ -21,13 +22,14 @@ SUMMARIES = ("mean", "median")
 
 
 def state_members(
-    cells: AnnData,
+    data: AnnData | MuData,
     groupby: str | None,
     source: str | None,
     target: str | None,
     others: Sequence[str],
     *,
     centroids: Centroids = "mean",
+    mod: str = "rna",
 ) -> dict[str, np.ndarray]:
     """Indices of the cells of each named state: the target first, then the source and the others.
 
@@ -50,9 +52,6 @@ def state_members(
     if groupby is None and not (given and source is None):
         msg = f"States {named} need `groupby`, the column of .obs that holds them."
         raise ValueError(msg)
-    if groupby is not None and groupby not in cells.obs:
-        msg = f"Did not find .obs[{groupby!r}]. Columns are: {', '.join(map(str, cells.obs.columns))}."
-        raise KeyError(msg)
     if others and target is None:
         msg = "`others` are states beside a `target`; name one."
         raise ValueError(msg)
@@ -62,7 +61,10 @@ def state_members(
     if target is not None and any(keys.state_layer("", name) == keys.method_layer("") for name in named[1:]):
         msg = f"The layer of state '_method' would have the name of the one that marks exact shifts. Rename it in .obs[{groupby!r}]."
         raise ValueError(msg)
-    labels = np.full(cells.n_obs, "", object) if groupby is None else cells.obs[groupby].astype(str).to_numpy()
+    if groupby is None:
+        labels = np.full(keys.as_adata(data, mod).n_obs, "", object)
+    else:
+        labels = keys.obs_column(data, groupby, mod).astype(str).to_numpy()
     members = {state: np.flatnonzero(labels == state) for state in named}
     missing = [state for state, rows in members.items() if len(rows) == 0 and (state == source or not given)]
     if missing:
@@ -72,7 +74,7 @@ def state_members(
     return members
 
 
-def groups_of(cells: AnnData, within: str | None) -> dict[str | None, np.ndarray]:
+def groups_of(data: AnnData | MuData, within: str | None, mod: str = "rna") -> dict[str | None, np.ndarray]:
     """Indices of the cells of each group in ``.obs[within]``, in the order of its categories; of all cells under None without `within`.
 
     Raises
@@ -83,11 +85,8 @@ def groups_of(cells: AnnData, within: str | None) -> dict[str | None, np.ndarray
         If no cell has a group, or two groups would have slots of the same name.
     """
     if within is None:
-        return {None: np.arange(cells.n_obs)}
-    if within not in cells.obs:
-        msg = f"Did not find .obs[{within!r}]. Columns are: {', '.join(map(str, cells.obs.columns))}."
-        raise KeyError(msg)
-    labels = pd.Categorical(cells.obs[within]).remove_unused_categories()
+        return {None: np.arange(keys.as_adata(data, mod).n_obs)}
+    labels = pd.Categorical(keys.obs_column(data, within, mod)).remove_unused_categories()
     names = [str(name) for name in labels.categories]
     if not names:
         msg = f"No cell has a group in .obs[{within!r}]."

@@ -12,7 +12,7 @@ from scgeneformer.tl._perturbation._states import groups_of
 
 from ._rank_genes import Ranking, rank_genes
 from ._rank_sets import rank_sets
-from ._shifts import CURE, read_donors, resolve_anchor, resolve_null
+from ._shifts import CURE, resolve_anchor, resolve_null
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,8 +75,8 @@ def rank_shifts(
         first component of an unscaled fit counts as the one with impact, which it often is not. Intervals, and the tests of
         sets, are as without `compat`. Other tests have no official counterpart that runs.
     donor
-        Column of ``.obs`` with donors, for ``"donors"`` and, where given, for ``"interaction"``, which is then tested over
-        the donors' means. Cells without a donor are left out of the test.
+        Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"`` and, where
+        given, for ``"interaction"``, which is then tested over the donors' means. Cells without a donor are left out of the test.
     null
         For ``"vs_null"``: the `key` of another perturbation in the same `adata`, or another object perturbed alike, with
         shifts under the same `key`; genes are matched by name.
@@ -112,10 +112,10 @@ def rank_shifts(
         ``n_donors``, ``donor_effect``
             With `donor`: donors that have the gene, and the mean over them of what is tested: the gene's mean less that of
             the donor's other genes for ``"donors"``, the mean interaction for ``"interaction"``.
-        ``score``, ``pval``, ``fdr``
-            Standard normal score (t for ``"donors"`` and ``"interaction"``, robust z for ``"random_genes"``), positive where
-            the effect is above what it is compared with; two-sided p-value; false discovery rate over tested genes
-            (Benjamini-Hochberg).
+        ``scores``, ``pvals``, ``pvals_adj``
+            As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"`` and ``"interaction"``, robust z for
+            ``"random_genes"``), positive where the effect is above what it is compared with; two-sided p-value; false discovery rate
+            over tested genes (Benjamini-Hochberg).
         ``null_n_cells``, ``null_effect``
             The null's, for ``"vs_null"``; further states are tested where the null has them too.
         ``pair_effect``, ``gene_effect``, ``anchor_effect``
@@ -125,14 +125,14 @@ def rank_shifts(
             cells whose effects do.
         ``fraction_exact``
             Where shifts are partly estimates (``refine`` of :func:`~scgeneformer.tl.screen`): fraction of the gene's that are exact. All are used.
-        ``effect_<state>``, ``pval_<state>``, ...
+        ``effect_<state>``, ``pvals_<state>``, ...
             The same for the source and each further state, with goal states; not of numbers of cells and donors. (A state
             named low or high is ``state_low`` or ``state_high`` here.)
     ``.varm[key_<group>]``
         Instead, where cells were perturbed ``within`` groups: the same of each group, ranked by itself.
     ``.uns[key]["sets"]``
         If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. With goal
-        states ``score``, ``pval`` and ``fdr`` are of a two-sided t-test against no effect, over cells, or with `donor` over
+        states ``scores``, ``pvals`` and ``pvals_adj`` are of a two-sided t-test against no effect, over cells, or with `donor` over
         donors' means; without there is no test.
     ``.uns[key]["rank"]``
         Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested and, for ``"mixture"``, the components (with
@@ -158,11 +158,27 @@ def rank_shifts(
     if copy:
         adata = adata.copy()
     data = _keys.as_adata(adata, mod)
-    asked = (key, test, compat, donor, null, singles, n_matched, min_cells, mod)
     run = _keys.params(data, key, cure=CURE)
     within = run.get("within")
-    groups = {None: data} if within is None else _parts(data, within, key)
-    rankings = {group: _resolve(part, *asked, group=group, within=within) for group, part in groups.items()}
+    donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
+    groups = {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
+    rankings = {
+        group: _resolve(
+            data if group is None else data[rows],
+            key,
+            test,
+            compat,
+            None if donors is None else donors[rows],
+            null,
+            singles,
+            n_matched,
+            min_cells,
+            mod,
+            group=group,
+            within=within,
+        )
+        for group, rows in groups.items()
+    }
     has_sets = _keys.has_sets(data, data.obsm, key)
     # where genes are needed, or nothing is there, their lack is an error
     has_genes = _keys.has_genes(data, key) or not has_sets or test not in OF_SETS
@@ -209,18 +225,19 @@ def rank_shifts(
     return adata if copy else None
 
 
-def _parts(data: AnnData, within: str, key: str) -> dict[str, AnnData]:
-    """The cells of each group in which something was perturbed."""
+def _perturbed_groups(adata: AnnData | MuData, within: str, key: str, mod: str) -> dict[str, np.ndarray]:
+    """Indices of the cells of each group in which something was perturbed."""
+    data = _keys.as_adata(adata, mod)
     tested = np.zeros(data.n_obs, bool)
     if _keys.has_genes(data, key):
         tested |= np.diff(data.layers[key].tocsr().indptr) > 0
     if _keys.has_sets(data, data.obsm, key):
         tested |= data.obsm[_keys.sets_key(key)].notna().any(axis=1).to_numpy()
-    groups = {group: rows for group, rows in groups_of(data, within).items() if tested[rows].any()}
+    groups = {group: rows for group, rows in groups_of(adata, within, mod).items() if tested[rows].any()}
     if not groups:
         msg = f"No group of .obs[{within!r}] was perturbed under {key!r}. Run `{CURE}` again."
         raise ValueError(msg)
-    return {group: data[rows] for group, rows in groups.items()}
+    return groups
 
 
 def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | None) -> int:
@@ -232,7 +249,7 @@ def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | N
         logg.warning(
             f"No gene was perturbed in min_cells={ranking.min_cells} cells{of_group} (most: {most}), so none is tested."
         )
-    return int((~np.isnan(next(table[name] for name in ("pval", "impact", "effect") if name in table))).sum())
+    return int((~np.isnan(next(table[name] for name in ("pvals", "impact", "effect") if name in table))).sum())
 
 
 def _by_group(values: dict[str | None, Any]) -> Any:
@@ -245,7 +262,7 @@ def _resolve(
     key: str,
     test: str,
     compat: str | None,
-    donor: str | None,
+    donors: pd.Categorical | None,
     null: AnnData | MuData | str | None,
     singles: str | None,
     n_matched: int,
@@ -269,7 +286,7 @@ def _resolve(
     if null is not None:
         null_data, null_key = resolve_null(data, null, key, mod=mod)
         if group is not None and null_data is not data:
-            null_data = null_data[groups_of(null_data, within).get(group, [])]
+            null_data = null_data[groups_of(null, within, mod).get(group, [])]
         other = null_data, null_key
     if singles is not None:
         other, anchor = (data, singles), resolve_anchor(data, key, singles)
@@ -282,7 +299,7 @@ def _resolve(
         official=compat is not None,
         min_cells=min_cells or (1 if compat is not None or test == "aggregate" else 5),
         n_matched=n_matched,
-        donors=None if donor is None else read_donors(data, donor),
+        donors=donors,
         other_data=other[0],
         other_key=other[1],
         anchor=anchor,

@@ -72,14 +72,6 @@ def read_set_shifts(data: AnnData, name: str, *, goal: bool) -> tuple[Shifts, li
     return Shifts(values[at] if goal else 1 - values[at], sets, cells), [str(column) for column in frame]
 
 
-def read_donors(data: AnnData, donor: str) -> pd.Categorical:
-    """Donor of each cell, from ``.obs[donor]``."""
-    if donor not in data.obs:
-        msg = f"No column {donor!r} in .obs. Name the column with donors by `donor=`; there are {list(data.obs)}."
-        raise KeyError(msg)
-    return pd.Categorical(data.obs[donor])
-
-
 def resolve_null(data: AnnData, null: AnnData | MuData | str, key: str, *, mod: str) -> tuple[AnnData, str]:
     """Object and key of the null's shifts, after checking that they measure the same thing."""
     null_data, null_key = (data, null) if isinstance(null, str) else (_keys.as_adata(null, mod), key)
