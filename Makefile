@@ -23,8 +23,8 @@ help: ## show this list
 demo: $(VENV)/.with-package ## Geneformer at work on real cells; writes demo/ (no GPU, no network)
 	MPLBACKEND=agg $(BIN)/scgeneformer demo $(ARGS)
 
-test: $(VENV)/.with-test ## run the tests, saying how many were skipped and why
-	MPLBACKEND=agg $(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.with-test ## run the tests on all cores, saying how many were skipped and why
+	MPLBACKEND=agg $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 docs: $(VENV)/.with-doc ## build the documentation, warnings are errors
 	rm -rf docs/_build docs/generated
