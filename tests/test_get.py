@@ -19,13 +19,13 @@ def adata() -> AnnData:
         {
             "n_cells": [9, 8, 0, 7, 1],
             "effect": [0.5, -0.2, nan, 0.1, 0.9],
-            "score": [1.0, -4.0, nan, 4.5, nan],
-            "pval": [0.3, 1e-4, nan, 1e-5, nan],
-            "fdr": [0.3, 0.003, nan, 0.003, nan],
+            "scores": [1.0, -4.0, nan, 4.5, nan],
+            "pvals": [0.3, 1e-4, nan, 1e-5, nan],
+            "pvals_adj": [0.3, 0.003, nan, 0.003, nan],
             "effect_B": [0.0, 0.1, nan, 0.2, 0.3],
-            "score_B": [0.0, 1.0, nan, 2.0, nan],
-            "pval_B": [1.0, 0.3, nan, 0.04, nan],
-            "fdr_B": [1.0, 0.45, nan, 0.12, nan],
+            "scores_B": [0.0, 1.0, nan, 2.0, nan],
+            "pvals_B": [1.0, 0.3, nan, 0.04, nan],
+            "pvals_adj_B": [1.0, 0.45, nan, 0.12, nan],
         },
         index=adata.var_names,
     )
@@ -35,8 +35,8 @@ def adata() -> AnnData:
 
 def test_significant_first_then_tested_then_by_effect(adata) -> None:
     frame = sg.get.shifts(adata)
-    assert frame.columns.tolist() == ["gene", "state", "n_cells", "effect", "score", "pval", "fdr"]
-    assert frame["gene"].tolist() == ["d", "b", "a", "e"]
+    assert frame.columns.tolist() == ["names", "state", "n_cells", "effect", "scores", "pvals", "pvals_adj"]
+    assert frame["names"].tolist() == ["d", "b", "a", "e"]
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert set(frame["state"]) == {"Mono"}
     pd.testing.assert_frame_equal(frame, sg.get.shifts(mudata.MuData({"rna": adata})))
@@ -47,23 +47,23 @@ def test_significant_first_then_tested_then_by_effect(adata) -> None:
     [
         ("effect", "eadb"),
         ("abs_effect", "eabd"),
-        ("pval", "dbae"),
-        ("score", "dabe"),
+        ("pvals", "dbae"),
+        ("scores", "dabe"),
         ("n_cells", "abde"),
-        ("gene", "abde"),
+        ("names", "abde"),
     ],
 )
 def test_sort_by(adata, sort_by: str, expected: str) -> None:
-    assert "".join(sg.get.shifts(adata, sort_by=sort_by)["gene"]) == expected
-    assert "".join(sg.get.shifts(adata, sort_by=sort_by, n_top=2)["gene"]) == expected[:2]
+    assert "".join(sg.get.shifts(adata, sort_by=sort_by)["names"]) == expected
+    assert "".join(sg.get.shifts(adata, sort_by=sort_by, n_top=2)["names"]) == expected[:2]
 
 
 def test_another_state_has_the_same_columns(adata) -> None:
     target, other = sg.get.shifts(adata, state="Mono"), sg.get.shifts(adata, state="B")
     assert other.columns.tolist() == target.columns.tolist()
-    assert other["gene"].tolist() == list("dbae")
-    table = adata.varm["shift"].loc[other["gene"]]
-    np.testing.assert_array_equal(other[["effect", "pval"]], table[["effect_B", "pval_B"]])
+    assert other["names"].tolist() == list("dbae")
+    table = adata.varm["shift"].loc[other["names"]]
+    np.testing.assert_array_equal(other[["effect", "pvals"]], table[["effect_B", "pvals_B"]])
     np.testing.assert_array_equal(other["n_cells"], table["n_cells"])
 
 
@@ -79,8 +79,8 @@ def test_mixture_without_states(adata) -> None:
     adata.varm["shift"] = adata.varm["shift"][["n_cells", "effect"]].assign(impact=[0, 1, np.nan, 1, np.nan])
     adata.uns["shift"]["rank"].pop("states")
     frame = sg.get.shifts(adata)
-    assert frame.columns.tolist() == ["gene", "n_cells", "effect", "impact"]
-    assert frame["gene"].tolist() == ["d", "b", "a", "e"]
+    assert frame.columns.tolist() == ["names", "n_cells", "effect", "impact"]
+    assert frame["names"].tolist() == ["d", "b", "a", "e"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def affected() -> AnnData:
 )
 def test_effects_most_affected_first(affected, perturbed, genes, n_cells, cosine, sd) -> None:
     frame = sg.get.effects(affected, perturbed)
-    expected = pd.DataFrame({"gene": list(genes), "n_cells": n_cells, "cosine": cosine, "sd": sd})
+    expected = pd.DataFrame({"names": list(genes), "n_cells": n_cells, "cosine": cosine, "sd": sd})
     expected.insert(1, "symbol", affected.var["symbol"].loc[list(genes)].to_numpy())
     pd.testing.assert_frame_equal(frame, expected, check_dtype=False)
     pd.testing.assert_frame_equal(sg.get.effects(affected, perturbed, n_top=1), frame[:1])
@@ -164,5 +164,5 @@ def test_errors_of_effects(affected, change, options, error, match) -> None:
 
 def test_aggregated_effects_are_sorted_by_effect(adata) -> None:
     adata.varm["shift"] = adata.varm["shift"][["n_cells", "effect", "effect_B"]]
-    assert sg.get.shifts(adata)["gene"].tolist() == list("eadb")
-    assert sg.get.shifts(adata, state="B").columns.tolist() == ["gene", "state", "n_cells", "effect"]
+    assert sg.get.shifts(adata)["names"].tolist() == list("eadb")
+    assert sg.get.shifts(adata, state="B").columns.tolist() == ["names", "state", "n_cells", "effect"]

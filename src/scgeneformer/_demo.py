@@ -82,10 +82,12 @@ def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say
     say(accuracy.to_string(float_format="{:.3f}".format))
     say("")
     say(f"Deletions in {SOURCE} cells: strongest mean shifts towards {TARGET} and away from it")
-    tested = shifts[shifts["pval"].notna()].sort_values("effect", ascending=False)
-    extremes = pd.concat([tested.head(5), tested.tail(5)])[["gene", "n_cells", "effect", "pval", "fdr"]]
+    tested = shifts[shifts["pvals"].notna()].sort_values("effect", ascending=False)
+    extremes = pd.concat([tested.head(5), tested.tail(5)])[["names", "n_cells", "effect", "pvals", "pvals_adj"]]
     say(extremes.to_string(index=False, float_format="{:.2g}".format))
-    say(f"{(tested['fdr'] < 0.05).sum()} of {len(tested)} tested genes differ from the other genes at FDR < 0.05.")
+    say(
+        f"{(tested['pvals_adj'] < 0.05).sum()} of {len(tested)} tested genes differ from the other genes at FDR < 0.05."
+    )
     return adata
 
 

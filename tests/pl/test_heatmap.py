@@ -71,7 +71,7 @@ def test_by_default_the_strongest_tested_genes(perturbed, assert_apart) -> None:
     figure = sg.pl.shift_heatmap(adata, groupby="group", n_top=8, return_fig=True)
     ax = figure.axes[0]
     table = adata.varm["shift"].set_index(adata.var["gene_symbols"])
-    strongest = table["effect"][table["score"].abs().nlargest(8).index].sort_values(ascending=False)
+    strongest = table["effect"][table["scores"].abs().nlargest(8).index].sort_values(ascending=False)
     assert [t.get_text() for t in ax.get_yticklabels()] == strongest.index.tolist()
     assert ax.get_legend() is None  # all are tested in all groups
     bar = figure.axes[1]

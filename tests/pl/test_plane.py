@@ -13,10 +13,10 @@ GREY, DARK, BLUE, VERMILLION = "#BDBDBD", "#4D4D4D", "#0072B2", "#D55E00"
 def test_dots_are_effects_on_both_states(perturbed, others, state, shown) -> None:
     adata = perturbed(others=others)
     ax = sg.pl.shift(adata, kind="plane", state=state, show=False)
-    table = adata.varm["shift"].dropna(subset="pval")
-    significant = (table["fdr"] <= 0.05).to_numpy()
-    beside = (table[f"fdr_{shown}"] <= 0.05).to_numpy() & ~significant
-    up = (table["score"] > 0).to_numpy()
+    table = adata.varm["shift"].dropna(subset="pvals")
+    significant = (table["pvals_adj"] <= 0.05).to_numpy()
+    beside = (table[f"pvals_adj_{shown}"] <= 0.05).to_numpy() & ~significant
+    up = (table["scores"] > 0).to_numpy()
     expected = {
         GREY: ~significant & ~beside,
         DARK: beside,
@@ -38,9 +38,9 @@ def test_labels_are_the_farthest_significant_genes_and_apart(perturbed, assert_a
     adata = perturbed()
     figure = sg.pl.shift(adata, kind="plane", n_top=10, return_fig=True)
     (ax,) = figure.axes
-    table = adata.varm["shift"].set_index(adata.var["gene_symbols"]).dropna(subset="pval")
+    table = adata.varm["shift"].set_index(adata.var["gene_symbols"]).dropna(subset="pvals")
     x, y = table["effect"], table["effect_B"]
-    distance = np.hypot(x / x.std(ddof=0), y / y.std(ddof=0))[table["fdr"] <= 0.05]
+    distance = np.hypot(x / x.std(ddof=0), y / y.std(ddof=0))[table["pvals_adj"] <= 0.05]
     assert [text.get_text() for text in ax.texts] == distance.nlargest(10).index.tolist()
     for text in ax.texts:
         np.testing.assert_allclose(text.xy, [x[text.get_text()], y[text.get_text()]])

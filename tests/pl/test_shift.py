@@ -45,19 +45,19 @@ def test_volcano_draws_every_tested_gene_in_its_colour() -> None:
     adata = ranked()
     ax = sg.pl.shift(adata, show=False)
     table = adata.varm["shift"]
-    significant = table["fdr"] <= 0.05
+    significant = table["pvals_adj"] <= 0.05
     drawn = offsets_by_colour(ax)
     for colour, chosen in {
-        ABOVE: significant & (table["score"] > 0),
-        BELOW: significant & (table["score"] < 0),
+        ABOVE: significant & (table["scores"] > 0),
+        BELOW: significant & (table["scores"] < 0),
         OTHER: ~significant,
     }.items():
         part = table[chosen]
-        expected = np.column_stack([part["effect"], -np.log10(part["pval"])])
+        expected = np.column_stack([part["effect"], -np.log10(part["pvals"])])
         assert len(expected) > 10
         np.testing.assert_allclose(np.sort(drawn[colour], axis=0), np.sort(expected, axis=0))
     assert "Mono" in ax.get_xlabel()
-    assert f"above other genes ({(significant & (table['score'] > 0)).sum()})" in ax.get_legend_handles_labels()[1]
+    assert f"above other genes ({(significant & (table['scores'] > 0)).sum()})" in ax.get_legend_handles_labels()[1]
 
 
 @pytest.mark.parametrize("goal", [True, False])
@@ -65,11 +65,11 @@ def test_labels_name_the_most_significant_and_do_not_overlap(goal: bool) -> None
     adata = ranked(goal=goal)
     figure = sg.pl.shift(adata, n_top=16, return_fig=True)
     (ax,) = figure.axes
-    table = adata.varm["shift"].sort_values("pval")
+    table = adata.varm["shift"].sort_values("pvals")
     if goal:
-        expected = {*table.index[table["score"] > 0][:8], *table.index[table["score"] < 0][:8]}
+        expected = {*table.index[table["scores"] > 0][:8], *table.index[table["scores"] < 0][:8]}
     else:
-        expected = set(table.index[table["score"] > 0][:16])
+        expected = set(table.index[table["scores"] > 0][:16])
     assert {text.get_text() for text in ax.texts} == expected
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
@@ -77,7 +77,7 @@ def test_labels_name_the_most_significant_and_do_not_overlap(goal: bool) -> None
         assert not any(box.overlaps(other) for other in boxes[:i])
     for text in ax.texts:  # each label points at its gene
         row = table.loc[text.get_text()]
-        np.testing.assert_allclose(text.xy, [row["effect"], -np.log10(row["pval"])], rtol=1e-6)
+        np.testing.assert_allclose(text.xy, [row["effect"], -np.log10(row["pvals"])], rtol=1e-6)
 
 
 def test_rank_lists_both_directions_in_order() -> None:
@@ -85,7 +85,7 @@ def test_rank_lists_both_directions_in_order() -> None:
     ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
     names = [label.get_text() for label in ax.get_yticklabels()]
     table = adata.varm["shift"]
-    by_score = table["score"].sort_values(ascending=False)
+    by_score = table["scores"].sort_values(ascending=False)
     by_effect = table["effect"][[*by_score.index[:6], *by_score.index[-6:]]].sort_values(ascending=False)
     assert names == by_effect.index.tolist()
     drawn = offsets_by_colour(ax)
@@ -207,7 +207,7 @@ def test_show_shows_and_returns_nothing(monkeypatch) -> None:
 
 def test_vanishing_p_values_are_drawn() -> None:
     adata = ranked()
-    adata.varm["shift"].loc["GENE28", "pval"] = 0.0
+    adata.varm["shift"].loc["GENE28", "pvals"] = 0.0
     ax = sg.pl.shift(adata, show=False)
     assert np.isfinite(np.concatenate(list(offsets_by_colour(ax).values()))).all()
 

@@ -125,7 +125,7 @@ def test_lists_and_plots(tokenized, folder, name):
         for group in groups:
             table = sg.get.shifts(tokenized, key=key, state=state, group=group)
             assert np.isfinite(table["effect"]).all()
-            for kind in ("volcano", "rank") if "pval" in table else ("rank",):
+            for kind in ("volcano", "rank") if "pvals" in table else ("rank",):
                 assert sg.pl.shift(tokenized, key=key, kind=kind, state=state, group=group, show=False) is not None
                 plt.close("all")
     if "within" in RUNS[name]:

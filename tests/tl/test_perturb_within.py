@@ -115,7 +115,7 @@ def test_a_ranking_is_valid_after_subsetting(typed, folder):
     expected = sg.get.shifts(typed, group="T")
     some = typed[::3, 3:].copy()
     found = sg.get.shifts(some, group="T")
-    pd.testing.assert_frame_equal(found, expected[expected["gene"].isin(some.var_names)].reset_index(drop=True))
+    pd.testing.assert_frame_equal(found, expected[expected["names"].isin(some.var_names)].reset_index(drop=True))
     sg.tl.rank_shifts(some, min_cells=1)
     assert sg.get.shifts(some, group="T")["n_cells"].max() < expected["n_cells"].max()
 
@@ -129,7 +129,7 @@ def test_the_heatmap_shows_genes_by_groups(typed, folder):
     assert {"T", "B/NK"} <= {text.get_text() for text in ax.get_xticklabels()}
     names = [text.get_text() for text in ax.get_yticklabels()]
     frame = sg.get.shifts(typed)
-    strongest = frame.assign(score=frame["score"].abs()).groupby("symbol")["score"].max().nlargest(5)
+    strongest = frame.assign(scores=frame["scores"].abs()).groupby("symbol")["scores"].max().nlargest(5)
     assert set(names) == set(strongest.index)
     plt.close("all")
 

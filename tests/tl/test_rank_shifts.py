@@ -68,16 +68,18 @@ def test_columns_are_scipys_per_gene(goal: bool) -> None:
             ours = row[[name + suffix for name in ("sd", "effect_low", "effect_high")]].to_numpy(dtype=float)
             np.testing.assert_allclose(ours, [effects.std(ddof=1), *interval], rtol=1e-9)
             if len(values) < 3:
-                assert np.isnan(row["pval" + suffix])
+                assert np.isnan(row["pvals" + suffix])
                 continue
             sign = 1 if goal else -1
             others = everything.data[everything.col != gene]
             expected = stats.mannwhitneyu(values, others, method="asymptotic", use_continuity=False)
-            np.testing.assert_allclose(row["pval" + suffix], expected.pvalue, rtol=1e-8)
-            assert np.sign(row["score" + suffix]) == sign * np.sign(stats.ranksums(values, others).statistic)
-        tested = table["pval" + suffix].dropna()
-        np.testing.assert_allclose(table["fdr" + suffix].dropna(), stats.false_discovery_control(tested), rtol=1e-12)
-    assert table["score"].idxmax() == "gene0"
+            np.testing.assert_allclose(row["pvals" + suffix], expected.pvalue, rtol=1e-8)
+            assert np.sign(row["scores" + suffix]) == sign * np.sign(stats.ranksums(values, others).statistic)
+        tested = table["pvals" + suffix].dropna()
+        np.testing.assert_allclose(
+            table["pvals_adj" + suffix].dropna(), stats.false_discovery_control(tested), rtol=1e-12
+        )
+    assert table["scores"].idxmax() == "gene0"
     assert table.index.equals(adata.var_names)
 
 
@@ -119,7 +121,7 @@ def test_donors_are_the_replicates() -> None:
     differences = [
         coo.data[(donor == d) & (coo.col == 0)].mean() - coo.data[(donor == d) & (coo.col != 0)].mean() for d in "abcd"
     ]
-    np.testing.assert_allclose(row[["score", "pval"]].tolist(), stats.ttest_1samp(differences, 0), rtol=1e-9)
+    np.testing.assert_allclose(row[["scores", "pvals"]].tolist(), stats.ttest_1samp(differences, 0), rtol=1e-9)
     interval = stats.t.interval(0.95, 3, np.mean(differences), stats.sem(differences))
     ours = row[["donor_effect", "effect_low", "effect_high"]].tolist()
     np.testing.assert_allclose(ours, [np.mean(differences), *interval], rtol=1e-9)
@@ -133,14 +135,14 @@ def test_null_is_matched_by_name_and_may_be_another_key() -> None:
     shuffled = null[:, np.random.default_rng(1).permutation(null.n_vars)[:20]].copy()
     sg.tl.rank_shifts(adata, test="vs_null", null=shuffled)
     table = adata.varm["shift"]
-    assert "pval_B" not in table
+    assert "pvals_B" not in table
     for gene in range(adata.n_vars):
         a, b = stored(adata, "shift", gene)[1], stored(null, "shift", gene)[1]
         if f"gene{gene}" not in shuffled.var_names or len(a) < 5:
-            assert np.isnan(table["pval"].iloc[gene])
+            assert np.isnan(table["pvals"].iloc[gene])
             continue
         expected = stats.mannwhitneyu(a, b, method="asymptotic", use_continuity=False).pvalue
-        np.testing.assert_allclose(table["pval"].iloc[gene], expected, rtol=1e-8)
+        np.testing.assert_allclose(table["pvals"].iloc[gene], expected, rtol=1e-8)
         np.testing.assert_allclose(table["null_effect"].iloc[gene], b.mean())
 
     same = adata.copy()
@@ -149,7 +151,7 @@ def test_null_is_matched_by_name_and_may_be_another_key() -> None:
     same.uns["other"] = {"params": null.uns["shift"]["params"]}
     sg.tl.rank_shifts(same, test="vs_null", null="other")
     kept = table["null_n_cells"] > 0
-    np.testing.assert_allclose(same.varm["shift"]["pval"][kept], table["pval"][kept])
+    np.testing.assert_allclose(same.varm["shift"]["pvals"][kept], table["pvals"][kept])
 
 
 def test_official_rank_sum_needs_goal_states() -> None:
@@ -163,7 +165,7 @@ def test_aggregate_has_intervals_and_no_test(goal: bool) -> None:
     tested = sg.tl.rank_shifts(adata, copy=True).varm["shift"]
     sg.tl.rank_shifts(adata, test="aggregate")
     table = adata.varm["shift"]
-    assert not any(name.startswith(("score", "pval", "fdr", "impact")) for name in table)
+    assert not any(name.startswith(("scores", "pvals", "pvals_adj", "impact")) for name in table)
     pd.testing.assert_frame_equal(table, tested[list(table)])
     frame = sg.get.shifts(adata)
     assert frame["effect"].is_monotonic_decreasing

@@ -61,14 +61,14 @@ def test_random_genes_are_matched_by_cells_and_position(tokenized) -> None:
             continue  # a tie for the last place
         near = effects[distance <= np.sort(distance)[40]]
         far = np.abs(near - np.median(near))
-        np.testing.assert_allclose(table["pval"].iloc[gene], np.mean(far >= abs(effects[i] - np.median(near))))
+        np.testing.assert_allclose(table["pvals"].iloc[gene], np.mean(far >= abs(effects[i] - np.median(near))))
         score = (effects[i] - np.median(near)) / stats.median_abs_deviation(near, scale="normal")
-        np.testing.assert_allclose(table["score"].iloc[gene], score, rtol=1e-9)
-    assert table["pval"].idxmin() == "gene7"
-    assert table["pval"].min() == pytest.approx(1 / 41)
-    assert table["pval"][~tested].isna().all()
-    np.testing.assert_allclose(table["pval_T"], table["pval"])
-    np.testing.assert_allclose(table["score_T"], -table["score"])
+        np.testing.assert_allclose(table["scores"].iloc[gene], score, rtol=1e-9)
+    assert table["pvals"].idxmin() == "gene7"
+    assert table["pvals"].min() == pytest.approx(1 / 41)
+    assert table["pvals"][~tested].isna().all()
+    np.testing.assert_allclose(table["pvals_T"], table["pvals"])
+    np.testing.assert_allclose(table["scores_T"], -table["scores"])
     # larger effects than gene 7's are explained by detection and rank
     assert (table["effect"] > table.loc["gene7", "effect"]).sum() > 10
     assert tokenized.uns["shift"]["rank"]["n_matched"] == 40
@@ -145,7 +145,7 @@ def test_interactions_are_a_loop_over_cells(goal: bool, donor: str | None) -> No
             row, values = table.iloc[gene], pair_loop(adata, gene, state, goal=goal)
             assert row["n_cells"] == len(values)
             if len(values) < 5:
-                assert np.isnan(row["pval" + state])
+                assert np.isnan(row["pvals" + state])
                 continue
             x = np.array(list(values.values()))
             np.testing.assert_allclose(row["effect" + state], x.mean(), rtol=1e-9)
@@ -156,14 +156,16 @@ def test_interactions_are_a_loop_over_cells(goal: bool, donor: str | None) -> No
                 assert row["n_donors"] == len(x)
             expected = stats.ttest_1samp(x, 0)
             interval = expected.confidence_interval()
-            ours = row[[name + state for name in ("score", "pval", "effect_low", "effect_high")]].to_numpy(dtype=float)
+            ours = row[[name + state for name in ("scores", "pvals", "effect_low", "effect_high")]].to_numpy(
+                dtype=float
+            )
             np.testing.assert_allclose(ours, [*expected, interval.low, interval.high], rtol=1e-8)
         parts = table[[name + state for name in ("pair_effect", "gene_effect", "anchor_effect")]].dropna()
         np.testing.assert_allclose(
             parts.iloc[:, 0] - parts.iloc[:, 1] - parts.iloc[:, 2], table["effect" + state].dropna(), atol=1e-15
         )
-    assert table["pval"].idxmin() == "gene5"
-    assert sg.get.shifts(adata).loc[0, "gene"] == "gene5"
+    assert table["pvals"].idxmin() == "gene5"
+    assert sg.get.shifts(adata).loc[0, "names"] == "gene5"
 
 
 def test_singles_in_other_order_of_storage_change_nothing() -> None:
@@ -250,25 +252,25 @@ def test_sets_are_tested_against_no_effect(goal: bool, test: str) -> None:
                 row[["effect_low" + state, "effect_high" + state]], expected.confidence_interval(), rtol=1e-9
             )
             if not goal:
-                assert "pval" not in row
+                assert "pvals" not in row
             elif row["n_cells"] >= (1 if test == "aggregate" else 5):
-                np.testing.assert_allclose(row[["score" + state, "pval" + state]], expected, rtol=1e-9)
+                np.testing.assert_allclose(row[["scores" + state, "pvals" + state]], expected, rtol=1e-9)
         if goal:
-            tested = table["pval" + state].dropna()
-            np.testing.assert_allclose(table["fdr" + state].dropna(), stats.false_discovery_control(tested))
+            tested = table["pvals" + state].dropna()
+            np.testing.assert_allclose(table["pvals_adj" + state].dropna(), stats.false_discovery_control(tested))
 
 
 def test_get_shifts_of_sets() -> None:
     adata = with_sets()
     sg.tl.rank_shifts(adata)
     frame = sg.get.shifts(adata)
-    head = ["set", "state", "n_cells", "effect", "sd", "effect_low", "effect_high", "score", "pval", "fdr"]
+    head = ["set", "state", "n_cells", "effect", "sd", "effect_low", "effect_high", "scores", "pvals", "pvals_adj"]
     assert frame.columns.tolist() == head
     assert frame["set"].tolist() == ["a", "c", "B2M|ACTB"]  # significant, larger effect first; untested last
     table = adata.uns["shift"]["sets"].loc[frame["set"]]
     other = sg.get.shifts(adata, state="B", sort_by="set").set_index("set").loc[frame["set"]]
-    np.testing.assert_array_equal(other["pval"], table["pval_B"])
-    np.testing.assert_array_equal(frame["pval"], table["pval"])
+    np.testing.assert_array_equal(other["pvals"], table["pvals_B"])
+    np.testing.assert_array_equal(frame["pvals"], table["pvals"])
     pd.testing.assert_frame_equal(sg.get.shifts(adata, sets=True, n_top=1), frame[:1])
     with pytest.raises(KeyError, match=r"\.varm\['shift'\]"):
         sg.get.shifts(adata, sets=False)
@@ -283,7 +285,7 @@ def test_genes_and_sets_are_ranked_in_one_call() -> None:
     for x in (adata, only):
         sg.tl.rank_shifts(x)
     pd.testing.assert_frame_equal(adata.uns["shift"]["sets"], only.uns["shift"]["sets"])
-    assert "gene" in sg.get.shifts(adata)
+    assert "names" in sg.get.shifts(adata)
     assert "set" in sg.get.shifts(adata, sets=True)
     del adata.obsm["shift_sets"]
     sg.tl.rank_shifts(adata)  # what is no longer there is no longer ranked
@@ -341,6 +343,6 @@ def test_number_of_tested_genes(tokenized) -> None:
     """Gene 0 is in no cell; gene 1 has no token, hence no position."""
     sg.tl.rank_shifts(tokenized, test="random_genes", n_matched=20)
     table, rank = tokenized.varm["shift"], tokenized.uns["shift"]["rank"]
-    assert rank["n_tested"] == table["pval"].notna().sum() < N_GENES - 1
+    assert rank["n_tested"] == table["pvals"].notna().sum() < N_GENES - 1
     sg.tl.rank_shifts(tokenized, test="aggregate")
     assert tokenized.uns["shift"]["rank"]["n_tested"] == (tokenized.varm["shift"]["n_cells"] > 0).sum()

@@ -90,10 +90,10 @@ def test_goal_state_table(shared: Path, model: str, kind: str) -> None:
     for column, their_column in {
         "effect": "Shift_to_goal_end",
         "effect_B": "Shift_to_alt_end_B",
-        "pval": "Goal_end_vs_random_pval",
-        "pval_B": "Alt_end_vs_random_pval_B",
-        "fdr": "Goal_end_FDR",
-        "fdr_B": "Alt_end_FDR_B",
+        "pvals": "Goal_end_vs_random_pval",
+        "pvals_B": "Alt_end_vs_random_pval_B",
+        "pvals_adj": "Goal_end_FDR",
+        "pvals_adj_B": "Alt_end_FDR_B",
     }.items():
         np.testing.assert_allclose(ours[column], official[their_column], rtol=RTOL, atol=1e-18, err_msg=column)
     # the order of the table, up to exchanges within equal values
@@ -111,13 +111,13 @@ def test_the_official_pool_holds_the_tested_gene(shared: Path, model: str) -> No
     gene = int(np.argmax(np.diff(layer.indptr)))
     own = layer.data[layer.indptr[gene] : layer.indptr[gene + 1]]
     others = np.delete(layer.data, np.s_[layer.indptr[gene] : layer.indptr[gene + 1]])
-    np.testing.assert_allclose(official["pval"].iloc[gene], ranksums(own, layer.data).pvalue, rtol=RTOL)
+    np.testing.assert_allclose(official["pvals"].iloc[gene], ranksums(own, layer.data).pvalue, rtol=RTOL)
     np.testing.assert_allclose(
-        ours["pval"].iloc[gene],
+        ours["pvals"].iloc[gene],
         mannwhitneyu(own, others, method="asymptotic", use_continuity=False).pvalue,
         rtol=RTOL,
     )
-    assert (np.abs(ours["score"]) >= np.abs(official["score"]) * (1 - RTOL)).all()
+    assert (np.abs(ours["scores"]) >= np.abs(official["scores"]) * (1 - RTOL)).all()
 
 
 @pytest.mark.parametrize("kind", ["delete", "overexpress"])
@@ -189,7 +189,7 @@ def test_effects_on_genes_table(shared: Path, name: str) -> None:
     official = pd.read_csv(shared / f"conformance/stats/{name}.csv.gz", index_col=0).iloc[1:]
     ours = sg.get.effects(adata, "three" if what == "three" else str(official["Perturbed"].iloc[0]))
     np.testing.assert_allclose(ours["cosine"], official["Cosine_sim_mean"], rtol=RTOL)
-    ours, official = ours.set_index("gene"), official.set_index("Affected").loc[ours["gene"]]
+    ours, official = ours.set_index("names"), official.set_index("Affected").loc[ours["names"]]
     np.testing.assert_allclose(ours["cosine"], official["Cosine_sim_mean"], rtol=RTOL)
     np.testing.assert_array_equal(ours["n_cells"], official["N_Detections"])
 
@@ -201,7 +201,7 @@ def test_effects_of_an_anchor_table(shared: Path, model: str, kind: str) -> None
     name = f"{model}-tiny_all_{kind}_{MODES[model]}gene_short2"
     official = read_table(shared, f"{model}-tiny_anchorB2M_effect_{kind}")
     b2m = B2M[model]
-    ours = sg.get.effects(with_effects(shared, name, b2m), b2m).set_index("gene")
+    ours = sg.get.effects(with_effects(shared, name, b2m), b2m).set_index("names")
     assert set(ours.index) == set(official.index)
     np.testing.assert_allclose(ours["cosine"], official["Test_avg_shift"], rtol=RTOL)
     ours = ours.loc[official.index]
@@ -259,14 +259,14 @@ def test_null_table(shared: Path, model: str) -> None:
     np.testing.assert_allclose(1 - same["null_effect"], official["Null_avg_shift"], rtol=RTOL)
     difference = same["null_effect"] - same["effect"]
     np.testing.assert_allclose(difference, official["Test_vs_null_avg_shift"], rtol=RTOL, atol=1e-15)
-    np.testing.assert_allclose(same["pval"], official["Test_vs_null_pval"], rtol=RTOL)
-    np.testing.assert_allclose(same["fdr"], official["Test_vs_null_FDR"], rtol=RTOL)
+    np.testing.assert_allclose(same["pvals"], official["Test_vs_null_pval"], rtol=RTOL)
+    np.testing.assert_allclose(same["pvals_adj"], official["Test_vs_null_FDR"], rtol=RTOL)
     # ours: the same evidence where no values are tied, more where some are, none where there is no null
     sg.tl.rank_shifts(adata, test="vs_null", null=null, min_cells=1)
     ours = adata.varm["shift"].loc[official.index]
-    np.testing.assert_array_equal(ours["pval"].isna(), official["N_Detections_null"] == 0)
-    tested = ours["pval"].notna()
-    assert (ours["pval"][tested] <= official["Test_vs_null_pval"][tested] * (1 + RTOL)).all()
+    np.testing.assert_array_equal(ours["pvals"].isna(), official["N_Detections_null"] == 0)
+    tested = ours["pvals"].notna()
+    assert (ours["pvals"][tested] <= official["Test_vs_null_pval"][tested] * (1 + RTOL)).all()
 
 
 @pytest.mark.parametrize("model", MODES)
@@ -285,10 +285,10 @@ def test_null_with_goal_states(shared: Path, model: str) -> None:
             y = b.data[b.indptr[i] : b.indptr[i + 1]] if i >= 0 else np.empty(0)
             row = adata.varm["shift"].iloc[gene]
             if len(x) < 2 or len(y) == 0:
-                assert np.isnan(row["pval" + suffix])
+                assert np.isnan(row["pvals" + suffix])
                 continue
             expected = mannwhitneyu(x, y, method="asymptotic", use_continuity=False).pvalue
-            np.testing.assert_allclose(row["pval" + suffix], expected, rtol=1e-8)
+            np.testing.assert_allclose(row["pvals" + suffix], expected, rtol=1e-8)
             np.testing.assert_allclose(row["null_effect" + suffix], y.mean(), rtol=1e-9)
 
 

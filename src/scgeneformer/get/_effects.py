@@ -48,7 +48,7 @@ def effects(
 
     Returns
     -------
-    DataFrame with a fresh index, a row for each gene that was in a perturbed cell, and the columns ``gene`` (of
+    DataFrame with a fresh index, a row for each gene that was in a perturbed cell, and the columns ``names`` (of
     ``var_names``), ``symbol`` (if known), ``n_cells``, ``cosine`` and ``sd``: mean and standard deviation (ddof 0) over cells of
     the cosine similarity between the gene's states before and after, 1 being no effect. Ascending by ``cosine``: the
     official ``aggregate_gene_shifts`` table without its row of the whole cell, which :func:`shifts` has.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def insert_names(frame: pd.DataFrame, genes: np.ndarray, symbols: np.ndarray | None) -> None:
-    """Put the columns ``gene`` and, where `symbols` are known, ``symbol`` first in `frame`, (n,) each."""
+    """Put the columns ``names`` and, where `symbols` are known, ``symbol`` first in `frame`, (n,) each."""
     if symbols is not None:
         frame.insert(0, "symbol", symbols)
-    frame.insert(0, "gene", genes)
+    frame.insert(0, "names", genes)

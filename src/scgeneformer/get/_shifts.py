@@ -58,7 +58,7 @@ def shifts(
 
     Returns
     -------
-    DataFrame with a fresh index and the columns ``gene`` (of ``var_names``) and ``symbol`` (if known), or ``set``; ``group``
+    DataFrame with a fresh index and the columns ``names`` (of ``var_names``) and ``symbol`` (if known), or ``set``; ``group``
     (of cells, if any); ``state`` (with goal states); and those of the ranking for that state, without its name. What was never perturbed is left out.
 
     Raises
@@ -139,13 +139,13 @@ def _column(name: str, state: str | None, states: list[str]) -> str:
 def _order(frame: pd.DataFrame, sort_by: str | None) -> np.ndarray:
     effect = frame["effect"].to_numpy()
     if sort_by is None:
-        call = next((column for column in ("fdr", "impact") if column in frame), "effect")
-        first = {"fdr": frame[call] < 0.05, "impact": frame[call] == 1}.get(call, frame[call].notna())
+        call = next((column for column in ("pvals_adj", "impact") if column in frame), "effect")
+        first = {"pvals_adj": frame[call] < 0.05, "impact": frame[call] == 1}.get(call, frame[call].notna())
         return np.lexsort((-effect, frame[call].isna().to_numpy(), ~first.to_numpy()))
     if sort_by == "abs_effect":
         return np.argsort(-np.abs(effect), kind="stable")
     if sort_by not in frame:
         msg = f"Cannot sort by {sort_by!r}. There are {['abs_effect', *frame]}."
         raise KeyError(msg)
-    ascending = sort_by in ("pval", "fdr", "gene", "set", "symbol", "state")
+    ascending = sort_by in ("pvals", "pvals_adj", "names", "set", "symbol", "state")
     return frame.reset_index(drop=True).sort_values(sort_by, ascending=ascending, kind="stable").index.to_numpy()

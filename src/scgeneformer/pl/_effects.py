@@ -80,13 +80,13 @@ def effects(
     """
     data = _keys.as_adata(adata, mod)
     frame = get.effects(data, perturbed, key=key, gene_symbols=gene_symbols)
-    itself = frame.filter(["gene", "symbol"]).eq(perturbed).any(axis=1)
+    itself = frame.filter(["names", "symbol"]).eq(perturbed).any(axis=1)
     frame = frame[(frame["n_cells"] >= min_cells) & ~itself]
     if frame.empty:
         msg = f"{perturbed!r} affected no gene in min_cells={min_cells} cells. Take fewer."
         raise ValueError(msg)
     frame = frame[:n_top]
-    names = frame["symbol" if "symbol" in frame else "gene"].astype(str).tolist()
+    names = frame["symbol" if "symbol" in frame else "names"].astype(str).tolist()
 
     own_figure = ax is None
     ax = begin(ax, 6.4, max(3.4, 1.2 + 0.17 * len(names)))

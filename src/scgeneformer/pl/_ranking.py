@@ -52,12 +52,12 @@ class Ranking:
     @property
     def ids(self) -> np.ndarray:
         """Name of each gene in ``var_names``, or of each set; (n,)."""
-        return self.frame["set" if self.of_sets else "gene"].to_numpy()
+        return self.frame["set" if self.of_sets else "names"].to_numpy()
 
     @property
     def of_sets(self) -> bool:
         """Whether sets of genes were ranked."""
-        return "gene" not in self.frame
+        return "set" in self.frame
 
     @property
     def state(self) -> str | None:
@@ -77,7 +77,7 @@ class Ranking:
     @property
     def strength(self) -> np.ndarray:
         """What genes are chosen by, signed: the score of the test, which large effects in few cells do not have, or else the effect."""
-        return self.frame["score"].to_numpy() if "score" in self.frame else self.effect
+        return self.frame["scores"].to_numpy() if "scores" in self.frame else self.effect
 
     @property
     def over_donors(self) -> bool:
@@ -115,9 +115,9 @@ class Ranking:
         """1 and -1 for genes significantly above and below what they were compared with, 0 for the rest; (n,)."""
         if "impact" in self.frame:
             return (self.frame["impact"] == 1).to_numpy().astype(int)
-        if "fdr" in self.frame:
-            significant = self.frame["fdr"].to_numpy() <= self.max_fdr
-            return np.where(significant, np.sign(self.frame["score"].to_numpy()), 0).astype(int)
+        if "pvals_adj" in self.frame:
+            significant = self.frame["pvals_adj"].to_numpy() <= self.max_fdr
+            return np.where(significant, np.sign(self.frame["scores"].to_numpy()), 0).astype(int)
         if self.signed and self._test == "aggregate":
             low, high = self.intervals
             return (low > 0).astype(int) - (high < 0).astype(int)
@@ -129,7 +129,7 @@ class Ranking:
             names = {1: "impact", 0: "no impact"}
         else:
             reference = REFERENCE.get(self._test, "other genes")
-            rest = f"FDR > {self.max_fdr:g}" if "fdr" in self.frame else "rest" if self.signed else "tested"
+            rest = f"FDR > {self.max_fdr:g}" if "pvals_adj" in self.frame else "rest" if self.signed else "tested"
             names = {1: f"above {reference}", -1: f"below {reference}", 0: rest}
         direction = self.direction
         number = {d: int(np.sum(direction == d)) for d in names}
@@ -147,7 +147,7 @@ class Ranking:
     def on_state(self, data: AnnData, key: str, state: str) -> Ranking:
         """The same genes, in the same order, with their effects on another end state."""
         frame = get.shifts(data, key=key, state=state, group=self.group, sets=self.of_sets)
-        name = "set" if self.of_sets else "gene"
+        name = "set" if self.of_sets else "names"
         return replace(self, frame=frame.set_index(name).loc[self.ids].reset_index())
 
 
@@ -168,10 +168,10 @@ def read_ranking(
     if group is None and not all_groups and "group" in frame:
         msg = f"The ranking of {key!r} is by group. Name one: group={' or '.join(repr(str(name)) for name in rank['groups'])}."
         raise ValueError(msg)
-    called = next((column for column in ("pval", "impact") if column in frame), None)
+    called = next((column for column in ("pvals", "impact") if column in frame), None)
     tested = frame[called].notna() if called else frame["n_cells"] >= rank.get("min_cells", 1)
     if not tested.any():
-        what = f"gene in .varm[{key!r}]" if "gene" in frame else f"set in .uns[{key!r}]['sets']"
+        what = f"gene in .varm[{key!r}]" if "names" in frame else f"set in .uns[{key!r}]['sets']"
         msg = f"No {what} was tested. Run `sg.tl.rank_shifts(adata, min_cells=...)` with fewer cells."
         raise ValueError(msg)
     return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr)

@@ -96,7 +96,7 @@ def shift(
     ranking = read_ranking(
         data, key=key, state=of_state, max_fdr=max_fdr, group=group, sets=sets, gene_symbols=gene_symbols
     )
-    if kind == "volcano" and "pval" not in ranking.frame:
+    if kind == "volcano" and "pvals" not in ranking.frame:
         why = "sets have none without goal states" if ranking.of_sets else f"it is by test={ranking.rank['test']!r}"
         msg = f"The ranking of {key!r} has no p-values: {why}. Use kind='rank'."
         raise ValueError(msg)

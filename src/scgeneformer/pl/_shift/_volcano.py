@@ -32,7 +32,7 @@ def draw_volcano(ax: Axes, ranking: Ranking) -> None:
 
 def label_volcano(ax: Axes, ranking: Ranking, n_top: int) -> None:
     """Label the most significant genes, half of them in each direction where both mean something."""
-    y, direction, score = _log_p(ranking), ranking.direction, ranking.frame["score"].to_numpy()
+    y, direction, score = _log_p(ranking), ranking.direction, ranking.frame["scores"].to_numpy()
     eligible = direction != 0 if np.any(direction) else np.ones(len(y), dtype=bool)
     by_p = np.lexsort((-np.abs(score), -y))
     up, down = (by_p[(eligible & side)[by_p]] for side in (score > 0, score <= 0))
@@ -45,4 +45,4 @@ def label_volcano(ax: Axes, ranking: Ranking, n_top: int) -> None:
 
 
 def _log_p(ranking: Ranking) -> np.ndarray:
-    return -np.log10(np.maximum(ranking.frame["pval"].to_numpy(), np.finfo(float).tiny))
+    return -np.log10(np.maximum(ranking.frame["pvals"].to_numpy(), np.finfo(float).tiny))

@@ -100,9 +100,9 @@ def significance(result: stats.GroupTest, tested: np.ndarray, *, undefined: floa
     """Score, p-value and false discovery rate where `tested`, with the p-value of tests that are undefined."""
     pval = np.where(tested, np.where(np.isnan(result.pvalue), undefined, result.pvalue), np.nan)
     return {
-        "score": np.where(tested, result.score, np.nan),
-        "pval": pval,
-        "fdr": stats.benjamini_hochberg(pval),
+        "scores": np.where(tested, result.score, np.nan),
+        "pvals": pval,
+        "pvals_adj": stats.benjamini_hochberg(pval),
     }
 
 
