@@ -33,13 +33,23 @@ def adata() -> AnnData:
     return adata
 
 
-def test_significant_first_then_tested_then_by_effect(adata) -> None:
+def test_what_moves_cells_towards_the_state_comes_first(adata) -> None:
     frame = sg.get.shifts(adata)
     assert frame.columns.tolist() == ["names", "state", "n_cells", "effect", "scores", "pvals", "pvals_adj"]
-    assert frame["names"].tolist() == ["d", "b", "a", "e"]
+    assert frame["names"].tolist() == [
+        "d",
+        "a",
+        "b",
+        "e",
+    ]  # the worst gene is last, but for the one that was not tested
     assert frame.index.tolist() == [0, 1, 2, 3]
     assert set(frame["state"]) == {"Mono"}
     pd.testing.assert_frame_equal(frame, sg.get.shifts(mudata.MuData({"rna": adata})))
+
+
+def test_official_tables_begin_with_significant_genes(adata) -> None:
+    adata.uns["shift"]["rank"]["compat"] = "official"
+    assert sg.get.shifts(adata)["names"].tolist() == ["d", "b", "a", "e"]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +81,8 @@ def test_symbols_are_joined(adata) -> None:
     assert "symbol" not in sg.get.shifts(adata)
     adata.var["feature_name"] = pd.Categorical(list("ABCDE"))
     adata.var["mine"] = list("vwxyz")
-    assert sg.get.shifts(adata)["symbol"].tolist() == list("DBAE")
-    assert sg.get.shifts(adata, gene_symbols="mine")["symbol"].tolist() == list("ywvz")
+    assert sg.get.shifts(adata)["symbol"].tolist() == list("DABE")
+    assert sg.get.shifts(adata, gene_symbols="mine")["symbol"].tolist() == list("yvwz")
 
 
 def test_mixture_without_states(adata) -> None:

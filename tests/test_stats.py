@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from statsmodels.stats.multitest import multipletests
 
@@ -57,6 +59,29 @@ def test_rank_sum_against_null_is_scipys(sample, ties) -> None:
         )
         np.testing.assert_allclose(result.pvalue[g], expected.pvalue, rtol=1e-10)
     assert np.isnan(result.pvalue[[0, -1]]).all()  # no values in the null, no values of its own
+
+
+def test_rank_sum_against_a_pool_is_scipys(sample) -> None:
+    values, groups = sample
+    pool = np.round(np.random.default_rng(1).normal(0.3, 1, 150), 1)
+    result = stats.rank_sum_pool(values, groups, pool, N_GROUPS)
+    for g in range(N_GROUPS - 1):
+        own = values[groups == g]
+        p = scipy_stats.mannwhitneyu(own, pool, method="asymptotic", use_continuity=False).pvalue
+        np.testing.assert_allclose(result.pvalue[g], p, rtol=1e-10)
+        assert np.sign(result.score[g]) == np.sign(scipy_stats.ranksums(own, pool).statistic)
+    assert np.isnan([result.score[-1], result.pvalue[-1]]).all()
+    assert np.isnan(stats.rank_sum_pool(values, groups, np.empty(0), N_GROUPS).pvalue).all()
+
+
+def test_auroc_is_sklearns() -> None:
+    rng = np.random.default_rng(0)
+    values = np.round(rng.exponential(size=(60, 12)) * (rng.random((60, 12)) < 0.5), 1)
+    values[:, 3] = 0
+    positive = rng.random(60) < 0.4
+    expected = [roc_auc_score(positive, column) for column in values.T]
+    np.testing.assert_allclose(stats.auroc(sparse.csc_array(values), positive), expected, rtol=1e-12)
+    assert np.isnan(stats.auroc(sparse.csc_array(values), np.ones(60, bool))).all()
 
 
 def test_equal_values_are_no_evidence() -> None:
@@ -151,6 +176,51 @@ def test_cells_of_one_donor_do_not_count_as_replicates() -> None:
     assert np.mean(by_donor.pvalue < 0.05) < 0.15
 
 
+def of_few_donors(rng, n_groups: int, n: int, d0: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values of no effect, with variances from the scaled inverse chi-square distribution that moderation assumes."""
+    variance = scale * d0 / rng.chisquare(d0, n_groups)
+    return (rng.normal(size=(n_groups, n)) * np.sqrt(variance)[:, None]).ravel(), np.repeat(np.arange(n_groups), n)
+
+
+def test_moderation_finds_the_prior_and_holds_the_level() -> None:
+    d0, scale, n = 8.0, 2.5, 3
+    values, groups = of_few_donors(np.random.default_rng(0), 20_000, n, d0, scale)
+    plain = stats.summarise(values, groups, 20_000)
+    moderated = stats.moderate(plain)
+    found = moderated.df[0] - (n - 1)
+    assert found == pytest.approx(d0, rel=0.1)
+    common = (moderated.sd**2 * moderated.df - plain.sd**2 * plain.df) / found
+    np.testing.assert_allclose(common, common[0])  # one for all
+    assert common[0] == pytest.approx(scale, rel=0.05)
+    pvalue = stats.t_test(moderated).pvalue
+    for level in (0.001, 0.01, 0.05):
+        assert abs(np.mean(pvalue < level) / level - 1) < 0.3
+    assert np.mean((moderated.low < 0) & (0 < moderated.high)) == pytest.approx(0.95, abs=0.01)
+
+
+def test_moderation_of_equal_variances_is_one_variance() -> None:
+    """Less spread than chance makes: all degrees of freedom are put together, and no more than there are."""
+    values = np.tile([-1.0, 0.0, 1.0], 50) + np.repeat(np.arange(50.0), 3)
+    moderated = stats.moderate(stats.summarise(values, np.repeat(np.arange(50), 3), 51))
+    np.testing.assert_allclose(moderated.sd[:50], moderated.sd[0])
+    np.testing.assert_array_equal(moderated.df[:50], 100)
+    assert np.isnan(moderated.sd[50])
+    assert moderated.df[50] == 0
+
+
+def test_two_donors_that_agree_by_accident_are_no_discovery() -> None:
+    values, groups = of_few_donors(np.random.default_rng(1), 200, 2, 10.0, 1.0)
+    values[:2] = 0.5, 0.5 + 1e-6
+    plain = stats.summarise(values, groups, 200)
+    assert stats.t_test(plain).pvalue[0] < 1e-5
+    assert stats.t_test(stats.moderate(plain)).pvalue[0] > 0.2
+
+
+def test_a_single_variance_is_not_moderated() -> None:
+    plain = stats.summarise(np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]), 2)
+    assert stats.moderate(plain) is plain
+
+
 @pytest.mark.parametrize("level", [0.95, 0.5])
 def test_intervals_and_t_test_are_scipys(sample, level: float) -> None:
     values, groups = sample
@@ -209,16 +279,14 @@ def test_many_groups_at_one_point_hold_themselves() -> None:
 def test_matched_test_is_a_loop() -> None:
     rng = np.random.default_rng(0)
     effects, near = rng.normal(size=60), stats.matched_groups(rng.random(60), rng.random(60), 20)
-    result = stats.matched_test(effects, near)
+    result, percentile = stats.matched_test(effects, near)
     for g in range(60):
-        nearby = effects[near[g]]
-        distance = abs(nearby - np.median(nearby))
-        own = abs(effects[g] - np.median(nearby))
-        others = np.delete(distance, np.flatnonzero(near[g] == g))
-        np.testing.assert_allclose(result.pvalue[g], (1 + np.sum(others >= own)) / 21)
-        mad = scipy_stats.median_abs_deviation(nearby, scale="normal")
-        np.testing.assert_allclose(result.score[g], (effects[g] - np.median(nearby)) / mad, rtol=1e-12)
-    assert result.pvalue.min() >= 1 / 21
+        others = effects[near[g][near[g] != g]]
+        assert len(others) == 20
+        # two samples of equal variance, of which one has a single value, are this prediction interval
+        expected = scipy_stats.ttest_ind([effects[g]], others)
+        np.testing.assert_allclose([result.score[g], result.pvalue[g]], expected, rtol=1e-9)
+        np.testing.assert_allclose(percentile[g], scipy_stats.percentileofscore(others, effects[g], "mean"))
 
 
 def test_matched_test_takes_away_what_detection_explains() -> None:
@@ -232,12 +300,18 @@ def test_matched_test_takes_away_what_detection_explains() -> None:
     odd = np.argmin(detection)
     effects[odd] += 3
     near = stats.matched_groups(detection, rng.random(3000), 100)
-    result = stats.matched_test(effects, near)
+    result, percentile = stats.matched_test(effects, near)
     assert effects[odd] < np.median(effects)
-    assert result.pvalue[odd] == pytest.approx(1 / 101)
+    assert stats.benjamini_hochberg(result.pvalue)[odd] < 0.05
+    assert percentile[odd] == 100
     assert result.score[odd] > 3
     assert np.mean(result.pvalue <= 0.1) < 0.1
-    assert abs(np.mean(stats.matched_test(rng.normal(size=3000), near).pvalue <= 0.1) - 0.1) < 0.02
+    assert abs(np.mean(stats.matched_test(rng.normal(size=3000), near)[0].pvalue <= 0.1) - 0.1) < 0.02
+
+
+def test_a_single_null_value_tests_nothing() -> None:
+    result, percentile = stats.draw_test(np.array([1.0, 2.0]), np.array([[1.0], [2.0]]))
+    assert np.isnan([result.score, result.pvalue, percentile]).all()
 
 
 @pytest.mark.parametrize("n_matched", [0, 5])

@@ -32,6 +32,17 @@ SYMBOLS = (
 SHIFT = "shift"  # layers["shift"], layers["shift_<state>"], varm["shift"], uns["shift"]["params"]
 SHIFT_SETS = "shift_sets"  # obsm["shift_sets"], obsm["shift_sets_<state>"], uns["shift_sets"]["params"]
 GENE_CLASSES = "gene_classes"  # var; varm, DataFrame (n_vars, n_classes); uns["gene_classes"]["params" | "scores"]
+SHARED_COLUMNS = (  # of a ranking, the same for every end state
+    "n_cells",
+    "fraction_detected",
+    "mean_rank",
+    "n_donors",
+    "null_n_cells",
+    "fraction_exact",
+    "log2fc",
+    "auroc",
+    "linear_shift",
+)
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
 
@@ -93,6 +104,16 @@ def has_sets(adata: AnnData, slots: Mapping[str, Any], key: str) -> bool:
     """Whether `slots`, such as ``adata.obsm``, hold sets of the run under `key`, and not of a run of their own."""
     name = sets_key(key)
     return name in slots and (name == key or name not in adata.uns)
+
+
+def reference_key(key: str) -> str:
+    """Name of the layer with shifts of random genes, which were perturbed beside listed ones. No state has such a name."""
+    return f"{key}__reference"
+
+
+def random_sets_key(key: str) -> str:
+    """Name of the `obsm` slot with shifts of random sets of genes, which were perturbed beside named ones. No state has such a name."""
+    return f"{sets_key(key)}__random"
 
 
 def method_layer(key: str) -> str:

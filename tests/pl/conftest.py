@@ -68,6 +68,8 @@ def perturbed():
         for suffix, factor in factors.items():
             adata.layers[f"shift{suffix}"] = layer(factor)
             adata.obsm[f"shift_sets{suffix}"] = sets(factor)
+            random = rng.normal(0, 1e-3, (N_OBS, 2 * 5))
+            adata.obsm[f"shift_sets__random{suffix}"] = random if goal else 1 - np.abs(random)
         adata.uns["shift"] = {"params": params}
         effects = np.zeros((N_VARS, N_VARS))
         effects[:3] = 1 - rng.gamma(1, 3e-3, (3, N_VARS))
@@ -83,6 +85,27 @@ def perturbed():
         return adata
 
     return make
+
+
+@pytest.fixture
+def centred():
+    """Shifts less what other genes do to the cell, by a loop."""
+
+    def center(adata: AnnData) -> AnnData:
+        adata = adata.copy()
+        for name in [x for x in adata.layers if x is not None and "__reference" not in x]:
+            layer = adata.layers[name].tolil()
+            reference = name.replace("shift", "shift__reference")
+            base = adata.layers[reference if reference in adata.layers else name].tocsr()
+            for cell, values in enumerate(layer.data):
+                layer.data[cell] = [value - base[cell].data.mean() for value in values]
+            adata.layers[name] = layer.tocsr()
+        for name in [x for x in adata.obsm if x.startswith("shift_sets") and "__random" not in x]:
+            random = adata.obsm[name.replace("shift_sets", "shift_sets__random")].reshape(adata.n_obs, 2, -1)
+            adata.obsm[name] = adata.obsm[name] - random.mean(axis=2)
+        return adata
+
+    return center
 
 
 @pytest.fixture

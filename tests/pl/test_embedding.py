@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from scipy import sparse
 
 import scgeneformer as sg
 
@@ -26,7 +27,7 @@ def drawn(ax) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("state", "layer"), [(None, "shift"), ("A", "shift_A")])
 def test_dots_are_cells_in_the_colour_of_their_shift(perturbed, state, layer) -> None:
     adata = perturbed()
-    ax = sg.pl.shift_embedding(adata, "SYM5", state=state, show=False)
+    ax = sg.pl.shift_embedding(adata, "SYM5", state=state, centered=False, show=False)
     values = stored(adata, layer, 5)
     places, shown = drawn(ax)
     order = np.lexsort(places.T)
@@ -48,7 +49,7 @@ def test_dots_are_cells_in_the_colour_of_their_shift(perturbed, state, layer) ->
 def test_several_genes_share_their_limits(perturbed) -> None:
     adata = perturbed()
     names = [adata.var_names[3], "SYM7", "sarcomere"]
-    axes = sg.pl.shift_embedding(adata, names, ncols=2, show=False)
+    axes = sg.pl.shift_embedding(adata, names, ncols=2, centered=False, show=False)
     assert [ax.get_title().split(" (")[0] for ax in axes] == ["ENSG00000267882", "SYM7", "sarcomere"]
     assert len({ax.collections[0].get_clim() for ax in axes}) == 1
     shown = drawn(axes[2])[1]
@@ -66,9 +67,30 @@ def test_titles_lie_apart(perturbed, assert_apart) -> None:
 
 def test_without_goal_states_limits_start_at_0(perturbed) -> None:
     adata = perturbed(goal=False)
-    ax = sg.pl.shift_embedding(adata, "SYM5", vmax=0.01, show=False)
+    ax = sg.pl.shift_embedding(adata, "SYM5", vmax=0.01, centered=False, show=False)
     assert ax.collections[0].get_clim() == (0, 0.01)
     np.testing.assert_allclose(np.sort(drawn(ax)[1]), np.sort(1 - stored(adata, "shift", 5)))
+
+
+@pytest.mark.parametrize("name", ["SYM5", "sarcomere"])
+def test_colours_are_centred_shifts(perturbed, centred, name) -> None:
+    adata = perturbed(rank=False)
+    ours = sg.pl.shift_embedding(adata, name, show=False)
+    expected = sg.pl.shift_embedding(centred(adata), name, centered=False, show=False)
+    for x, y in zip(drawn(ours), drawn(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-12)
+    assert "beyond other genes" in ours.figure.axes[1].get_ylabel().replace("\n", " ")
+
+
+def test_a_gene_that_was_perturbed_alone_is_not_centred(perturbed) -> None:
+    adata = perturbed(rank=False)
+    for name in [x for x in adata.layers if x is not None]:
+        only = sparse.csr_matrix(adata.layers[name].multiply(np.arange(adata.n_vars) == 5))
+        only.eliminate_zeros()
+        adata.layers[name] = only
+    with pytest.raises(ValueError, match="centered=False"):
+        sg.pl.shift_embedding(adata, "SYM5")
+    sg.pl.shift_embedding(adata, "SYM5", centered=False, show=False)
 
 
 def test_any_basis(perturbed) -> None:

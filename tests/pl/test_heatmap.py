@@ -30,7 +30,7 @@ def drawn(ax) -> np.ndarray:
 def test_heat_is_the_mean_of_stored_values(perturbed, state, layer) -> None:
     adata = perturbed()
     genes = adata.var_names[[5, 2, 0]].tolist()
-    ax = sg.pl.shift_heatmap(adata, groupby="group", genes=genes, state=state, show=False)
+    ax = sg.pl.shift_heatmap(adata, groupby="group", genes=genes, state=state, centered=False, show=False)
     np.testing.assert_allclose(drawn(ax), means(adata, layer, genes, 5))
     assert np.isnan(drawn(ax)).sum() == 1  # gene 2 was not tested in T/NK
     assert [t.get_text() for t in ax.get_yticklabels()] == adata.var.loc[genes, "gene_symbols"].tolist()
@@ -59,11 +59,26 @@ def test_groups_may_be_of_the_mudata_or_another_modality(perturbed) -> None:
 def test_without_goal_states_heat_is_one_minus_similarity(perturbed) -> None:
     adata = perturbed(goal=False)
     genes = adata.var_names[:2].tolist()
-    ax = sg.pl.shift_heatmap(adata, groupby="group", genes=adata.var["gene_symbols"][:2], min_cells=1, show=False)
+    ax = sg.pl.shift_heatmap(
+        adata, groupby="group", genes=adata.var["gene_symbols"][:2], min_cells=1, centered=False, show=False
+    )
     np.testing.assert_allclose(drawn(ax), 1 - means(adata, "shift", genes, 1))
     assert ax.collections[0].get_clim()[0] == 0
     assert ax.get_legend() is None
     assert "1 − cosine similarity" in ax.figure.axes[1].get_ylabel()
+
+
+@pytest.mark.parametrize("goal", [True, False])
+@pytest.mark.parametrize("reference", [True, False])
+def test_heat_is_the_mean_of_centred_shifts(perturbed, centred, goal, reference) -> None:
+    adata = perturbed(goal=goal, rank=False)
+    if reference:
+        for name in [x for x in adata.layers if x is not None]:
+            adata.layers[name.replace("shift", "shift__reference")] = adata.layers[name][:, ::-1].tocsr()
+    genes = [*adata.var_names[[5, 0]], "sarcomere"]
+    ours = drawn(sg.pl.shift_heatmap(adata, groupby="group", genes=genes, show=False))
+    plain = drawn(sg.pl.shift_heatmap(centred(adata), groupby="group", genes=genes, centered=False, show=False))
+    np.testing.assert_allclose(ours, plain if goal else plain - 1, atol=1e-12)
 
 
 def test_by_default_the_strongest_tested_genes(perturbed, assert_apart) -> None:
@@ -80,7 +95,7 @@ def test_by_default_the_strongest_tested_genes(perturbed, assert_apart) -> None:
 
 def test_sets_by_their_names(perturbed) -> None:
     adata = perturbed()
-    ax = sg.pl.shift_heatmap(adata, groupby="group", genes=["up/down", "sarcomere"], show=False)
+    ax = sg.pl.shift_heatmap(adata, groupby="group", genes=["up/down", "sarcomere"], centered=False, show=False)
     expected = adata.obsm["shift_sets"].groupby(adata.obs["group"], observed=False).mean().T
     np.testing.assert_allclose(drawn(ax), expected)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["up/down", "sarcomere"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scanpy import logging as logg
 from scipy import sparse, stats
 
 import scgeneformer as sg
@@ -48,33 +49,46 @@ def stored(adata: AnnData, layer: str, gene: int) -> tuple[np.ndarray, np.ndarra
     return coo.row[at], coo.data[at]
 
 
+def effects_of(adata: AnnData, layer: str, *, goal: bool, centered: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, genes and effects of stored entries, less the mean of their cell if `centered`, by a loop over cells."""
+    coo = adata.layers[layer].tocoo()
+    effects = coo.data.copy() if goal else 1 - coo.data
+    for cell in np.unique(coo.row) if centered else ():
+        effects[coo.row == cell] -= effects[coo.row == cell].mean()
+    return coo.row, coo.col, effects
+
+
+@pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize("goal", [True, False])
-def test_columns_are_scipys_per_gene(goal: bool) -> None:
+def test_columns_are_scipys_per_gene(goal: bool, centered: bool) -> None:
     adata = simulate(goal=goal)
-    sg.tl.rank_shifts(adata, min_cells=3)
+    sg.tl.rank_shifts(adata, min_cells=3, centered=centered)
+    assert adata.uns["shift"]["rank"]["centered"] is centered
     table = adata.varm["shift"]
+    assert ("plain_effect" in table) is centered
     for layer, suffix in [("shift", ""), ("shift_T", "_T"), ("shift_B", "_B")] if goal else [("shift", "")]:
-        everything = adata.layers[layer].tocoo()
+        _, column, everything = effects_of(adata, layer, goal=goal, centered=centered)
         for gene in range(adata.n_vars):
+            effects = everything[column == gene]
             values = stored(adata, layer, gene)[1]
             row = table.iloc[gene]
             assert row["n_cells"] == len(values)
             if len(values) == 0:
                 assert row.drop("n_cells").isna().all()
                 continue
-            effects = values if goal else 1 - values
             np.testing.assert_allclose(row["effect" + suffix], effects.mean(), rtol=1e-9)
+            if centered:
+                np.testing.assert_allclose(row["plain_effect" + suffix], np.mean(values if goal else 1 - values))
             interval = stats.t.interval(0.95, len(effects) - 1, effects.mean(), stats.sem(effects))
             ours = row[[name + suffix for name in ("sd", "effect_low", "effect_high")]].to_numpy(dtype=float)
             np.testing.assert_allclose(ours, [effects.std(ddof=1), *interval], rtol=1e-9)
             if len(values) < 3:
                 assert np.isnan(row["pvals" + suffix])
                 continue
-            sign = 1 if goal else -1
-            others = everything.data[everything.col != gene]
-            expected = stats.mannwhitneyu(values, others, method="asymptotic", use_continuity=False)
+            others = everything[column != gene]
+            expected = stats.mannwhitneyu(effects, others, method="asymptotic", use_continuity=False)
             np.testing.assert_allclose(row["pvals" + suffix], expected.pvalue, rtol=1e-8)
-            assert np.sign(row["scores" + suffix]) == sign * np.sign(stats.ranksums(values, others).statistic)
+            assert np.sign(row["scores" + suffix]) == np.sign(stats.ranksums(effects, others).statistic)
         tested = table["pvals" + suffix].dropna()
         np.testing.assert_allclose(
             table["pvals_adj" + suffix].dropna(), stats.false_discovery_control(tested), rtol=1e-12
@@ -93,7 +107,7 @@ def test_zeros_count_and_nan_does_not() -> None:
     sg.tl.rank_shifts(adata)
     sg.tl.rank_shifts(before)
     ours, others = adata.varm["shift"], before.varm["shift"]
-    assert ours.loc["gene5", "effect"] == 0
+    assert ours.loc["gene5", "plain_effect"] == 0
     assert ours.loc["gene5", "n_cells"] == others.loc["gene5", "n_cells"]
     assert ours.loc["gene6", "n_cells"] == others.loc["gene6", "n_cells"] - 1
     assert np.isfinite(ours.loc["gene6", "effect"])
@@ -111,29 +125,145 @@ def test_format_and_order_of_cells_do_not_matter(to: type, options: dict) -> Non
     pd.testing.assert_frame_equal(adata.varm["shift"], other.varm["shift"], rtol=1e-9)
 
 
-def test_donors_are_the_replicates() -> None:
+@pytest.mark.parametrize("centered", [True, False])
+def test_donors_are_the_replicates(centered: bool) -> None:
     adata = simulate()
     adata.obs["donor"] = adata.obs["donor"].where(np.arange(adata.n_obs) > 3)
+    sg.tl.rank_shifts(adata, test="donors", donor="donor", centered=centered)
+    table = adata.varm["shift"]
+    row, column, effects = effects_of(adata, "shift", goal=True, centered=centered)
+    donor = adata.obs["donor"].to_numpy()[row]
+    of_donors = np.full((adata.n_vars, 4), np.nan)
+    for (gene, d), _ in np.ndenumerate(of_donors):
+        own, rest = ((donor == "abcd"[d]) & same for same in (column == gene, column != gene))
+        if own.any():
+            of_donors[gene, d] = effects[own].mean() - (0 if centered else effects[rest].mean())
+    n = (~np.isnan(of_donors)).sum(axis=1)
+    np.testing.assert_array_equal(table["n_donors"], n)
+    some = n > 0
+    np.testing.assert_allclose(table["effect"][some], np.nanmean(of_donors[some], axis=1), rtol=1e-9)
+    # the variance is moderated, by one formula for all genes; the interval and the test have it in common
+    enough = n >= 3
+    variances = np.nanvar(of_donors[enough], axis=1, ddof=1)
+    t, p, low, high = (table[name][enough].to_numpy() for name in ("scores", "pvals", "effect_low", "effect_high"))
+    moderated = (table["effect"][enough] / t) ** 2 * n[enough]
+    slope = np.polyfit(variances[n[enough] == 4], moderated[n[enough] == 4], 1)
+    np.testing.assert_allclose(np.polyval(slope, variances[n[enough] == 4]), moderated[n[enough] == 4], rtol=1e-6)
+    df = 3 / slope[0]
+    full = n[enough] == 4
+    np.testing.assert_allclose(p[full], 2 * stats.t.sf(np.abs(t[full]), df), rtol=1e-5)
+    half = stats.t.ppf(0.975, df) * np.sqrt(moderated[full] / 4)
+    np.testing.assert_allclose((high - low)[full] / 2, half, rtol=1e-5)
+    assert table["pvals"].isna()[~enough].all()
+    assert table.loc["gene0", "n_cells"] == adata.n_obs  # those without a donor too
+
+
+def test_two_donors_have_no_interval(monkeypatch) -> None:
+    adata = simulate()
+    adata.obs["donor"] = np.where(np.arange(adata.n_obs) < 20, "a", "b")
+    warnings = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
     sg.tl.rank_shifts(adata, test="donors", donor="donor")
-    row = adata.varm["shift"].loc["gene0"]
-    coo = adata.layers["shift"].tocoo()
-    donor = adata.obs["donor"].to_numpy()[coo.row]
-    differences = [
-        coo.data[(donor == d) & (coo.col == 0)].mean() - coo.data[(donor == d) & (coo.col != 0)].mean() for d in "abcd"
-    ]
-    np.testing.assert_allclose(row[["scores", "pvals"]].tolist(), stats.ttest_1samp(differences, 0), rtol=1e-9)
-    interval = stats.t.interval(0.95, 3, np.mean(differences), stats.sem(differences))
-    ours = row[["donor_effect", "effect_low", "effect_high"]].tolist()
-    np.testing.assert_allclose(ours, [np.mean(differences), *interval], rtol=1e-9)
-    assert row["n_donors"] == 4
-    assert row["n_cells"] == adata.n_obs  # the effect is over all cells
+    table = adata.varm["shift"]
+    assert table[["pvals", "pvals_adj", "effect_low", "effect_high"]].isna().all(axis=None)
+    assert table.loc["gene0", "effect"] > 1e-3
+    assert warnings == ["2 donors are too few for intervals and p-values, which need 3."]
+
+
+def test_columns_that_look_like_donors_are_named(monkeypatch) -> None:
+    adata = simulate()
+    warnings = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
+    sg.tl.rank_shifts(adata)
+    assert any("Rank with test='donors', donor='donor'" in warning for warning in warnings)
+    warnings.clear()
+    assert adata.uns["shift"]["rank"]["replicates"] == "cells"
+    sg.tl.rank_shifts(adata, test="donors", donor="donor")
+    del adata.obs["donor"]
+    sg.tl.rank_shifts(adata)
+    assert not any("independent" in warning for warning in warnings)
+
+
+def test_what_every_gene_does_to_a_cell_does_not_count() -> None:
+    """Cells that are easy to move, and genes that only those express: the plain mean ranks these first, the centred one does not."""
+    rng = np.random.default_rng(0)
+    adata = simulate()
+    easy = np.arange(adata.n_obs) < 15
+    shifts = adata.layers["shift"].tocoo()
+    kept = (shifts.col >= 10) | easy[shifts.row] | (shifts.col == 0)  # genes 1 to 9 are in easy cells only
+    row, col = shifts.row[kept], shifts.col[kept]
+    values = 5e-3 * easy[row] + 1e-3 * (col == 0) + rng.normal(0, 1e-4, kept.sum())
+    adata.layers["shift"] = sparse.coo_matrix((values, (row, col)), shifts.shape).tocsr()
+    sg.tl.rank_shifts(adata)
+    assert sg.get.shifts(adata).loc[0, "names"] == "gene0"
+    assert adata.varm["shift"]["plain_effect"].drop("gene0").idxmax() in {f"gene{i}" for i in range(3, 10)}
+    assert adata.varm["shift"]["plain_effect"].idxmax() != "gene0"
+    only_easy = adata.varm["shift"].loc[[f"gene{i}" for i in range(3, 10)], "effect"]
+    assert only_easy.abs().max() < 2e-4
+
+
+def with_reference(adata: AnnData, genes: list[int]) -> AnnData:
+    """The same, `genes` having been drawn at random beside the others."""
+    for name in [x for x in adata.layers if x is not None]:
+        coo = adata.layers[name].tocoo()
+        drawn = np.isin(coo.col, genes)
+        for layer, part in ((name, ~drawn), (name.replace("shift", "shift__reference"), drawn)):
+            at = coo.row[part], coo.col[part]
+            adata.layers[layer] = sparse.coo_matrix((coo.data[part], at), coo.shape).tocsr()
+    return adata
+
+
+def test_listed_genes_are_compared_with_the_reference() -> None:
+    adata = with_reference(simulate(), list(range(10, 30)))
+    sg.tl.rank_shifts(adata)
+    table = adata.varm["shift"]
+    for layer, reference, suffix in (("shift", "shift__reference", ""), ("shift_T", "shift__reference_T", "_T")):
+        listed, random = adata.layers[layer].tocoo(), adata.layers[reference].tocoo()
+        mean = np.array([random.data[random.row == cell].mean() for cell in range(adata.n_obs)])
+        pool = random.data - mean[random.row]
+        for gene in (0, 3, 7):
+            at = listed.col == gene
+            effects = listed.data[at] - mean[listed.row[at]]
+            row = table.iloc[gene]
+            np.testing.assert_allclose(row[f"effect{suffix}"], effects.mean(), rtol=1e-9)
+            expected = stats.mannwhitneyu(effects, pool, method="asymptotic", use_continuity=False).pvalue
+            np.testing.assert_allclose(row[f"pvals{suffix}"], expected, rtol=1e-8)
+    assert (table["n_cells"].iloc[10:] == 0).all()
+
+
+def test_p_values_of_listed_genes_do_not_depend_on_the_list() -> None:
+    adata = with_reference(simulate(), list(range(10, 30)))
+    fewer = adata.copy()
+    layer = fewer.layers["shift"].tocoo()
+    at = np.isin(layer.col, [0, 5])
+    fewer.layers["shift"] = sparse.coo_matrix((layer.data[at], (layer.row[at], layer.col[at])), layer.shape).tocsr()
+    sg.tl.rank_shifts(adata)
+    sg.tl.rank_shifts(fewer)
+    columns = ["effect", "scores", "pvals"]
+    ours, theirs = (x.varm["shift"].loc[["gene0", "gene5"], columns] for x in (fewer, adata))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_a_single_gene_without_reference_has_nothing_to_compare_with() -> None:
+    adata = simulate()
+    layer = adata.layers["shift"].tocoo()
+    for name in [x for x in adata.layers if x is not None]:
+        layer = adata.layers[name].tocoo()
+        at = layer.col == 0
+        values = layer.data[at], (layer.row[at], layer.col[at])
+        adata.layers[name] = sparse.coo_matrix(values, layer.shape).tocsr()
+    with pytest.raises(ValueError, match=r"n_reference.*centered=False"):
+        sg.tl.rank_shifts(adata)
+    assert "shift" not in adata.varm
+    sg.tl.rank_shifts(adata, centered=False)
+    assert np.isfinite(adata.varm["shift"].loc["gene0", "effect"])
 
 
 def test_null_is_matched_by_name_and_may_be_another_key() -> None:
     adata, null = simulate(), simulate(seed=1)
     del null.layers["shift_B"]
     shuffled = null[:, np.random.default_rng(1).permutation(null.n_vars)[:20]].copy()
-    sg.tl.rank_shifts(adata, test="vs_null", null=shuffled)
+    sg.tl.rank_shifts(adata, test="vs_null", null=shuffled, centered=False)
     table = adata.varm["shift"]
     assert "pvals_B" not in table
     for gene in range(adata.n_vars):
@@ -149,7 +279,7 @@ def test_null_is_matched_by_name_and_may_be_another_key() -> None:
     for name in ("shift", "shift_T"):
         same.layers[name.replace("shift", "other")] = null.layers[name]
     same.uns["other"] = {"params": null.uns["shift"]["params"]}
-    sg.tl.rank_shifts(same, test="vs_null", null="other")
+    sg.tl.rank_shifts(same, test="vs_null", null="other", centered=False)
     kept = table["null_n_cells"] > 0
     np.testing.assert_allclose(same.varm["shift"]["pvals"][kept], table["pvals"][kept])
 
@@ -202,7 +332,7 @@ def test_fraction_of_exact_shifts() -> None:
 
 def test_mixture_marks_the_gene_with_impact() -> None:
     adata = simulate(goal=False)
-    sg.tl.rank_shifts(adata, test="mixture")
+    sg.tl.rank_shifts(adata, test="mixture", centered=False)
     table = adata.varm["shift"]
     assert table.index[table["impact"] == 1].tolist() == ["gene0"]
     assert table["impact"].isna().tolist() == (table["n_cells"] < 5).tolist()
@@ -260,6 +390,7 @@ def with_dense_layer(adata: AnnData) -> None:
         (None, {"test": "donors"}, ValueError, "go together"),
         (None, {"donor": "donor"}, ValueError, "go together"),
         (None, {"test": "donors", "donor": "patient"}, KeyError, "patient"),
+        (None, {"compat": "official", "centered": True}, ValueError, "as they are"),
         (None, {"test": "vs_null"}, ValueError, "go together"),
         (None, {"test": "vs_null", "null": "missing"}, KeyError, "missing"),
         (None, {"test": "vs_null", "null": simulate(goal=False)}, ValueError, "Perturb both alike"),

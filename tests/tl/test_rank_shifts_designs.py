@@ -45,7 +45,7 @@ def tokenized() -> AnnData:
 
 
 def test_random_genes_are_matched_by_cells_and_position(tokenized) -> None:
-    sg.tl.rank_shifts(tokenized, test="random_genes", n_matched=40)
+    sg.tl.rank_shifts(tokenized, test="random_genes", n_matched=40, centered=False)
     table = tokenized.varm["shift"]
     position = np.full(N_GENES, np.nan)
     tokens = tokenized.obsm["geneformer_tokens"][:50]
@@ -59,13 +59,14 @@ def test_random_genes_are_matched_by_cells_and_position(tokenized) -> None:
         distance = np.linalg.norm(ranks - ranks[i], axis=1)
         if np.sum(distance <= np.sort(distance)[40]) > 41:
             continue  # a tie for the last place
-        near = effects[distance <= np.sort(distance)[40]]
-        far = np.abs(near - np.median(near))
-        np.testing.assert_allclose(table["pvals"].iloc[gene], np.mean(far >= abs(effects[i] - np.median(near))))
-        score = (effects[i] - np.median(near)) / stats.median_abs_deviation(near, scale="normal")
-        np.testing.assert_allclose(table["scores"].iloc[gene], score, rtol=1e-9)
+        others = np.delete(effects, i)[np.delete(distance, i) <= np.sort(distance)[40]]
+        expected = stats.ttest_ind([effects[i]], others)
+        np.testing.assert_allclose(table[["scores", "pvals"]].iloc[gene], expected, rtol=1e-9)
+        percentile = stats.percentileofscore(others, effects[i], "mean")
+        np.testing.assert_allclose(table["null_percentile"].iloc[gene], percentile)
     assert table["pvals"].idxmin() == "gene7"
-    assert table["pvals"].min() == pytest.approx(1 / 41)
+    assert table["pvals_adj"].idxmin() == "gene7"
+    assert table.loc["gene7", "pvals_adj"] < 0.05
     assert table["pvals"][~tested].isna().all()
     np.testing.assert_allclose(table["pvals_T"], table["pvals"])
     np.testing.assert_allclose(table["scores_T"], -table["scores"])
@@ -148,22 +149,25 @@ def test_interactions_are_a_loop_over_cells(goal: bool, donor: str | None) -> No
                 assert np.isnan(row["pvals" + state])
                 continue
             x = np.array(list(values.values()))
-            np.testing.assert_allclose(row["effect" + state], x.mean(), rtol=1e-9)
             np.testing.assert_allclose(row["sd" + state], x.std(ddof=1), rtol=1e-9)
+            if donor is None:
+                np.testing.assert_allclose(row["effect" + state], x.mean(), rtol=1e-9)
             if donor is not None:
                 x = pd.Series(x).groupby(adata.obs["donor"].to_numpy()[list(values)]).mean().to_numpy()
-                np.testing.assert_allclose(row["donor_effect" + state], x.mean(), rtol=1e-9)
+                np.testing.assert_allclose(row["effect" + state], x.mean(), rtol=1e-9)
                 assert row["n_donors"] == len(x)
+                continue  # moderated over genes: see the test of donors
             expected = stats.ttest_1samp(x, 0)
             interval = expected.confidence_interval()
             ours = row[[name + state for name in ("scores", "pvals", "effect_low", "effect_high")]].to_numpy(
                 dtype=float
             )
             np.testing.assert_allclose(ours, [*expected, interval.low, interval.high], rtol=1e-8)
-        parts = table[[name + state for name in ("pair_effect", "gene_effect", "anchor_effect")]].dropna()
-        np.testing.assert_allclose(
-            parts.iloc[:, 0] - parts.iloc[:, 1] - parts.iloc[:, 2], table["effect" + state].dropna(), atol=1e-15
-        )
+        if donor is None:
+            parts = table[[name + state for name in ("pair_effect", "gene_effect", "anchor_effect")]].dropna()
+            np.testing.assert_allclose(
+                parts.iloc[:, 0] - parts.iloc[:, 1] - parts.iloc[:, 2], table["effect" + state].dropna(), atol=1e-15
+            )
     assert table["pvals"].idxmin() == "gene5"
     assert sg.get.shifts(adata).loc[0, "names"] == "gene5"
 
@@ -229,44 +233,106 @@ def with_sets(*, goal: bool = True) -> AnnData:
     return adata
 
 
-@pytest.mark.parametrize("test", ["rank_sum", "donors", "aggregate"])
 @pytest.mark.parametrize("goal", [True, False])
-def test_sets_are_tested_against_no_effect(goal: bool, test: str) -> None:
+def test_sets_without_random_sets_have_effects_and_no_test(goal: bool) -> None:
     adata = with_sets(goal=goal)
-    sg.tl.rank_shifts(adata, test=test, donor="donor" if test == "donors" else None)
+    sg.tl.rank_shifts(adata)
     assert "shift" not in adata.varm
     table = adata.uns["shift"]["sets"]
     assert table.index.tolist() == ["a", "B2M|ACTB", "c"]
+    assert not any("pvals" in name for name in table)
     for state in ["", "_T", "_B"] if goal else [""]:
         for name, values in adata.obsm["shift_sets" + state].items():
             values = values.dropna() if goal else 1 - values.dropna()
             row = table.loc[name]
             assert row["n_cells"] == len(values)
             np.testing.assert_allclose(row[["effect" + state, "sd" + state]], [values.mean(), values.std()], rtol=1e-9)
-            if test == "donors":
-                values = values.groupby(adata.obs["donor"]).mean()
-            if len(values) < 2:
+            if len(values) > 1:
+                interval = stats.ttest_1samp(values, 0).confidence_interval()
+                np.testing.assert_allclose(row[["effect_low" + state, "effect_high" + state]], interval, rtol=1e-9)
+
+
+def with_random_sets(*, goal: bool = True, n_random: int = 6) -> AnnData:
+    """The same, and random sets beside them that move cells as far, though set "a" goes further."""
+    adata, rng = with_sets(goal=goal), np.random.default_rng(1)
+    for state in ["", "_T", "_B"] if goal else [""]:
+        named = adata.obsm["shift_sets" + state].to_numpy()
+        random = (
+            rng.normal(0, 2e-4, (30, 3, n_random))
+            + rng.normal(0, 1e-3, (30, 1, 1))
+            + rng.normal(0, 3e-4, (3, n_random))
+        )
+        random[np.isnan(named)] = np.nan
+        random[3, :, 0] = np.nan  # one that a cell does not express
+        random = random if goal else 1 - np.abs(random)
+        adata.obsm["shift_sets__random" + state] = random.reshape(30, -1)
+    return adata
+
+
+@pytest.mark.parametrize("donor", [None, "donor"])
+@pytest.mark.parametrize("goal", [True, False])
+def test_sets_are_tested_against_their_random_sets(goal: bool, donor: str | None) -> None:
+    adata = with_random_sets(goal=goal)
+    sg.tl.rank_shifts(adata, test="rank_sum" if donor is None else "donors", donor=donor)
+    table = adata.uns["shift"]["sets"]
+    for state in ["", "_T", "_B"] if goal else [""]:
+        random = adata.obsm["shift_sets__random" + state].reshape(30, 3, 6)
+        for number, (name, values) in enumerate(adata.obsm["shift_sets" + state].items()):
+            own, null = values.to_numpy(), random[:, number]
+            own, null = (own, null) if goal else (1 - own, 1 - null)
+            cells = np.flatnonzero(~np.isnan(own))
+            beyond = np.array([own[cell] - np.nanmean(null[cell]) for cell in cells])
+            row = table.loc[name]
+            assert row["n_cells"] == len(cells)
+            np.testing.assert_allclose(row["plain_effect" + state], own[cells].mean())
+            expected = pd.Series(beyond).groupby(adata.obs["donor"].to_numpy()[cells]).mean() if donor else beyond
+            np.testing.assert_allclose(row["effect" + state], expected.mean())
+            if len(cells) < 5:
+                assert np.isnan(row["pvals" + state])
                 continue
-            expected = stats.ttest_1samp(values, 0)
+            draws = [np.nanmean([null[cell, k] - np.nanmean(null[cell]) for cell in cells]) for k in range(6)]
             np.testing.assert_allclose(
-                row[["effect_low" + state, "effect_high" + state]], expected.confidence_interval(), rtol=1e-9
+                row[["scores" + state, "pvals" + state]], stats.ttest_ind([beyond.mean()], draws), rtol=1e-8
             )
-            if not goal:
-                assert "pvals" not in row
-            elif row["n_cells"] >= (1 if test == "aggregate" else 5):
-                np.testing.assert_allclose(row[["scores" + state, "pvals" + state]], expected, rtol=1e-9)
-        if goal:
-            tested = table["pvals" + state].dropna()
-            np.testing.assert_allclose(table["pvals_adj" + state].dropna(), stats.false_discovery_control(tested))
+            np.testing.assert_allclose(
+                row["null_percentile" + state], stats.percentileofscore(draws, beyond.mean(), "mean")
+            )
+    assert sg.get.shifts(adata).loc[0, "set"] == "a"
+
+
+def test_random_sets_are_no_discoveries() -> None:
+    """Every set moves the cells, and sets differ: tested against 0, or cell by cell, nearly all would be significant."""
+    rng = np.random.default_rng(0)
+    n_cells, n_sets, n_random = 60, 400, 20
+    of_set = rng.normal(0, 1, (n_sets, n_random + 1))
+    values = 3 + rng.normal(0, 1, (n_cells, 1, 1)) + of_set + rng.normal(0, 0.5, (n_cells, n_sets, n_random + 1))
+    adata = AnnData(np.zeros((n_cells, 1), dtype=np.float32))
+    adata.obsm["shift_sets"] = pd.DataFrame(values[..., 0], adata.obs_names, [f"set{i}" for i in range(n_sets)])
+    adata.obsm["shift_sets__random"] = values[..., 1:].reshape(n_cells, -1)
+    adata.uns["shift"] = {"params": {"kind": "delete", "target": "Mono"}}
+    sg.tl.rank_shifts(adata)
+    table = adata.uns["shift"]["sets"]
+    assert 0.03 < (table["pvals"] < 0.05).mean() < 0.08
+    assert (table["pvals_adj"] < 0.05).sum() <= 1
+    assert (stats.ttest_1samp(adata.obsm["shift_sets"], 0).pvalue < 0.05).mean() > 0.9
+
+
+def test_random_sets_of_another_number_are_refused() -> None:
+    adata = with_random_sets()
+    adata.obsm["shift_sets__random"] = adata.obsm["shift_sets__random"][:, :-1]
+    with pytest.raises(ValueError, match=r"shift_sets__random.*perturb_sets"):
+        sg.tl.rank_shifts(adata)
+    assert "rank" not in adata.uns["shift"]
 
 
 def test_get_shifts_of_sets() -> None:
-    adata = with_sets()
+    adata = with_random_sets()
     sg.tl.rank_shifts(adata)
     frame = sg.get.shifts(adata)
-    head = ["set", "state", "n_cells", "effect", "sd", "effect_low", "effect_high", "scores", "pvals", "pvals_adj"]
-    assert frame.columns.tolist() == head
-    assert frame["set"].tolist() == ["a", "c", "B2M|ACTB"]  # significant, larger effect first; untested last
+    head = ["set", "state", "n_cells", "effect", "sd", "effect_low", "effect_high", "plain_effect", "null_percentile"]
+    assert frame.columns.tolist() == [*head, "scores", "pvals", "pvals_adj"]
+    assert frame["set"].tolist()[0] == "a"
+    assert frame["set"].tolist()[-1] == "B2M|ACTB"  # not tested
     table = adata.uns["shift"]["sets"].loc[frame["set"]]
     other = sg.get.shifts(adata, state="B", sort_by="set").set_index("set").loc[frame["set"]]
     np.testing.assert_array_equal(other["pvals"], table["pvals_B"])

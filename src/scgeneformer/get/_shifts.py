@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-SHARED = ("n_cells", "n_donors", "null_n_cells", "fraction_exact")  # columns that are the same for every end state
-
 
 def shifts(
     adata: AnnData | MuData,
@@ -46,8 +44,10 @@ def shifts(
         Return sets; by default only where no genes are ranked.
     sort_by
         Column to sort by: p-values and rates ascending, everything else descending; ``"abs_effect"`` sorts by the size of the
-        effect. By default as official tables are: those with a false discovery rate under 0.05 (with impact, for a
-        mixture) first, larger effects first; those in too few cells to be tested come last. Ties keep the order of ``var_names``.
+        effect. By default by falling scores: what moves cells most reliably towards the state comes first, what moves them away
+        last, followed by what was in too few cells to be tested. Without scores by falling effect, for a mixture those with impact
+        first. A ranking with ``compat="official"`` has the order of the official table: those with a false discovery rate under 0.05 first,
+        larger effects first. Ties keep the order of ``var_names``.
     n_top
         Maximum number of rows, of each group.
     gene_symbols
@@ -77,6 +77,7 @@ def shifts(
         groups = [name for name in tables if name is not None]
         msg = f"group={group!r} is not a group of .uns[{key!r}], which has {groups or 'none: perturb `within` groups'}."
         raise ValueError(msg)
+    official = data.uns[key].get("rank", {}).get("compat") == "official"
     symbols = None if of_sets else _keys.symbols(data, gene_symbols)
     frames = []
     for name in tables if group is None else [group]:
@@ -88,7 +89,7 @@ def shifts(
         else:
             insert_names(frame, data.var_names.to_numpy(), symbols)
         frame = frame.loc[frame["n_cells"].to_numpy() > 0]
-        frames.append(frame.iloc[_order(frame, sort_by)[:n_top]])
+        frames.append(frame.iloc[_order(frame, sort_by, official=official)[:n_top]])
     return pd.concat(frames).reset_index(drop=True)
 
 
@@ -133,15 +134,20 @@ def _columns_of_one_state(table: pd.DataFrame, states: list[str]) -> list[str]:
 
 
 def _column(name: str, state: str | None, states: list[str]) -> str:
-    return name if state is None or state == states[0] or name in SHARED else _keys.state_column(name, state)
+    return (
+        name if state is None or state == states[0] or name in _keys.SHARED_COLUMNS else _keys.state_column(name, state)
+    )
 
 
-def _order(frame: pd.DataFrame, sort_by: str | None) -> np.ndarray:
+def _order(frame: pd.DataFrame, sort_by: str | None, *, official: bool) -> np.ndarray:
     effect = frame["effect"].to_numpy()
     if sort_by is None:
-        call = next((column for column in ("pvals_adj", "impact") if column in frame), "effect")
-        first = {"pvals_adj": frame[call] < 0.05, "impact": frame[call] == 1}.get(call, frame[call].notna())
-        return np.lexsort((-effect, frame[call].isna().to_numpy(), ~first.to_numpy()))
+        if official and "pvals_adj" in frame:
+            not_significant = ~(frame["pvals_adj"] < 0.05).to_numpy()
+            return np.lexsort((-effect, frame["pvals_adj"].isna().to_numpy(), not_significant))
+        strength = frame["scores"].to_numpy() if "scores" in frame else effect
+        impact = frame["impact"].to_numpy() if "impact" in frame else np.zeros(len(frame))
+        return np.lexsort((-effect, -strength, -impact))  # NaN last
     if sort_by == "abs_effect":
         return np.argsort(-np.abs(effect), kind="stable")
     if sort_by not in frame:

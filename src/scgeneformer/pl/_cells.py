@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from scgeneformer import _keys
+from scgeneformer import _keys, stats
 
 from ._ranking import slot_of_state
 
@@ -24,7 +25,14 @@ def symbols_of(data: AnnData, gene_symbols: str | None) -> np.ndarray:
 
 
 def effects_in_cells(
-    data: AnnData, run: dict[str, Any], names: Sequence[str], *, key: str, state: str | None, gene_symbols: str | None
+    data: AnnData,
+    run: dict[str, Any],
+    names: Sequence[str],
+    *,
+    key: str,
+    state: str | None,
+    gene_symbols: str | None,
+    centered: bool,
 ) -> tuple[np.ndarray, list[str]]:
     """Effect of each perturbation in each cell, 0 for none.
 
@@ -38,6 +46,8 @@ def effects_in_cells(
         Genes, as in ``var_names`` or as symbols, or sets.
     key, state, gene_symbols
         Slot, end state (None without goal states), column of symbols.
+    centered
+        Subtract what other genes (random sets) do to the cell, as :func:`~scgeneformer.tl.rank_shifts` does.
 
     Returns
     -------
@@ -48,7 +58,7 @@ def effects_in_cells(
     KeyError
         If there are no shifts, or a name is neither a gene nor a set.
     ValueError
-        If the layer is dense, there are no names, or nothing of a name was perturbed.
+        If the layer is dense, there are no names, nothing of a name was perturbed, or there is nothing to centre by.
     """
     slot, sets_slot = (slot_of_state(run, name, state) for name in (key, _keys.sets_key(key)))
     layer = data.layers[slot] if slot in data.layers else None
@@ -73,8 +83,14 @@ def effects_in_cells(
         column = _keys.slot_name(name)
         if len(found) and layer is not None:
             values, label = _stored(layer, found, data.n_obs), symbols[found[0]]
+            center = _mean_of_genes(data, run, layer, key, state) if centered else 0.0
         elif sets is not None and column in sets:
             values, label = sets[column].to_numpy(dtype=np.float64), str(name)
+            center = (
+                _mean_of_random_sets(data, run, list(sets).index(column), len(sets.columns), key, state)
+                if centered
+                else 0.0
+            )
         else:
             there = f" The sets are {list(sets)}." if sets is not None else ""
             msg = f"{name!r} is neither in .var_names, nor a symbol, nor a set in .obsm[{sets_slot!r}].{there}"
@@ -82,10 +98,31 @@ def effects_in_cells(
         if np.isnan(values).all():
             msg = f"{name!r} was perturbed in no cell: .layers[{slot!r}] holds nothing for it."
             raise ValueError(msg)
-        columns.append(values)
+        if np.isnan(values - center).all():
+            msg = f"Nothing else was perturbed in the cells of {name!r} that it could be compared with. Plot with centered=False."
+            raise ValueError(msg)
+        sign = 1 if state is not None else -1  # less similarity is more effect
+        columns.append(sign * (values - center) if centered or state is not None else 1 - values)
         labels.append(label)
-    values = np.stack(columns, axis=1)
-    return (values if state is not None else 1 - values), labels
+    return np.stack(columns, axis=1), labels
+
+
+def _mean_of_genes(data: AnnData, run: dict[str, Any], layer: Any, key: str, state: str | None) -> np.ndarray:
+    """Mean shift of each cell over its reference genes, or else over all tested genes if there are several; (n_obs,)."""
+    name = slot_of_state(run, _keys.reference_key(key), state)
+    n, mean = stats.cell_means(data.layers[name] if name in data.layers else layer)
+    return np.where(n >= (1 if name in data.layers else 2), mean, np.nan)
+
+
+def _mean_of_random_sets(
+    data: AnnData, run: dict[str, Any], number: int, n_sets: int, key: str, state: str | None
+) -> np.ndarray:
+    """Mean shift of each cell over the random sets beside a set, (n_obs,), NaN where there are none."""
+    name = slot_of_state(run, _keys.random_sets_key(key), state)
+    if name not in data.obsm:
+        return np.full(data.n_obs, np.nan)
+    random = np.asarray(data.obsm[name], dtype=np.float64).reshape(data.n_obs, n_sets, -1)[:, number]
+    return pd.DataFrame(random).mean(axis=1).to_numpy()
 
 
 def _stored(layer: sparse.csr_matrix | sparse.csc_matrix, columns: np.ndarray, n_obs: int) -> np.ndarray:

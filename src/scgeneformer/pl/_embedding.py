@@ -34,6 +34,7 @@ def shift_embedding(
     cmap: str | Colormap | None = None,
     size: float | None = None,
     ncols: int = 4,
+    centered: bool = True,
     gene_symbols: str | None = None,
     mod: str = "rna",
     ax: Axes | None = None,
@@ -67,6 +68,9 @@ def shift_embedding(
         Size of dots; by default as in scanpy.
     ncols
         Panels per row.
+    centered
+        Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
+        look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
         Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
     mod
@@ -108,16 +112,18 @@ def shift_embedding(
     if places is None:
         msg = f"No embedding in .obsm['X_{basis}']. Run `sc.tl.umap(adata)` first, or name another `basis`."
         raise KeyError(msg)
-    values, labels = effects_in_cells(data, run, genes, key=key, state=state, gene_symbols=gene_symbols)
+    values, labels = effects_in_cells(
+        data, run, genes, key=key, state=state, gene_symbols=gene_symbols, centered=centered
+    )
 
     own_figure = ax is None
     axes = _panels(len(genes), ncols) if own_figure else [ax]
     largest = vmax if vmax is not None else np.nanpercentile(np.abs(values), 99)
-    limits = symmetric(largest, signed=state is not None)
-    cmap = cmap or (DIVERGING if state is not None else SEQUENTIAL)
+    limits = symmetric(largest, signed=state is not None or centered)
+    cmap = cmap or (DIVERGING if state is not None or centered else SEQUENTIAL)
     for panel, column, label in zip(axes, values.T, labels, strict=True):
         _draw(panel, column, label, np.asarray(data.obsm[places]), basis, limits=limits, cmap=cmap, size=size)
-    what, measure = words(run, state, mean=False)
+    what, measure = words(run, state, mean=False, centered=centered)
     add_colour_bar(
         axes[0].collections[0], axes, what, measure, shrink=0.8, aspect=25, fraction=0.15 / min(len(axes), ncols)
     )

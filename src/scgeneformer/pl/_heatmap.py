@@ -32,6 +32,7 @@ def shift_heatmap(
     key: str = _keys.SHIFT,
     state: str | None = None,
     min_cells: int = 5,
+    centered: bool = True,
     gene_symbols: str | None = None,
     cmap: str | Colormap | None = None,
     mod: str = "rna",
@@ -59,11 +60,14 @@ def shift_heatmap(
         End state; the target if ``None``. Only for perturbations with goal states.
     min_cells
         Means over fewer cells are not shown.
+    centered
+        Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
+        look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
         Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
     cmap
-        Colour map. By default one that is centred at 0 for changes of similarity to a state, and a sequential one for 1
-        minus the similarity without goal states.
+        Colour map. By default one that is centred at 0; a sequential one for 1 minus the similarity without goal states,
+        not centred.
     mod
         Modality of a MuData.
     ax
@@ -95,15 +99,17 @@ def shift_heatmap(
     if genes is None:
         genes = _strongest(data, key=key, state=state, n_top=n_top)
     genes = [genes] if isinstance(genes, str) else list(genes)
-    values, labels = effects_in_cells(data, run, genes, key=key, state=state, gene_symbols=gene_symbols)
+    values, labels = effects_in_cells(
+        data, run, genes, key=key, state=state, gene_symbols=gene_symbols, centered=centered
+    )
     means = _group_means(values, groups, min_cells)
 
     own_figure = ax is None
     height = max(2.2, 0.22 * len(labels))  # of the map itself, in inches; the rest is for text
     names = max(len(str(group)) for group in means.columns)
     ax = begin(ax, 1.9 + 0.07 * max(map(len, labels)) + 0.34 * means.shape[1], 0.8 + 0.05 * names + height)
-    _draw(ax, means, labels, cmap=cmap, signed=state is not None, few=f"< {min_cells} cells")
-    add_colour_bar(ax.collections[0], ax, *words(run, state), shrink=min(1, 3 / height))
+    _draw(ax, means, labels, cmap=cmap, signed=state is not None or centered, few=f"< {min_cells} cells")
+    add_colour_bar(ax.collections[0], ax, *words(run, state, centered=centered), shrink=min(1, 3 / height))
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
 
 

@@ -19,7 +19,7 @@ REFERENCE = {
     "random_genes": "matched genes",
     "interaction": "the sum",
     "aggregate": "0",
-    "t_test": "0",
+    "sets": "random sets",
 }
 
 
@@ -71,8 +71,8 @@ class Ranking:
 
     @property
     def effect(self) -> np.ndarray:
-        """Mean effect of each gene, over donors where they were tested, as the intervals are; float64 (n,)."""
-        return self.frame["donor_effect" if self.over_donors else "effect"].to_numpy()
+        """Effect of each gene; float64 (n,)."""
+        return self.frame["effect"].to_numpy()
 
     @property
     def strength(self) -> np.ndarray:
@@ -82,12 +82,12 @@ class Ranking:
     @property
     def over_donors(self) -> bool:
         """Whether what was tested, and has the interval, is a mean over donors."""
-        return "donor_effect" in self.frame
+        return "n_donors" in self.frame
 
     @property
     def against_others(self) -> bool:
-        """Whether effects are differences to other genes, as the test over donors takes them."""
-        return self.over_donors and self._test == "donors"
+        """Whether effects are differences to other genes, or of sets to random sets."""
+        return bool(self.rank.get("centered")) or (self.over_donors and self._test == "donors")
 
     @property
     def signed(self) -> bool:
@@ -101,7 +101,7 @@ class Ranking:
 
     @property
     def _test(self) -> str:
-        return "t_test" if self.of_sets else self.rank.get("test", "rank_sum")
+        return "sets" if self.of_sets else self.rank.get("test", "rank_sum")
 
     @property
     def intervals(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -141,7 +141,7 @@ class Ranking:
         if self._test == "interaction":
             what = f"{what} beyond the sum of singles"
         elif self.against_others:
-            what = f"{what} beyond other genes"
+            what = f"{what} beyond {'random sets' if self.of_sets else 'other genes'}"
         return f"{what}, over donors" if self.over_donors else what, measure
 
     def on_state(self, data: AnnData, key: str, state: str) -> Ranking:
@@ -177,12 +177,13 @@ def read_ranking(
     return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr)
 
 
-def words(run: dict[str, Any], state: str | None, *, mean: bool = True) -> tuple[str, str]:
+def words(run: dict[str, Any], state: str | None, *, mean: bool = True, centered: bool = False) -> tuple[str, str]:
     """Name and measure of an effect: of the shift towards `state`, or without goal states of the effect as such."""
     what = f"shift towards {state}" if state is not None else "effect"
     what = f"mean {what}" if mean else what
     if run.get("anchor") is not None:
         what = f"{what} with {run['anchor']}"
+    what = f"{what} beyond other genes" if centered else what
     return what, "Δ cosine similarity" if state is not None else "1 − cosine similarity"
 
 

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 from ._donors import donor_differences, donor_means
 from ._false_discovery import benjamini_hochberg
-from ._matched import matched_groups, matched_test
-from ._means import Summary, group_means, summarise, t_test
+from ._matched import draw_test, matched_groups, matched_test
+from ._means import Summary, cell_means, group_means, summarise, t_test
 from ._mixture import Mixture, two_components
-from ._ranks import rank_sum, rank_sum_null
+from ._moderated import moderate
+from ._ranks import auroc, rank_sum, rank_sum_null, rank_sum_pool
 from ._results import GroupTest
 
 __all__ = [
     "GroupTest",
     "Mixture",
     "Summary",
+    "auroc",
     "benjamini_hochberg",
+    "cell_means",
     "donor_differences",
     "donor_means",
+    "draw_test",
     "group_means",
     "matched_groups",
     "matched_test",
+    "moderate",
     "rank_sum",
     "rank_sum_null",
+    "rank_sum_pool",
     "summarise",
     "t_test",
     "two_components",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ._results import GroupTest
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Summary:
         float64 array of shape (n_groups,), NaN for empty groups.
     sd
         Standard deviation with n - 1 in the denominator, NaN for groups of fewer than 2 values.
+    df
+        Degrees of freedom of the standard deviation, n - 1 and at least 0.
     low, high
         Ends of the confidence interval, NaN for groups of fewer than 2 values.
     """
@@ -29,6 +35,7 @@ class Summary:
     n: np.ndarray
     mean: np.ndarray
     sd: np.ndarray
+    df: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -46,6 +53,13 @@ def group_means(values: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple[
     n = np.bincount(groups, minlength=n_groups)
     total = np.bincount(groups, weights=values, minlength=n_groups)
     return n, np.divide(total, n, out=np.full(n_groups, np.nan), where=n > 0)
+
+
+def cell_means(layer: sparse.csr_matrix | sparse.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Count and mean of the stored values of each row that are not NaN, zeros included; int64 and float64 (n_rows,), NaN for empty rows."""
+    values = layer.tocoo()
+    measured = ~np.isnan(values.data)
+    return group_means(values.data[measured].astype(np.float64), values.row[measured], layer.shape[0])
 
 
 def summarise(values: np.ndarray, groups: np.ndarray, n_groups: int, *, level: float = 0.95) -> Summary:
@@ -66,8 +80,14 @@ def summarise(values: np.ndarray, groups: np.ndarray, n_groups: int, *, level: f
     # around the mean, since a sum of squares loses all digits of small shifts around a large mean
     squares = np.bincount(groups, weights=(values - mean[groups]) ** 2, minlength=n_groups)
     sd = np.sqrt(np.divide(squares, n - 1, out=np.full(n_groups, np.nan), where=n > 1))
-    half = stdtrit(np.maximum(n - 1, 1), 0.5 + level / 2) * sd / np.sqrt(np.maximum(n, 1))
-    return Summary(n, mean, sd, mean - half, mean + half)
+    return with_interval(Summary(n, mean, sd, np.maximum(n - 1, 0), mean, mean), level)
+
+
+def with_interval(summary: Summary, level: float) -> Summary:
+    """The summary with the confidence interval of Student's t, by its standard deviations and degrees of freedom."""
+    quantile = stdtrit(np.maximum(summary.df, 1), 0.5 + level / 2)
+    half = quantile * summary.sd / np.sqrt(np.maximum(summary.n, 1))
+    return replace(summary, low=summary.mean - half, high=summary.mean + half)
 
 
 def t_test(summary: Summary) -> GroupTest:
@@ -78,4 +98,4 @@ def t_test(summary: Summary) -> GroupTest:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = summary.mean / (summary.sd / np.sqrt(summary.n))
     t[(summary.mean == 0) & (summary.sd == 0)] = 0.0
-    return GroupTest(t, 2 * stdtr(np.maximum(summary.n - 1, 1), -np.abs(t)))
+    return GroupTest(t, 2 * stdtr(np.maximum(summary.df, 1), -np.abs(t)))

@@ -1,13 +1,16 @@
-"""Wilcoxon's rank-sum test for all groups from one sort."""
+"""Wilcoxon's rank-sum test for all groups from one sort, and areas under ROC curves."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.special import ndtr
 
 from ._results import GroupTest
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 def rank_sum(
@@ -45,6 +48,38 @@ def rank_sum(
     if pool == "all":
         return _normal_test(u, m, np.full(n_groups, float(n)), np.zeros(n_groups))
     return _normal_test(u - m * m / 2, m, n - m, np.full(n_groups, tie_sum[0]))
+
+
+def rank_sum_pool(values: np.ndarray, groups: np.ndarray, pool: np.ndarray, n_groups: int) -> GroupTest:
+    """Wilcoxon's rank-sum test of each group against one pool of other values (:func:`scipy.stats.mannwhitneyu`, corrected for ties).
+
+    Parameters
+    ----------
+    values, groups
+        Tested values, of shape (n,).
+    pool
+        Values to compare with, of shape (n_pool,), without NaN.
+    n_groups
+        Number of groups.
+
+    Returns
+    -------
+    The standard normal score, positive where the group is above the pool, and its p-value. NaN for empty groups and an empty pool.
+    """
+    m = np.bincount(groups, minlength=n_groups).astype(np.float64)
+    ordered = np.sort(pool)
+    below, up_to = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    u = np.bincount(groups, weights=(below + up_to) / 2, minlength=n_groups)
+    # ties within the pool, and for each run of equal values of a group what it adds to those
+    counts = np.unique(ordered, return_counts=True)[1].astype(np.float64)
+    order = np.lexsort((values, groups))
+    x, g = values[order], groups[order]
+    first = np.flatnonzero(np.concatenate([[True], (x[1:] != x[:-1]) | (g[1:] != g[:-1])])) if len(x) else order
+    in_pool = (up_to - below)[order[first]].astype(np.float64)
+    together = in_pool + np.diff(first, append=len(x))
+    added = (together**3 - together) - (in_pool**3 - in_pool)
+    tie_sum = np.sum(counts**3 - counts) + np.bincount(g[first], weights=added, minlength=n_groups)
+    return _normal_test(u, m, np.full(n_groups, float(len(pool))), tie_sum)
 
 
 def rank_sum_null(
@@ -109,3 +144,32 @@ def _normal_test(u: np.ndarray, m: np.ndarray, k: np.ndarray, tie_sum: np.ndarra
         z = np.where(all_equal, 0.0, (u - m * k / 2) / np.sqrt(m * k / 12 * spread))
     z[(m == 0) | (k == 0)] = np.nan
     return GroupTest(z, 2 * ndtr(-np.abs(z)))
+
+
+def auroc(values: sparse.csc_array, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each column for telling positive rows from the others, ties counting half.
+
+    Parameters
+    ----------
+    values
+        CSC of shape (n, n_columns), not negative: what is not stored is 0, the smallest value.
+    positive
+        bool array of shape (n,).
+
+    Returns
+    -------
+    float64 array of shape (n_columns,): the probability that a positive row has the larger value. NaN if all rows are alike.
+    """
+    n_columns = values.shape[1]
+    column = np.repeat(np.arange(n_columns), np.diff(values.indptr))
+    stored = values.data != 0
+    column, x, is_positive = column[stored], values.data[stored], positive[values.indices[stored]]
+    ranks, _ = _average_ranks(x, column, n_columns)
+    m = np.bincount(column[is_positive], minlength=n_columns).astype(np.float64)
+    k = np.bincount(column[~is_positive], minlength=n_columns)
+    u = np.bincount(column[is_positive], weights=ranks[is_positive], minlength=n_columns) - m * (m + 1) / 2
+    n_positive, n_others = positive.sum(), (~positive).sum()
+    zeros = n_others - k
+    if n_positive == 0 or n_others == 0:
+        return np.full(n_columns, np.nan)
+    return (u + m * zeros + (n_positive - m) * zeros / 2) / (n_positive * n_others)

@@ -97,7 +97,11 @@ def shift(
         data, key=key, state=of_state, max_fdr=max_fdr, group=group, sets=sets, gene_symbols=gene_symbols
     )
     if kind == "volcano" and "pvals" not in ranking.frame:
-        why = "sets have none without goal states" if ranking.of_sets else f"it is by test={ranking.rank['test']!r}"
+        why = (
+            "sets need `n_random` sets to be compared with"
+            if ranking.of_sets
+            else f"it is by test={ranking.rank['test']!r}"
+        )
         msg = f"The ranking of {key!r} has no p-values: {why}. Use kind='rank'."
         raise ValueError(msg)
     own_figure = ax is None

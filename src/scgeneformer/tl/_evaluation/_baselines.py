@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from scgeneformer import evaluation
+from scgeneformer.tl._expression import log_profile
 from scgeneformer.tl._model_inputs import model_inputs
-from scgeneformer.tokens import token_params
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy import sparse
 
     from scgeneformer.model import CellClassifier
 
 N_GENES = 2000
-SCALE = 1e4  # counts per cell
 
 
 def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndarray, *, tokens_key: str) -> np.ndarray:
@@ -66,26 +65,8 @@ def gene_features(
     ValueError
         If there are no values.
     """
-    import scanpy as sc
-    from anndata import AnnData
-
-    made = token_params(cells, tokens_key)
-    layer = made.get("layer") if layer is None else layer
-    slot = ".X" if layer is None else f".layers[{layer!r}]"
     cure = "Name the one with counts by `layer=`, or leave this baseline out: `baselines=['probe']`."
-    if layer is not None and layer not in cells.layers:
-        msg = f"No layer {layer!r} in .layers, which has {list(cells.layers)}. {cure}"
-        raise KeyError(msg)
-    values = cells.X if layer is None else cells.layers[layer]
-    if values is None or cells.n_vars == 0:
-        msg = f"There are no counts in {slot}. {cure}"
-        raise ValueError(msg)
-    found = values[rows]
-    found = found.compute() if hasattr(found, "compute") else found
-    profile = AnnData(sparse.csr_matrix(found, dtype=np.float32, copy=True))
-    if made.get("counts", "raw") != "log1p":
-        sc.pp.normalize_total(profile, target_sum=SCALE)
-        sc.pp.log1p(profile)
+    profile = log_profile(cells, rows, layer=layer, tokens_key=tokens_key, cure=cure)
     return profile.X[:, _most_variable(profile[is_train].copy())]
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scgeneformer import _keys, stats
 
-from ._shifts import Shifts, mean_positions, read_shifts, read_token_ids, with_singles
+from ._shifts import Shifts, centre, read_ranks, read_shifts, read_token_ids, with_singles
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-# columns that are the same for every end state
-SHARED = ("n_cells", "n_donors", "null_n_cells", "fraction_exact")
+    from ._shifts import Ranks
+
+MIN_DONORS = 3  # below, two values that agree by accident look like certainty
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one call of ``tl.rank_shifts`` asks for.
+    """What one call of ``tl.rank_shifts`` asks for, for one group of cells.
 
     Attributes
     ----------
@@ -29,7 +30,7 @@ class Ranking:
         Where shifts are, and the parameters they were made with.
     states
         End states, the target first; one empty name without goal states.
-    test, official, min_cells, n_matched
+    test, official, centered, min_cells, n_matched
         As the caller said.
     donors
         Donor of each cell.
@@ -45,6 +46,7 @@ class Ranking:
     states: list[str]
     test: str
     official: bool = False
+    centered: bool = True
     min_cells: int = 5
     n_matched: int = 200
     donors: pd.Categorical | None = None
@@ -65,15 +67,40 @@ class Ranking:
         """Columns of one state under the names they have in the table; what all states share is the first one's."""
         if state == self.states[0]:
             return columns
-        return {_keys.state_column(name, state): x for name, x in columns.items() if name not in SHARED}
+        return {_keys.state_column(name, state): x for name, x in columns.items() if name not in _keys.SHARED_COLUMNS}
+
+    def shifts(self, data: AnnData, key: str, state: str) -> tuple[Shifts, Shifts | None]:
+        """Effects on `state` of the genes under `key`, and of reference genes where there are some; both centred if asked for."""
+        shifts, name = read_shifts(data, self.layer(key, state), goal=self.goal), _keys.reference_key(key)
+        if not self.centered:
+            return shifts, None
+        reference = read_shifts(data, self.layer(name, state), goal=self.goal) if name in data.layers else None
+        centred, reference = centre(shifts, reference, data.n_obs)
+        if len(shifts.effects) and not len(centred.effects):
+            msg = (
+                f"No cell has a gene to compare with in .layers[{key!r}]: with a single gene in each cell nothing tells its effect from that of "
+                "any other gene. Perturb with `n_reference` genes beside it, or rank with centered=False."
+            )
+            raise ValueError(msg)
+        return centred, reference
 
 
-def rank_genes(ranking: Ranking) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Columns by name, each of shape (n_vars,), and the components of a mixture."""
+def rank_genes(ranking: Ranking, expression: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns by name, each of shape (n_vars,), and the components of a mixture.
+
+    `expression` are further columns, about the genes and not about their shifts.
+    """
     table: dict[str, np.ndarray] = {}
     components: dict[str, np.ndarray] = {}
+    ranks = _ranks(ranking)
     for state in ranking.states:
-        table |= ranking.named(_state(ranking, state, components), state)
+        columns = _state(ranking, state, ranks, components)
+        if state == ranking.states[0]:
+            beside = (
+                {} if ranks is None else {"fraction_detected": ranks.fraction_detected, "mean_rank": ranks.relative}
+            )
+            columns = {"n_cells": columns.pop("n_cells")} | beside | columns | expression
+        table |= ranking.named(columns, state)
     return table, components
 
 
@@ -82,58 +109,79 @@ def describe(
 ) -> tuple[dict[str, np.ndarray], stats.Summary]:
     """Columns with numbers, effects and intervals of genes or sets, and what a t-test is about: cells, or donors if there are.
 
-    With `against_others` a donor's value is the difference to the other genes of that donor.
+    With donors the effect is the mean over donors, their standard deviations are moderated, and there is no interval for fewer than
+    `MIN_DONORS`. With `against_others` a donor's value is the difference to the other genes of that donor.
     """
     over = cells = stats.summarise(shifts.effects, shifts.genes, n_groups)
-    columns = {"n_cells": cells.n, "effect": cells.mean, "sd": cells.sd}
+    columns = {"n_cells": cells.n}
     if donors is not None:
         code = donors.codes[shifts.cells]
-        known = shifts.where(code >= 0)
+        of_donors = shifts.where(code >= 0)
         reduce = stats.donor_differences if against_others else stats.donor_means
-        values, groups = reduce(known.effects, known.genes, code[code >= 0], n_groups, len(donors.categories))
-        over = stats.summarise(values, groups, n_groups)
-        columns |= {"n_donors": over.n, "donor_effect": over.mean}
-    return columns | {"effect_low": over.low, "effect_high": over.high}, over
+        values, groups = reduce(of_donors.effects, of_donors.genes, code[code >= 0], n_groups, len(donors.categories))
+        over = stats.moderate(stats.summarise(values, groups, n_groups))
+        enough = over.n >= MIN_DONORS
+        over = replace(over, **{name: np.where(enough, getattr(over, name), np.nan) for name in ("sd", "low", "high")})
+        columns |= {"n_donors": over.n}
+    return columns | {"effect": over.mean, "sd": cells.sd, "effect_low": over.low, "effect_high": over.high}, over
 
 
 def significance(result: stats.GroupTest, tested: np.ndarray, *, undefined: float = np.nan) -> dict[str, np.ndarray]:
     """Score, p-value and false discovery rate where `tested`, with the p-value of tests that are undefined."""
-    pval = np.where(tested, np.where(np.isnan(result.pvalue), undefined, result.pvalue), np.nan)
+    pvalue = np.where(tested, np.where(np.isnan(result.pvalue), undefined, result.pvalue), np.nan)
     return {
         "scores": np.where(tested, result.score, np.nan),
-        "pvals": pval,
-        "pvals_adj": stats.benjamini_hochberg(pval),
+        "pvals": pvalue,
+        "pvals_adj": stats.benjamini_hochberg(pvalue),
     }
 
 
-def _state(ranking: Ranking, state: str, components: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _ranks(ranking: Ranking) -> Ranks | None:
+    """Where genes stand in the cells that were perturbed; None where the tokens are gone, unless a test needs them."""
+    rows = np.unique(read_shifts(ranking.data, ranking.key, goal=ranking.goal).cells)
+    try:
+        return read_ranks(ranking.data, ranking.run, rows)
+    except (KeyError, ValueError):
+        if ranking.test == "random_genes":
+            raise
+        return None
+
+
+def _state(
+    ranking: Ranking, state: str, ranks: Ranks | None, components: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Columns of one end state, under their plain names."""
     data, n_vars = ranking.data, ranking.data.n_vars
-    shifts, parts = read_shifts(data, ranking.layer(ranking.key, state), goal=ranking.goal), {}
-    exact = _fraction_exact(data, ranking.key, n_vars)
+    shifts, reference = ranking.shifts(data, ranking.key, state)
+    parts: dict[str, np.ndarray] = {}
     if ranking.test == "interaction":
         shifts, parts = _interactions(ranking, state, shifts)
-    columns, over = describe(shifts, n_vars, ranking.donors, against_others=ranking.test == "donors")
-    columns = {"n_cells": columns.pop("n_cells")} | exact | columns | parts
+    elif ranking.centered:
+        plain = read_shifts(data, ranking.layer(ranking.key, state), goal=ranking.goal)
+        parts = {"plain_effect": stats.group_means(plain.effects, plain.genes, n_vars)[1]}
+    differences = ranking.test == "donors" and not ranking.centered
+    columns, over = describe(shifts, n_vars, ranking.donors, against_others=differences)
+    columns = {"n_cells": columns.pop("n_cells")} | _fraction_exact(data, ranking.key, n_vars) | columns | parts
     tested = columns["n_cells"] >= ranking.min_cells
     match ranking.test:
+        case "rank_sum" if reference is not None:
+            result = stats.rank_sum_pool(shifts.effects, shifts.genes, reference.effects, n_vars)
         case "rank_sum":
             pool = "all" if ranking.official else "others"
             result = stats.rank_sum(shifts.effects, shifts.genes, n_vars, pool=pool)
         case "donors" | "interaction":
             result = stats.t_test(over)
         case "vs_null":
-            null_layer = ranking.layer(ranking.other_key, state)
-            if null_layer not in ranking.other_data.layers and state != ranking.states[0]:
+            if ranking.layer(ranking.other_key, state) not in ranking.other_data.layers and state != ranking.states[0]:
                 return columns
-            null = read_shifts(ranking.other_data, null_layer, goal=ranking.goal)
+            null, _ = ranking.shifts(ranking.other_data, ranking.other_key, state)
             null = null.renamed(ranking.other_data.var_names, data.var_names)
             columns["null_n_cells"], columns["null_effect"] = stats.group_means(null.effects, null.genes, n_vars)
             result = stats.rank_sum_null(
                 shifts.effects, shifts.genes, null.effects, null.genes, n_vars, ties=not ranking.official
             )
         case "random_genes":
-            result, tested = _against_matched(ranking, shifts, columns["effect"], tested)
+            result, columns["null_percentile"], tested = _against_matched(ranking, ranks, columns, tested)
         case "mixture":
             impact, found = _impact(ranking, shifts, columns["effect"], tested)
             components |= found
@@ -169,12 +217,11 @@ def _interactions(ranking: Ranking, state: str, pairs: Shifts) -> tuple[Shifts, 
 
 
 def _against_matched(
-    ranking: Ranking, shifts: Shifts, effect: np.ndarray, tested: np.ndarray
-) -> tuple[stats.GroupTest, np.ndarray]:
-    """Test against matched genes, and which genes were: those in enough cells that are in the tokens of some."""
-    n_cells = np.bincount(shifts.genes, minlength=len(effect))
-    token_id, position = mean_positions(ranking.data, ranking.run, np.unique(shifts.cells))
-    tested = tested & ~np.isnan(position)
+    ranking: Ranking, ranks: Ranks, columns: dict[str, np.ndarray], tested: np.ndarray
+) -> tuple[stats.GroupTest, np.ndarray, np.ndarray]:
+    """Test against matched genes, percentile among them, and which genes were tested: those in enough cells that are in the tokens of some."""
+    effect, n_cells = columns["effect"], columns["n_cells"]
+    tested = tested & ~np.isnan(ranks.position)
     if ranking.n_matched >= tested.sum():
         msg = (
             f"n_matched={ranking.n_matched} matched genes need more genes than that, but {tested.sum()} were perturbed in "
@@ -182,14 +229,13 @@ def _against_matched(
         )
         raise ValueError(msg)
     genes = np.flatnonzero(tested)
-    genes = genes[
-        np.argsort(token_id[genes], kind="stable")
-    ]  # ties between distances do not depend on the order of genes
-    near = stats.matched_groups(n_cells[genes], position[genes], ranking.n_matched)
-    matched = stats.matched_test(effect[genes], near)
-    score, pvalue = np.full((2, len(effect)), np.nan)
-    score[genes], pvalue[genes] = matched.score, matched.pvalue
-    return stats.GroupTest(score, pvalue), tested
+    # ties between distances do not depend on the order of genes
+    genes = genes[np.argsort(ranks.token_id[genes], kind="stable")]
+    near = stats.matched_groups(n_cells[genes], ranks.position[genes], ranking.n_matched)
+    matched, of_tested = stats.matched_test(effect[genes], near)
+    score, pvalue, percentile = np.full((3, len(effect)), np.nan)
+    score[genes], pvalue[genes], percentile[genes] = matched.score, matched.pvalue, of_tested
+    return stats.GroupTest(score, pvalue), percentile, tested
 
 
 def _impact(

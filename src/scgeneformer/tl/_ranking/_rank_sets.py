@@ -4,35 +4,74 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, stats
 
 from ._rank_genes import describe, significance
-from ._shifts import read_set_shifts
+from ._shifts import CURE_SETS, Shifts, read_set_shifts
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ._rank_genes import Ranking
 
 
 def rank_sets(ranking: Ranking) -> pd.DataFrame:
-    """Effects of sets with intervals and, with goal states, tests against no effect; one row a set.
-
-    Without goal states effects cannot be negative, so that there is no question whether their mean is 0.
-    """
+    """Effects of sets with intervals and, where random sets were perturbed beside them, tests against those; one row a set."""
     table: dict[str, np.ndarray] = {}
     names: list[str] = []
     for state in ranking.states:
         slot = ranking.layer(_keys.sets_key(ranking.key), state)
-        shifts, found = read_set_shifts(ranking.data, slot, goal=ranking.goal)
-        names = names or found
-        if found != names:
+        shifts, columns_of_state = read_set_shifts(ranking.data, slot, goal=ranking.goal)
+        names = names or columns_of_state
+        if columns_of_state != names:
             msg = f".obsm[{slot!r}] has other sets than .obsm[{_keys.sets_key(ranking.key)!r}]. Perturb again."
             raise ValueError(msg)
-        columns, over = describe(shifts, len(names), ranking.donors)
-        if ranking.goal:
-            columns |= significance(stats.t_test(over), columns["n_cells"] >= ranking.min_cells)
-        table |= ranking.named(columns, state)
+        table |= ranking.named(_state(ranking, state, shifts, len(names)), state)
     return pd.DataFrame(table, index=pd.Index(names, name="set"))
+
+
+def _state(ranking: Ranking, state: str, shifts: Shifts, n_sets: int) -> dict[str, np.ndarray]:
+    """Columns of one end state, under their plain names."""
+    slot = ranking.layer(_keys.random_sets_key(ranking.key), state)
+    if slot not in ranking.data.obsm or not ranking.centered:
+        return describe(shifts, n_sets, ranking.donors)[0]
+    random = _read_random(ranking, slot, n_sets)  # (n_obs, n_sets, n_random)
+    center = _mean_over_random(random)  # (n_obs, n_sets)
+    plain = stats.group_means(shifts.effects, shifts.genes, n_sets)[1]
+    effects = shifts.effects - center[shifts.cells, shifts.genes]
+    compared = ~np.isnan(effects)
+    centred = Shifts(effects[compared], shifts.genes[compared], shifts.cells[compared])
+    columns, _ = describe(centred, n_sets, ranking.donors)
+
+    # a set is one draw of genes: what it does is judged by what other draws do, not by how alike cells are
+    values = np.full(center.shape, np.nan)
+    values[centred.cells, centred.genes] = centred.effects
+    null = np.where(np.isnan(values)[..., None], np.nan, random - center[..., None])
+    null_means = np.stack([_mean_of_cells(null[..., draw]) for draw in range(random.shape[2])], axis=1)
+    tested = (columns["n_cells"] >= ranking.min_cells) & ~np.isnan(null_means).any(axis=1)
+    result, percentile = stats.draw_test(_mean_of_cells(values), null_means)
+    columns |= {"plain_effect": plain, "null_percentile": np.where(tested, percentile, np.nan)}
+    return columns | significance(result, tested)
+
+
+def _read_random(ranking: Ranking, slot: str, n_sets: int) -> np.ndarray:
+    """Effects of random sets, (n_obs, n_sets, n_random), NaN where one was not perturbed."""
+    values = np.asarray(ranking.data.obsm[slot], dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] % n_sets:
+        msg = f".obsm[{slot!r}] has {values.shape[1]} columns, which is no multiple of the {n_sets} sets. Run `{CURE_SETS}` again."
+        raise ValueError(msg)
+    values = values.reshape(len(values), n_sets, -1)
+    return values if ranking.goal else 1 - values
+
+
+def _mean_over_random(random: np.ndarray) -> np.ndarray:
+    """Mean over the random sets that were perturbed in a cell, NaN where none was."""
+    n = (~np.isnan(random)).sum(axis=2)
+    return np.divide(np.nansum(random, axis=2), n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
+def _mean_of_cells(values: np.ndarray) -> np.ndarray:
+    """Mean of each column over the cells that have a value, NaN if none has."""
+    n = (~np.isnan(values)).sum(axis=0)
+    return np.divide(np.nansum(values, axis=0), n, out=np.full(n.shape, np.nan), where=n > 0)

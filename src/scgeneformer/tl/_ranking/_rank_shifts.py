@@ -10,16 +10,17 @@ import pandas as pd
 from scgeneformer import _keys, _slots
 from scgeneformer.tl._perturbation._states import groups_of
 
-from ._rank_genes import Ranking, rank_genes
+from ._expression import agreement, expression_columns
+from ._rank_genes import MIN_DONORS, Ranking, rank_genes
 from ._rank_sets import rank_sets
-from ._shifts import CURE, resolve_anchor, resolve_null
+from ._resolve import check_arguments, resolve
+from ._shifts import CURE, read_shifts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-TESTS = ("rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate")
-OFFICIAL = ("rank_sum", "vs_null", "mixture", "aggregate")
+DONOR_NAMES = ("donor", "individual", "patient", "subject", "sample", "replicate", "biosample", "mouse", "animal")
 OF_SETS = ("rank_sum", "donors", "aggregate")  # tests that make sense without single genes
 
 
@@ -28,6 +29,7 @@ def rank_shifts(
     *,
     key: str = _keys.SHIFT,
     test: Literal["rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate"] = "rank_sum",
+    centered: bool | None = None,
     compat: Literal["official"] | None = None,
     donor: str | None = None,
     null: AnnData | MuData | str | None = None,
@@ -40,12 +42,15 @@ def rank_shifts(
     r"""Rank genes, and sets of genes, by what their perturbation did to the cells.
 
     Reads the shifts that :func:`~scgeneformer.tl.perturb` stored, where every stored entry is a measurement, explicit zeros
-    included, and what is not stored, or NaN, was not tested. The effect of a gene is a mean over the cells it was tested in:
+    included, and what is not stored, or NaN, was not tested. What a perturbation does to a cell is
 
-    * with goal states, of the change of cosine similarity to the target state, positive where cells move towards it;
+    * with goal states, the change of cosine similarity to the target state, positive where the cell moves towards it;
       and the same for every further end state;
-    * without, of 1 minus the cosine similarity of original and perturbed embedding: 0 is no effect. (Official Geneformer
+    * without, 1 minus the cosine similarity of original and perturbed embedding: 0 is no effect. (Official Geneformer
       reports the similarity itself and calls it a shift.)
+
+    Most of it is common to all genes of a cell: without a gene, any gene, the others move up by one rank. By default the effect of a
+    gene is therefore the mean over cells of what it does *beyond other genes of the same cell*.
 
     Parameters
     ----------
@@ -54,20 +59,25 @@ def rank_shifts(
     key
         Slot of the shifts, `key_added` of :func:`~scgeneformer.tl.perturb`.
     test
-        ``"rank_sum"``: the gene's shifts against those of other genes, over cells (Wilcoxon).
-        ``"donors"``: the same question with donors as replicates. In every donor the gene's mean shift is compared with that
-        of the other genes, and the differences are tested against 0 (Student's t). Cells of one donor are no independent
-        samples; take this test where there are donors.
+        ``"rank_sum"``: the gene's shifts against those of other genes, or of the random genes beside listed ones, over cells (Wilcoxon).
+        ``"donors"``: the same question with donors as replicates. The gene's mean effects in the donors (if not centred, their
+        differences to the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
+        (Smyth 2004). Cells of one donor are no independent samples; take this test where there are donors. It needs three.
         ``"vs_null"``: the gene's shifts against the same gene's shifts in `null` (Wilcoxon), for example in cells of
         another state.
         ``"random_genes"``: the gene's effect against the effects of the `n_matched` genes that are most like it in the
-        number of cells they were tested in and in their mean position in the cells' tokens. How often and how high a gene
-        is ranked alone moves a cell; this asks for what is more. Two-sided, p cannot fall under ``1 / (n_matched + 1)``.
+        number of cells they were tested in and in their mean position in the cells' tokens, as one more draw from a normal
+        distribution (t). How often and how high a gene is ranked alone moves a cell; this asks for what is more.
         ``"interaction"``: for pairs of genes with an anchor. In every cell the effects of the gene alone and of the anchor
         alone, from `singles`, are taken from the effect of the pair, and what is left is tested against 0 (Student's t).
         ``"mixture"``: a mixture of two Gaussians over the genes' effects separates genes with impact from those without.
         Only without goal states; without p-values.
         ``"aggregate"``: effects with their intervals, no test.
+    centered
+        Subtract from every shift what perturbing other genes does to the same cell: the mean over all tested genes, or over the random genes
+        that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). Sets are centred by the random sets beside them.
+        ``False`` takes shifts as they are, which makes a gene's effect depend on the cells that happen to express it. By default ``True``,
+        with `compat` ``False``. Interactions, which compare within cells already, are never centred.
     compat
         ``"official"``: numbers as official Geneformer defines them, from 1 cell on. For ``"rank_sum"`` (with goal states)
         the tested gene is in the pool too, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
@@ -102,20 +112,31 @@ def rank_shifts(
         If there are shifts of genes: DataFrame indexed by ``var_names``, float64, NaN where a gene has no value:
 
         ``n_cells``
-            int64, cells in which the gene was tested (for ``"interaction"`` as a pair and alone, and the anchor alone).
+            int64, cells in which the gene was tested and can be compared (for ``"interaction"`` as a pair and alone, and the anchor alone).
+        ``fraction_detected``, ``mean_rank``
+            Fraction of the perturbed cells whose tokens have the gene, and its mean relative rank in those: 0 is the top, 1 the bottom.
+            Not where the tokens are gone.
         ``effect``, ``sd``
-            Mean over these cells, see above, and standard deviation (n - 1). For ``"interaction"`` of the pair's effect less
-            the sum of the two; without goal states this is minus the official ``Combo_minus_sum_shift``: positive where the
-            pair does more than the sum.
+            What is tested: mean of the (centred) shifts over cells, with `donor` the mean over donors of their means; standard deviation over cells
+            (n - 1). For ``"interaction"`` of the pair's effect less the sum of the two; without goal states this is minus the
+            official ``Combo_minus_sum_shift``: positive where the pair does more than the sum.
         ``effect_low``, ``effect_high``
-            95 % confidence interval of the mean by Student's t over cells; with `donor` over donors, of ``donor_effect``.
-        ``n_donors``, ``donor_effect``
-            With `donor`: donors that have the gene, and the mean over them of what is tested: the gene's mean less that of
-            the donor's other genes for ``"donors"``, the mean interaction for ``"interaction"``.
+            95 % confidence interval of ``effect`` by Student's t over cells; with `donor` over donors, with the moderated variance, and NaN
+            for fewer than three.
+        ``plain_effect``
+            If centred: mean over cells of the shifts as they are.
+        ``n_donors``
+            With `donor`: number of donors that have the gene.
         ``scores``, ``pvals``, ``pvals_adj``
-            As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"`` and ``"interaction"``, robust z for
+            As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"``, ``"interaction"`` and
             ``"random_genes"``), positive where the effect is above what it is compared with; two-sided p-value; false discovery rate
             over tested genes (Benjamini-Hochberg).
+        ``null_percentile``
+            For ``"random_genes"``: percentage of the matched genes with a smaller effect.
+        ``log2fc``, ``auroc``, ``linear_shift``
+            With source and target, where the counts are still there: what expression alone says. Log2 fold change of mean counts per 10,000 and
+            area under the ROC curve, target against source; for deletions also how far the loss of the gene's expression moves a cell on the line
+            from the mean log expression of the source to that of the target.
         ``null_n_cells``, ``null_effect``
             The null's, for ``"vs_null"``; further states are tested where the null has them too.
         ``pair_effect``, ``gene_effect``, ``anchor_effect``
@@ -131,12 +152,15 @@ def rank_shifts(
     ``.varm[key_<group>]``
         Instead, where cells were perturbed ``within`` groups: the same of each group, ranked by itself.
     ``.uns[key]["sets"]``
-        If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. With goal
-        states ``scores``, ``pvals`` and ``pvals_adj`` are of a two-sided t-test against no effect, over cells, or with `donor` over
-        donors' means; without there is no test.
+        If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. Where random sets were
+        perturbed beside them (`n_random` of :func:`~scgeneformer.tl.perturb_sets`), effects are beyond those, and ``scores``, ``pvals`` and
+        ``pvals_adj`` tell whether a set does more than its random sets (t, as one more draw from a normal distribution), since any set moves
+        the cells; ``null_percentile`` is its place among them. Without them there is no test.
     ``.uns[key]["rank"]``
-        Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested and, for ``"mixture"``, the components (with
-        `compat` in the order of the fit, the first one counted as impact).
+        Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested, what the samples are (``"replicates"``,
+        cells or donors), and ``"agreement"``: Spearman correlation of the effects with ``log2fc``, ``linear_shift`` and ``mean_rank``, and
+        ``"explained"``, the part of the variance of the effects' ranks that these explain together. For ``"mixture"`` the components (with `compat`
+        in the order of the fit, the first one counted as impact).
 
     Raises
     ------
@@ -144,7 +168,11 @@ def rank_shifts(
         If there are no shifts, no tokens where positions are needed, or no column `donor`.
     ValueError
         If the layer is dense, if `test` misses what it needs, is given what it does not use, or has no official form, or if ``.varm[key]``
-        holds something else than an earlier ranking.
+        holds something else than an earlier ranking; or if `centered` and no cell has a gene to compare with.
+
+    Warns
+    -----
+    By the log, where p-values are over cells though a column of ``.obs`` looks like donors, and where there are fewer than three donors.
 
     Notes
     -----
@@ -152,7 +180,7 @@ def rank_shifts(
     ``test="mixture"`` those of the same names, and ``test="aggregate"`` the mean of ``aggregate_data``. Official Geneformer
     samples 100,000 values from a larger pool; all are used here. For effects on genes see :func:`scgeneformer.get.effects`.
     """
-    _check_arguments(test, compat, donor, null, singles, n_matched, min_cells)
+    check_arguments(test, compat, donor, null, singles, n_matched, min_cells, centered=centered)
     from scanpy import logging as logg
 
     if copy:
@@ -163,7 +191,7 @@ def rank_shifts(
     donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
     groups = {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
     rankings = {
-        group: _resolve(
+        group: resolve(
             data if group is None else data[rows],
             key,
             test,
@@ -174,6 +202,7 @@ def rank_shifts(
             n_matched,
             min_cells,
             mod,
+            centered=compat is None and test != "interaction" if centered is None else centered,
             group=group,
             within=within,
         )
@@ -186,11 +215,23 @@ def rank_shifts(
     if has_genes:  # the ranking belongs to its run
         _slots.check_free(data, run.get("verb", "tl.perturb"), key, [f"varm/{name}" for name in written.values()])
 
+    if donors is not None and len(donors.categories) < MIN_DONORS:
+        logg.warning(
+            f"{len(donors.categories)} donors are too few for intervals and p-values, which need {MIN_DONORS}."
+        )
+    elif donors is None and test != "aggregate" and (alike := _donor_like(_keys.obs_frame(adata, mod))):
+        logg.warning(
+            f"p-values are over cells, and cells of one donor are not independent: too small, if .obs[{alike!r}] are donors. "
+            f"Rank with test='donors', donor={alike!r}."
+        )
     start = logg.info(f"ranking {key!r} by test={test!r}")
-    tables, sets, components, n_tested = {}, {}, {}, 0
+    labels = _state_labels(adata, run, mod) if has_genes else None
+    tables, sets, components, agreements, n_tested = {}, {}, {}, {}, 0
     for group, ranking in rankings.items():
         if has_genes:
-            table, components[group] = rank_genes(ranking)
+            beside = {} if labels is None else _expression(ranking, labels[groups[group]])
+            table, components[group] = rank_genes(ranking, beside)
+            agreements[group] = agreement(table, ranking.min_cells)
             n_tested += _count_tested(table, ranking, group)
             tables[f"varm/{written[group]}"] = pd.DataFrame(table, index=data.var_names)
         if has_sets:
@@ -203,12 +244,15 @@ def rank_shifts(
         "null": (null if isinstance(null, str) else "another object") if null is not None else None,
         "singles": singles,
         "n_matched": n_matched if test == "random_genes" else None,
+        "centered": ranking.centered,
+        "replicates": "cells" if donor is None else "donors",
         "min_cells": ranking.min_cells,
         "goal": ranking.goal,
         "states": np.array(ranking.states, dtype=object) if ranking.goal else None,
         "groups": None if within is None else np.array(list(rankings), dtype=object),
         "n_tested": n_tested if has_genes else None,
         "components": _by_group(components) if any(components.values()) else None,
+        "agreement": _by_group(agreements) if any(agreements.values()) else None,
     }
     kept = {name: value for name, value in data.uns[key].items() if name != "sets"}
     rank = {name: value for name, value in settings.items() if value is not None}
@@ -240,6 +284,36 @@ def _perturbed_groups(adata: AnnData | MuData, within: str, key: str, mod: str) 
     return groups
 
 
+def _donor_like(obs: pd.DataFrame) -> str | None:
+    """First column with the name of donors that tells several from each other, each with several cells."""
+    for column in obs:
+        if str(column).lower().removesuffix("_id") in DONOR_NAMES and 1 < obs[column].nunique() <= len(obs) / 2:
+            return str(column)
+    return None
+
+
+def _state_labels(adata: AnnData | MuData, run: dict[str, Any], mod: str) -> np.ndarray | None:
+    """State of each cell, None for perturbations without source and target, or where their column is gone."""
+    if not {"source", "target", "groupby"} <= set(run):
+        return None
+    try:
+        return _keys.obs_column(adata, str(run["groupby"]), mod).astype(str).to_numpy()
+    except KeyError:
+        return None
+
+
+def _expression(ranking: Ranking, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What expression alone says of the genes; nothing, and why, where it is not there."""
+    from scanpy import logging as logg
+
+    shifts = read_shifts(ranking.data, ranking.key, goal=ranking.goal)
+    try:
+        return expression_columns(ranking.data, labels, ranking.run, shifts)
+    except (KeyError, ValueError) as error:
+        logg.warning(f"No columns of expression beside the shifts: {error.args[0]}")
+        return {}
+
+
 def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | None) -> int:
     """Number of tested genes; warns where none was in enough cells."""
     from scanpy import logging as logg
@@ -255,78 +329,3 @@ def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | N
 def _by_group(values: dict[str | None, Any]) -> Any:
     """Values by the names that groups have in files; of all cells the value itself."""
     return values[None] if None in values else {_keys.slot_name(group): value for group, value in values.items()}
-
-
-def _resolve(
-    data: AnnData,
-    key: str,
-    test: str,
-    compat: str | None,
-    donors: pd.Categorical | None,
-    null: AnnData | MuData | str | None,
-    singles: str | None,
-    n_matched: int,
-    min_cells: int | None,
-    mod: str,
-    *,
-    group: str | None,
-    within: str | None,
-) -> Ranking:
-    """Find everything the ranking is to read."""
-    run = _keys.params(data, key, cure=CURE)
-    states = _keys.end_states(run) or [""]  # one without a name
-    goal = states != [""]
-    if test == "mixture" and goal:
-        msg = f"test='mixture' separates similarities, but .uns[{key!r}] has goal states. Use test='rank_sum'."
-        raise ValueError(msg)
-    if compat is not None and ((test == "rank_sum" and not goal) or (test == "vs_null" and goal)):
-        msg = f"Official Geneformer has test={test!r} {'without' if goal else 'with'} goal states only. Leave out `compat`."
-        raise ValueError(msg)
-    other, anchor = (data, ""), -1
-    if null is not None:
-        null_data, null_key = resolve_null(data, null, key, mod=mod)
-        if group is not None and null_data is not data:
-            null_data = null_data[groups_of(null, within, mod).get(group, [])]
-        other = null_data, null_key
-    if singles is not None:
-        other, anchor = (data, singles), resolve_anchor(data, key, singles)
-    return Ranking(
-        data,
-        key,
-        run,
-        states,
-        test,
-        official=compat is not None,
-        min_cells=min_cells or (1 if compat is not None or test == "aggregate" else 5),
-        n_matched=n_matched,
-        donors=donors,
-        other_data=other[0],
-        other_key=other[1],
-        anchor=anchor,
-    )
-
-
-def _check_arguments(
-    test: Any, compat: Any, donor: Any, null: Any, singles: Any, n_matched: int, min_cells: int | None
-) -> None:
-    if test not in TESTS:
-        msg = f"test={test!r} is not one of {TESTS}."
-        raise ValueError(msg)
-    if compat not in (None, "official"):
-        msg = f"compat={compat!r} is not one of (None, 'official')."
-        raise ValueError(msg)
-    if compat is not None and test not in OFFICIAL:
-        msg = f"test={test!r} has no official form; compat='official' is for {OFFICIAL}."
-        raise ValueError(msg)
-    if (donor is not None) != (test == "donors") and test != "interaction":
-        msg = "test='donors' and `donor`, the column of .obs with donors, go together: give both or neither."
-        raise ValueError(msg)
-    if (null is not None) != (test == "vs_null"):
-        msg = "test='vs_null' and `null`, the other perturbation, go together: give both or neither."
-        raise ValueError(msg)
-    if (singles is not None) != (test == "interaction"):
-        msg = "test='interaction' and `singles`, the perturbation of single genes, go together: give both or neither."
-        raise ValueError(msg)
-    if n_matched < 1 or (min_cells is not None and min_cells < 1):
-        msg = f"n_matched={n_matched} and min_cells={min_cells} must be at least 1."
-        raise ValueError(msg)

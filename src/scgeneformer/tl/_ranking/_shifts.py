@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scgeneformer import _keys
+from scgeneformer import _keys, stats
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
 CURE = "sg.tl.perturb(adata)"
+CURE_SETS = "sg.tl.perturb_sets(adata, sets=...)"
 TOKENS_CURE = "sg.pp.tokenize(adata, model)"
 ROWS_AT_ONCE = 4096  # of tokens, which may be read from disk
 
@@ -72,6 +73,36 @@ def read_set_shifts(data: AnnData, name: str, *, goal: bool) -> tuple[Shifts, li
     return Shifts(values[at] if goal else 1 - values[at], sets, cells), [str(column) for column in frame]
 
 
+def centre(shifts: Shifts, reference: Shifts | None, n_obs: int) -> tuple[Shifts, Shifts | None]:
+    """Effects less what perturbing any gene does to the cell: the mean effect of the reference genes in it, or else of all tested genes.
+
+    Parameters
+    ----------
+    shifts
+        Of the tested genes.
+    reference
+        Of random genes in the same cells; None where all genes of the cells were tested.
+    n_obs
+        Number of cells.
+
+    Returns
+    -------
+    Both, centred, without cells that have no such mean: those with no reference gene, or with a single tested one.
+
+    Notes
+    -----
+    Most of what a deletion does is common to all genes of a cell (the others move up by one rank). A gene's plain mean therefore depends on
+    which cells happen to express it.
+    """
+    base, least = (shifts, 2) if reference is None else (reference, 1)
+    n, mean = stats.group_means(base.effects, base.cells, n_obs)
+    centred = shifts.where(n[shifts.cells] >= least)
+    centred = replace(centred, effects=centred.effects - mean[centred.cells])
+    if reference is not None:
+        reference = replace(reference, effects=reference.effects - mean[reference.cells])
+    return centred, reference
+
+
 def resolve_null(data: AnnData, null: AnnData | MuData | str, key: str, *, mod: str) -> tuple[AnnData, str]:
     """Object and key of the null's shifts, after checking that they measure the same thing."""
     null_data, null_key = (data, null) if isinstance(null, str) else (_keys.as_adata(null, mod), key)
@@ -110,25 +141,53 @@ def _check_alike(data: AnnData, key: str, other: AnnData, other_key: str, furthe
             raise ValueError(msg)
 
 
-def _tokens_key(run: dict[str, Any]) -> str:
+def tokens_key_of(run: dict[str, Any]) -> str:
+    """Slot of the tokens that were perturbed."""
     return str(run.get("tokens_key", _keys.TOKENS))
 
 
 def read_token_ids(data: AnnData, run: dict[str, Any]) -> np.ndarray:
     """Token of each gene in the vocabulary of the perturbation, -1 if none."""
-    column = _keys.token_id_key(_tokens_key(run))
+    column = _keys.token_id_key(tokens_key_of(run))
     if column not in data.var:
         msg = f"No column {column!r} in .var. Run `{TOKENS_CURE}` with the model of the perturbation first."
         raise KeyError(msg)
     return data.var[column].to_numpy()
 
 
-def mean_positions(data: AnnData, run: dict[str, Any], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Token of each gene and its mean position in the tokens of the cells `rows` that have it, NaN if none has.
+@dataclass(frozen=True)
+class Ranks:
+    """Where genes stand in the tokens of some cells.
 
-    Special tokens count as positions, which moves all genes alike.
+    Attributes
+    ----------
+    token_id
+        int (n_vars,), token of each gene, -1 if none.
+    fraction_detected
+        (n_vars,), fraction of the cells that have it.
+    position
+        (n_vars,), its mean position in those that have it, special tokens included, which moves all genes alike; NaN if none has.
+    relative
+        (n_vars,), the mean of its position relative to the length of the cell: 0 for the top, 1 for the bottom.
     """
-    key, token_id = _tokens_key(run), read_token_ids(data, run)
+
+    token_id: np.ndarray
+    fraction_detected: np.ndarray
+    position: np.ndarray
+    relative: np.ndarray
+
+
+def read_ranks(data: AnnData, run: dict[str, Any], rows: np.ndarray) -> Ranks:
+    """Where genes stand in the tokens of the cells `rows`.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens.
+    ValueError
+        If the tokens are of another vocabulary than the perturbation.
+    """
+    key, token_id = tokens_key_of(run), read_token_ids(data, run)
     if key not in data.obsm:
         msg = f"No tokens in .obsm[{key!r}]. Run `{TOKENS_CURE}` with the model of the perturbation first."
         raise KeyError(msg)
@@ -137,15 +196,19 @@ def mean_positions(data: AnnData, run: dict[str, Any], rows: np.ndarray) -> tupl
         msg = f"The tokens in .obsm[{key!r}] were made with another vocabulary than the shifts. Run `{TOKENS_CURE}` again."
         raise ValueError(msg)
     size = int(token_id.max(initial=0)) + 1
-    n, total = np.zeros(size), np.zeros(size)
+    n, total, relative = np.zeros((3, size))
     for start in range(0, len(rows), ROWS_AT_ONCE):
         tokens = np.asarray(data.obsm[key][rows[start : start + ROWS_AT_ONCE]])
         cell, position = np.nonzero((tokens > 0) & (tokens < size))
-        found = tokens[cell, position]
-        n += np.bincount(found, minlength=size)
-        total += np.bincount(found, weights=position, minlength=size)
-    mean = np.divide(total, n, out=np.full(size, np.nan), where=n > 0)
-    return token_id, np.where(token_id >= 0, mean[token_id], np.nan)
+        gene = tokens[cell, position]
+        last = np.maximum((tokens > 0).sum(axis=1) - 1, 1)[cell]
+        n += np.bincount(gene, minlength=size)
+        total += np.bincount(gene, weights=position, minlength=size)
+        relative += np.bincount(gene, weights=position / last, minlength=size)
+    means = [np.divide(x, n, out=np.full(size, np.nan), where=n > 0) for x in (total, relative)]
+    known = token_id >= 0
+    fraction = np.where(known, n[token_id] / max(len(rows), 1), np.nan)
+    return Ranks(token_id, fraction, *(np.where(known, mean[token_id], np.nan) for mean in means))
 
 
 def with_singles(

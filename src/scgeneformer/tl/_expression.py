@@ -1,0 +1,66 @@
+"""Expression of the cells that were tokenized, for what stands beside the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer.tokens import token_params
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SCALE = 1e4  # counts per cell, the usual ones
+
+
+def log_profile(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_key: str, cure: str) -> AnnData:
+    """log1p of counts per 10,000 of some cells.
+
+    Parameters
+    ----------
+    cells
+        With the counts that were tokenized.
+    rows
+        Indices of the cells, (n,).
+    layer
+        Where the counts are; None where the tokens came from.
+    tokens_key
+        Slot of the tokens, whose params tell where that is, and whether the values are logarithms already.
+    cure
+        What to do without them, for errors.
+
+    Returns
+    -------
+    AnnData of float32 CSR (n, n_vars) with the same ``var_names``.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If there are no values.
+    """
+    import scanpy as sc
+    from anndata import AnnData
+
+    made = token_params(cells, tokens_key)
+    layer = made.get("layer") if layer is None else layer
+    slot = ".X" if layer is None else f".layers[{layer!r}]"
+    if layer is not None and layer not in cells.layers:
+        msg = f"No layer {layer!r} in .layers, which has {list(cells.layers)}. {cure}"
+        raise KeyError(msg)
+    values = cells.X if layer is None else cells.layers[layer]
+    if values is None or cells.n_vars == 0:
+        msg = f"There are no counts in {slot}. {cure}"
+        raise ValueError(msg)
+    selected = values[rows]
+    selected = selected.compute() if hasattr(selected, "compute") else selected
+    profile = AnnData(sparse.csr_matrix(selected, dtype=np.float32, copy=True))
+    profile.var_names = cells.var_names
+    transformed_since = layer is None and "log1p" in cells.uns  # by scanpy, after tokenizing
+    if made.get("counts", "raw") != "log1p" and not transformed_since:
+        sc.pp.normalize_total(profile, target_sum=SCALE)
+        sc.pp.log1p(profile)
+    return profile

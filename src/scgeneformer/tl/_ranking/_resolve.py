@@ -1,0 +1,109 @@
+"""What a ranking is asked for, checked, and what it reads, found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer import _keys
+from scgeneformer.tl._perturbation._states import groups_of
+
+from ._rank_genes import Ranking
+from ._shifts import CURE, resolve_anchor, resolve_null
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from mudata import MuData
+
+TESTS = ("rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate")
+OFFICIAL = ("rank_sum", "vs_null", "mixture", "aggregate")
+
+
+def resolve(
+    data: AnnData,
+    key: str,
+    test: str,
+    compat: str | None,
+    donors: pd.Categorical | None,
+    null: AnnData | MuData | str | None,
+    singles: str | None,
+    n_matched: int,
+    min_cells: int | None,
+    mod: str,
+    *,
+    centered: bool,
+    group: str | None,
+    within: str | None,
+) -> Ranking:
+    """Find everything the ranking is to read."""
+    run = _keys.params(data, key, cure=CURE)
+    states = _keys.end_states(run) or [""]  # one without a name
+    goal = states != [""]
+    if test == "mixture" and goal:
+        msg = f"test='mixture' separates similarities, but .uns[{key!r}] has goal states. Use test='rank_sum'."
+        raise ValueError(msg)
+    if compat is not None and ((test == "rank_sum" and not goal) or (test == "vs_null" and goal)):
+        msg = f"Official Geneformer has test={test!r} {'without' if goal else 'with'} goal states only. Leave out `compat`."
+        raise ValueError(msg)
+    other, anchor = (data, ""), -1
+    if null is not None:
+        null_data, null_key = resolve_null(data, null, key, mod=mod)
+        if group is not None and null_data is not data:
+            null_data = null_data[groups_of(null, within, mod).get(group, [])]
+        other = null_data, null_key
+    if singles is not None:
+        other, anchor = (data, singles), resolve_anchor(data, key, singles)
+    return Ranking(
+        data,
+        key,
+        run,
+        states,
+        test,
+        official=compat is not None,
+        centered=centered,
+        min_cells=min_cells or (1 if compat is not None or test == "aggregate" else 5),
+        n_matched=n_matched,
+        donors=donors,
+        other_data=other[0],
+        other_key=other[1],
+        anchor=anchor,
+    )
+
+
+def check_arguments(
+    test: Any,
+    compat: Any,
+    donor: Any,
+    null: Any,
+    singles: Any,
+    n_matched: int,
+    min_cells: int | None,
+    *,
+    centered: bool | None,
+) -> None:
+    """Raise for values that do not exist or contradict each other."""
+    if test not in TESTS:
+        msg = f"test={test!r} is not one of {TESTS}."
+        raise ValueError(msg)
+    if compat not in (None, "official"):
+        msg = f"compat={compat!r} is not one of (None, 'official')."
+        raise ValueError(msg)
+    if compat is not None and test not in OFFICIAL:
+        msg = f"test={test!r} has no official form; compat='official' is for {OFFICIAL}."
+        raise ValueError(msg)
+    if centered and (compat is not None or test == "interaction"):
+        of_what = "compat='official'" if compat is not None else "test='interaction'"
+        msg = f"{of_what} takes shifts as they are. Leave out `centered`."
+        raise ValueError(msg)
+    if (donor is not None) != (test == "donors") and test != "interaction":
+        msg = "test='donors' and `donor`, the column of .obs with donors, go together: give both or neither."
+        raise ValueError(msg)
+    if (null is not None) != (test == "vs_null"):
+        msg = "test='vs_null' and `null`, the other perturbation, go together: give both or neither."
+        raise ValueError(msg)
+    if (singles is not None) != (test == "interaction"):
+        msg = "test='interaction' and `singles`, the perturbation of single genes, go together: give both or neither."
+        raise ValueError(msg)
+    if n_matched < 1 or (min_cells is not None and min_cells < 1):
+        msg = f"n_matched={n_matched} and min_cells={min_cells} must be at least 1."
+        raise ValueError(msg)
