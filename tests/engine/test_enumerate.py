@@ -31,7 +31,7 @@ def by_hand(tokens: np.ndarray, perturbation: Perturbation) -> list[tuple[int, i
         genes = [t for t in row if t >= N_SPECIAL]
         if not genes:
             continue
-        if perturbation.sets is not None:
+        if perturbation.genes is None:
             for i, some in enumerate(perturbation.sets):
                 n_held = sum(t in genes for t in some)
                 enough = n_held == len(some) if perturbation.every else n_held > 0

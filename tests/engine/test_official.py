@@ -198,7 +198,11 @@ def recorded(recordings, official):
         perturbations = engine.perturb.enumerate_edits(
             tokens, perturbation, n_special=N_SPECIAL[run["model_version"]], max_length=vocabulary.max_length
         )
-        what = perturbations.what.astype(str) if perturbation.sets is None else "|".join(map(str, perturbation.sets[0]))
+        what = (
+            perturbations.what.astype(str)
+            if perturbation.genes is not None
+            else "|".join(map(str, perturbation.sets[0]))
+        )
         labels = pd.DataFrame({"cell": cells[perturbations.cells], "perturbed": what})
         return Recorded(name, run, recordings.perturbation(name), tokens, perturbation, perturbations, labels)
 
@@ -215,7 +219,7 @@ def test_the_same_genes_of_the_same_cells_are_perturbed(recorded, name):
 def drawn(found: Recorded) -> Recorded:
     """A part of a run, small enough for every day: fewer perturbations of larger models."""
     alone, in_sets = {"v1-10m": (10, 4), "v2-104m": (1, 1)}.get(found.run["model"], (50, 10))
-    n = alone if found.perturbation.sets is None else in_sets  # sets are perturbed in longer cells
+    n = alone if found.perturbation.genes is not None else in_sets  # sets are perturbed in longer cells
     usable = np.flatnonzero(found.labels["cell"] != WRONG.get(found.name, ""))
     part = np.sort(np.random.default_rng(0).permutation(usable)[:n])
     same = {"tokens": found.perturbations.tokens, "originals": found.perturbations.originals}
@@ -263,7 +267,7 @@ def test_similarities_and_effects_on_genes(recordings, recorded, load, name):
     if not has_genes:
         return
     theirs = recordings.perturbation(f"{name}.genes")
-    if found.perturbation.sets is None:  # recorded cell by cell
+    if found.perturbation.genes is not None:  # recorded cell by cell
         if found.perturbation.kind == "overexpress":
             effects = filed_one_off(effects, found)
         both = effects.merge(theirs, on=["cell", "perturbed", "affected"], how="left")

@@ -201,3 +201,10 @@ def test_the_bar_ends_where_it_should(small, random_cells, small_parts, tmp_path
             last = capsys.readouterr().err.strip().split("\r")[-1]
             assert "100%" in last, (name, last)
             assert "12 of 12 cells" in last or name in ("pairs", "sets"), (name, last)
+
+
+@pytest.mark.parametrize("change", [{"states": None}, {"perturbation": PERTURBATIONS["sets"][0]}])
+def test_only_shifts_by_single_genes_are_estimated(small, random_cells, change):
+    given = {"perturbation": PERTURBATIONS["delete"][0], "states": STATES, **OPTIONS, **change}
+    with pytest.raises(ValueError, match="single genes"):
+        engine.perturb.run(small, random_cells, method="screen", **given)

@@ -51,8 +51,7 @@ def for_each_batch(
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     start, budget = 0, token_budget
-    own_bar = bar is None
-    bar = tqdm(total=len(order), desc=desc, unit=f" {unit}", disable=not progress) if own_bar else bar
+    moved = tqdm(total=len(order), desc=desc, unit=f" {unit}", disable=not progress) if bar is None else bar
     try:
         while start < len(order):
             longest = int(lengths[order[start]])
@@ -66,10 +65,10 @@ def for_each_batch(
                 release_memory()
                 continue
             start += len(rows)
-            bar.update(len(rows))
+            moved.update(len(rows))
     finally:
-        if own_bar:
-            bar.close()
+        if bar is None:
+            moved.close()
 
 
 def out_of_memory(error: BaseException) -> bool:

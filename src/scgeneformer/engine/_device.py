@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
+
+Network = TypeVar("Network", bound="nn.Module")
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TOKEN_BUDGET = {"cuda": 131_072, "mps": 16_384, "cpu": 4_096}
@@ -53,19 +55,19 @@ def default_token_budget(device: torch.device) -> int:
 
 @contextmanager
 def on_device(
-    encoder: nn.Module, device: torch.device, dtype: torch.dtype, *, gradients: bool = False
-) -> Iterator[nn.Module]:
-    """The encoder on `device` in `dtype` and evaluation mode; the one passed in stays as it was.
+    network: Network, device: torch.device, dtype: torch.dtype, *, gradients: bool = False
+) -> Iterator[Network]:
+    """The network on `device` in `dtype` and evaluation mode; the one passed in stays as it was.
 
     Without `gradients` nothing that is computed can be differentiated, which is faster; with them it can be where that is asked for.
     """
-    here = next(encoder.parameters())
+    here = next(network.parameters())
     if here.device != device or here.dtype != dtype:
-        encoder = copy.deepcopy(encoder).to(device, dtype)
-    was_training = encoder.training
-    encoder.eval()
+        network = copy.deepcopy(network).to(device, dtype)
+    was_training = network.training
+    network.eval()
     try:
         with torch.no_grad() if gradients else torch.inference_mode():
-            yield encoder
+            yield network
     finally:
-        encoder.train(was_training)
+        network.train(was_training)

@@ -148,8 +148,8 @@ def embed(
     lengths = row_lengths(tokens)
     width, n_tokens = encoder.config.width, encoder.config.vocab_size
     cells = np.full((len(tokens), width), np.nan, dtype=np.float32)
-    sums = torch.zeros(n_tokens, width, device=place) if genes else None
-    counts = torch.zeros(n_tokens, dtype=torch.int64, device=place) if genes else None
+    sums = torch.zeros(n_tokens if genes else 0, width, device=place)
+    counts = torch.zeros(len(sums), dtype=torch.int64, device=place)
     first_only = slice(0, 1) if pooling == "cls" and not genes else None
 
     with on_device(encoder, place, resolve_precision(precision, place)) as network:

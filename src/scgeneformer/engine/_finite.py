@@ -33,4 +33,4 @@ def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None
 
 def has_states(tokens: np.ndarray, pooling: str, n_special: int) -> np.ndarray:
     """Which rows have something to pool, bool (n,): a gene for ``"mean"``, any token for ``"cls"``."""
-    return (tokens >= (n_special if pooling == "mean" else 1)).any(1)
+    return np.any(tokens >= (n_special if pooling == "mean" else 1), axis=1)

@@ -17,7 +17,7 @@ from ._attention import attend
 from ._dropout import Dropout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from ._config import EncoderConfig
 
@@ -145,7 +145,8 @@ class Encoder(nn.Module):
         self.config = replace(config, n_decoder_layers=0)
         self.checkpoint_activations = False
         self.embedding = Embedding(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
         self.apply(lambda module: init_weights(module, config.initializer_range))
         if config.positions == "sinusoidal":
             fix_positions(self.embedding.position)
@@ -191,7 +192,7 @@ class Encoder(nn.Module):
         keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         x = self.embedding(tokens, ranks)
         weights = []
-        for i, block in enumerate(cast("Iterable[Block]", self.blocks[:n_layers])):
+        for i, block in enumerate(self.blocks[:n_layers]):
             if attention:
                 weights.append(block.attention.weights(x, keys))
             x = run_block(block, x, keys, positions if i == n_layers - 1 else None, again=self.checkpoint_activations)

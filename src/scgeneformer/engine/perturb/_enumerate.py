@@ -24,7 +24,7 @@ class Perturbation:
     genes
         int64 (G,), tokens to perturb one by one, ascending; or None, if `sets` are perturbed.
     sets
-        Tokens of genes that are perturbed together, distinct, in the order in which overexpression puts them; or None.
+        Tokens of genes that are perturbed together, distinct, in the order in which overexpression puts them; empty if `genes` are.
     anchor
         Token that is perturbed together with each of `genes`, or None.
     absent
@@ -39,7 +39,7 @@ class Perturbation:
     kind: Kind
     quartiles: int = 1
     genes: np.ndarray | None = None
-    sets: tuple[np.ndarray, ...] | None = None
+    sets: tuple[np.ndarray, ...] = ()
     anchor: int | None = None
     absent: bool = False
     every: bool = False
@@ -111,13 +111,17 @@ def select(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tu
     Left out are perturbations that would leave no gene, and overexpression of the gene that already is at the top (as in the official
     tool), unless it is in a set.
     """
-    return (_select_sets if perturbation.genes is None else _select_genes)(tokens, perturbation, n_special)
+    if perturbation.genes is None:
+        return _select_sets(tokens, perturbation, n_special)
+    return _select_genes(tokens, perturbation, perturbation.genes, n_special)
 
 
-def _select_genes(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tuple[np.ndarray, np.ndarray]:
+def _select_genes(
+    tokens: np.ndarray, perturbation: Perturbation, genes: np.ndarray, n_special: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cells and tokens of single genes, each alone or together with the anchor."""
     expressed = tokens >= n_special
-    wanted = expressed & np.isin(tokens, perturbation.genes)
+    wanted = expressed & np.isin(tokens, genes)
     n_left = 0 if perturbation.kind == "delete" else -1  # how many genes must be there besides what is deleted
     if perturbation.anchor is not None:
         has_anchor = (tokens == perturbation.anchor).any(1)
@@ -131,18 +135,18 @@ def _select_genes(tokens: np.ndarray, perturbation: Perturbation, n_special: int
         wanted[:, first : first + 1] = False  # already at the top
     cells, position = np.nonzero(wanted)
     what = tokens[cells, position].astype(np.int64)
-    return _with_absent(tokens, perturbation, n_special, cells, what) if perturbation.absent else (cells, what)
+    if not perturbation.absent:
+        return cells, what
+    others = genes if perturbation.anchor is None else genes[genes != perturbation.anchor]
+    return _with_absent(tokens, others, n_special, cells, what)
 
 
 def _with_absent(
-    tokens: np.ndarray, perturbation: Perturbation, n_special: int, cells: np.ndarray, what: np.ndarray
+    tokens: np.ndarray, genes: np.ndarray, n_special: int, cells: np.ndarray, what: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add the genes that a cell does not express, behind those that it does."""
-    genes = perturbation.genes
-    if perturbation.anchor is not None:
-        genes = genes[genes != perturbation.anchor]
+    """Add those of `genes` that a cell does not express, behind those that it does."""
     absent = ~_held(tokens, genes)[:, genes]
-    more_cells, column = np.nonzero(absent & (tokens >= n_special).any(1)[:, None])
+    more_cells, column = np.nonzero(absent & np.any(tokens >= n_special, axis=1, keepdims=True))
     cells, what = np.r_[cells, more_cells], np.r_[what, genes[column]]
     order = np.argsort(cells, kind="stable")
     return cells[order], what[order]
@@ -158,7 +162,8 @@ def _select_sets(tokens: np.ndarray, perturbation: Perturbation, n_special: int)
         wanted &= n_genes[:, None] > present
     if perturbation.kind == "overexpress":
         wanted = np.broadcast_to(n_genes[:, None] > 0, wanted.shape)
-    return np.nonzero(wanted)
+    cells, what = np.nonzero(wanted)
+    return cells, what
 
 
 def _targets(perturbation: Perturbation, what: np.ndarray) -> np.ndarray:

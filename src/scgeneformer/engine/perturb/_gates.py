@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scgeneformer.nn import Encoder
+    from scgeneformer.nn._encoder import Block
 
 _TILE = {"cpu": 2**21}  # attention weights of a tile: what a core's cache holds
 _TILE_ELSEWHERE = 2**26
@@ -158,7 +159,7 @@ class _Share:
 
 
 def _backward(
-    block: torch.nn.Module, x: Tensor, by_output: list[Tensor], at_keys: Tensor | None, first_only: slice | None
+    block: Block, x: Tensor, by_output: list[Tensor], at_keys: Tensor | None, first_only: slice | None
 ) -> tuple[_Layer, Tensor, list[Tensor]]:
     """Through one block from the top: what probes need of it, derivatives by the base's gates (B, L, S), and by its input."""
     attention = block.attention

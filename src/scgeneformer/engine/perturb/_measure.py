@@ -85,10 +85,17 @@ def measure(
         if by_gene or effects is not None:
             genes = _GeneComparison(network, tokens, lengths, n_layers, n_special)
         if not by_gene:
-            same = {"device": str(place), "precision": _name(network), "token_budget": budget}
-            same |= {"pooling": pooling, "n_special": n_special, "emb_layer": emb_layer}
             used, of = np.unique(edits.of, return_inverse=True)
-            before = embed(network, edits.originals[used], **same).cells.astype(np.float64)
+            before = embed(
+                network,
+                edits.originals[used],
+                pooling=pooling,
+                n_special=n_special,
+                emb_layer=emb_layer,
+                device=str(place),
+                precision=_name(network),
+                token_budget=budget,
+            ).cells.astype(np.float64)
 
         def step(batch: np.ndarray) -> None:
             row = rows[batch]
@@ -98,13 +105,15 @@ def measure(
             width = edited.tokens.shape[1]
             there = None if int(edited.lengths.min()) == width else edited.tokens > 0
             hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only)
-            cosines = None if genes is None else genes(hidden, edited, original.shape[1], row)  # (B, L'), NaN elsewhere
-            if by_gene:
-                values[batch, 0] = torch.nanmean(cosines.cpu().double(), 1)
-            else:
+            if not by_gene:
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
                 check_finite(after)
                 values[batch] = _compare(before[of[batch]], after, states)
+            if genes is None:
+                return
+            cosines = genes(hidden, edited, original.shape[1], row)  # (B, L'), NaN elsewhere
+            if by_gene:
+                values[batch, 0] = torch.nanmean(cosines.cpu().double(), 1)
             if effects is not None:
                 measured, at = torch.nonzero(~cosines.isnan(), as_tuple=True)
                 affected = edited.tokens[measured, at].cpu().numpy()

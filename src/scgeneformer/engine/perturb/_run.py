@@ -121,7 +121,8 @@ def run(
     if not found:
         nothing = np.empty(0, np.int32)
         return Outcome(nothing, nothing, np.empty((0, 1 if states is None else len(states))), total, missing)
-    return Outcome(*(np.concatenate(field) for field in zip(*found, strict=True)), total, missing)
+    cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
+    return Outcome(cells, what, values, total, missing)
 
 
 def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -176,9 +177,12 @@ def _part(
 
 
 def _estimates(
-    encoder: Encoder, tokens: np.ndarray, perturbation: Perturbation, states: np.ndarray, options: dict[str, Any]
+    encoder: Encoder, tokens: np.ndarray, perturbation: Perturbation, states: np.ndarray | None, options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """Arrays of one part that is screened, in the order of exact runs."""
+    if perturbation.genes is None or states is None:
+        msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
+        raise ValueError(msg)
     cells, what = select(tokens, perturbation, options["n_special"])
     estimates = screen(encoder, tokens, perturbation.kind, states, quartiles=perturbation.quartiles, **options)
     rank_of = np.full((len(tokens), max(int(what.max(initial=0)), int(tokens.max(initial=0))) + 1), -1)

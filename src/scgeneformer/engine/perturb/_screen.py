@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scgeneformer.nn import Encoder
 
     from ._edits import Kind
+    from ._gates import GateGradients
 
 _UP = ("delete", "inhibit")  # kinds that let other genes rise
 
@@ -153,8 +154,7 @@ class _Screen:
         self.place = resolve_device(device)
         self.wide = torch.float32 if self.place.type == "mps" else torch.float64  # MPS has no float64
         self.goal = torch.from_numpy(np.asarray(states, dtype=np.float64)).to(self.place, self.wide)
-        self.options = {"pooling": pooling, "n_special": n_special, "n_layers": layers_to_run(encoder, emb_layer)}
-        self.n_special = n_special
+        self.pooling, self.n_special, self.n_layers = pooling, n_special, layers_to_run(encoder, emb_layer)
 
     def run(
         self, step: Callable[[np.ndarray], None], precision: str, token_budget: int | None, bar: tqdm | None
@@ -173,10 +173,20 @@ class _Screen:
 
     def value(self, batch: Tensor, mask: Tensor | None, positions: Tensor | None = None) -> np.ndarray:
         """The readout of cells whose tokens stand at `positions`, float64 (B, S)."""
-        pooling, n_layers = self.options["pooling"], self.options["n_layers"]
-        first_only = slice(0, 1) if pooling == "cls" else None
-        hidden = self.network(batch, mask, n_layers=n_layers, positions=first_only, ranks=positions)
-        return self.readout(pool(hidden, batch, pooling, self.n_special)).cpu().double().numpy()
+        first_only = slice(0, 1) if self.pooling == "cls" else None
+        hidden = self.network(batch, mask, n_layers=self.n_layers, positions=first_only, ranks=positions)
+        return self.readout(pool(hidden, batch, self.pooling, self.n_special)).cpu().double().numpy()
+
+    def gates(self, base: Base, probes: Probes) -> GateGradients:
+        return gate_gradients(
+            self.network,
+            base,
+            probes,
+            self.readout,
+            pooling=self.pooling,
+            n_special=self.n_special,
+            n_layers=self.n_layers,
+        )
 
     def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, quartiles: int, n_points: int) -> np.ndarray:
         """Estimates for the genes of each cell, float64 (B, L, S)."""
@@ -193,7 +203,7 @@ class _Screen:
             goes_to = (first + new_rank(ranks - first, n_genes, kind, quartiles)).clamp(0, length - 1)
         at = [moved] if kind == "delete" else [moved, goes_to]
         probes = Probes(batch.repeat(1, len(at)), torch.cat(at, 1), ranks.repeat(1, len(at)))
-        found = gate_gradients(self.network, Base(batch, ranks, mask), probes, self.readout, **self.options)
+        found = self.gates(Base(batch, ranks, mask), probes)
         base, probed = found.base.cpu().double().numpy(), found.probes.cpu().double().numpy()
         steps = probed[:, :length] - base  # (B, L, S), what it does to move each token by one rank
         there = (batch > 0).cpu().numpy()
@@ -252,7 +262,7 @@ class _Screen:
         shifted = torch.where(ranks < first, ranks, ranks + 1)
         candidates = genes.to(self.place).expand(n_cells, -1)
         probes = Probes(candidates, torch.full_like(candidates, first), torch.full_like(candidates, length))
-        found = gate_gradients(self.network, Base(batch, shifted, mask), probes, self.readout, **self.options)
+        found = self.gates(Base(batch, shifted, mask), probes)
         moved = found.values.cpu().double().numpy() - self.value(batch, mask)
         estimated = moved[:, None] + found.probes.cpu().double().numpy()
         check_finite(estimated, (batch >= self.n_special).any(1).cpu().numpy())

@@ -76,7 +76,8 @@ class Store:
 
     def write(self, part: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep a finished part: it is there whole, or not at all."""
-        _write_whole(self.path(part), lambda file: np.savez(file, **arrays, **{_COUNT: np.array(len(arrays))}))
+        counted = {**arrays, _COUNT: np.array(len(arrays))}
+        _write_whole(self.path(part), lambda file: np.savez(file, **counted))  # type: ignore[arg-type]  # none is named allow_pickle
 
 
 def _read_manifest(path: Path) -> dict[str, object]:

@@ -115,7 +115,7 @@ class PerturbRun:
             "kind": perturbation.kind,
             "rank_shift": perturbation.quartiles,
             "genes": None if perturbation.genes is None else _digest(perturbation.genes),
-            "sets": None if perturbation.sets is None else [genes.tolist() for genes in perturbation.sets],
+            "sets": [genes.tolist() for genes in perturbation.sets] or None,
             "anchor": perturbation.anchor,
             "absent": perturbation.absent,
             "compat": self.options.compat,
