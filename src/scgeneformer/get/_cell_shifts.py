@@ -81,7 +81,7 @@ def cell_shifts(
         np.arange(len(labels)) if genes is None else _columns_of(labels, genes, data, gene_symbols, of_sets=of_sets)
     )
     frames = []
-    for state, name in zip(states or [None], names, strict=True):
+    for state, name in zip(states or (None,), names, strict=True):
         rows, at, values = _stored_values(slots[name], of_sets=of_sets)
         chosen = np.isin(at, columns)
         rows, at, values = rows[chosen], at[chosen], values[chosen]

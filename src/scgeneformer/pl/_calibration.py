@@ -6,7 +6,7 @@ import numpy as np
 
 from scgeneformer import _keys, evaluation
 
-from ._evaluations import STYLES, read_evaluation, title_legend
+from ._evaluations import STYLES, read_evaluation
 from ._figure import begin, finish, legend_above
 
 if TYPE_CHECKING:
@@ -83,6 +83,5 @@ def calibration(
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("probability of the predicted class")
     ax.set_ylabel("share of predictions that are right")
-    legend_above(ax, handles, labels)
-    title_legend(ax, "expected calibration error")
+    legend_above(ax, handles, labels, title="expected calibration error")
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)

@@ -12,6 +12,7 @@ from ._figure import begin, finish, whole_figure
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from mudata import MuData
@@ -131,13 +132,13 @@ def _draw(ax: Axes, counts: np.ndarray, classes: list[str], *, cmap: str | Color
     bar.outline.set_linewidth(0.5)
 
 
-def _number(ax: Axes, counts: np.ndarray, values: np.ndarray, field: object) -> None:
+def _number(ax: Axes, counts: np.ndarray, values: np.ndarray, field: ScalarMappable) -> None:
     """Write the numbers other than 0 into their fields, dark on light and light on dark."""
     whole_figure(ax).draw_without_rendering()
     side = ax.get_window_extent().width / counts.shape[1] * 72 / ax.figure.dpi  # points
     for row, column in np.argwhere(counts):
         value = values[row, column]
-        red, green, blue, _ = field.cmap(field.norm(value))
+        red, green, blue, _ = field.to_rgba(value)
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
         text = "<1" if value < 0.5 else f"{value:.0f}"
         colour = "black" if light else "white"

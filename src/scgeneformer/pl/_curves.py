@@ -6,7 +6,7 @@ import numpy as np
 
 from scgeneformer import _keys, evaluation
 
-from ._evaluations import STYLES, read_evaluation, title_legend
+from ._evaluations import STYLES, read_evaluation
 from ._figure import OTHER, begin, finish, legend_above
 
 if TYPE_CHECKING:
@@ -182,8 +182,7 @@ def _draw(
         labels.append(f"each class, {next(iter(found.proba))}")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
-    legend_above(ax, handles, labels)
-    title_legend(ax, measure)
+    legend_above(ax, handles, labels, title=measure)
 
 
 def _true_positive_rate(curve: evaluation.Curve) -> np.ndarray:

@@ -117,7 +117,8 @@ def _draw(ax: Axes, effect: np.ndarray, names: list[str], centre: str, cmap: str
     )
     edges.set_clim(low, high)
     ax.add_collection(edges)
-    ax.scatter(*places.T, c=effect, cmap=cmap, vmin=low, vmax=high, s=36, edgecolors="0.3", linewidths=0.5, zorder=2)
+    x, y = places.T
+    ax.scatter(x, y, c=effect, cmap=cmap, vmin=low, vmax=high, s=36, edgecolors="0.3", linewidths=0.5, zorder=2)
     ax.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
     ax.axis("off")
     box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "0.3"}

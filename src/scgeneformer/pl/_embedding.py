@@ -117,7 +117,7 @@ def shift_embedding(
     )
 
     own_figure = ax is None
-    axes = _panels(len(genes), ncols) if own_figure else [ax]
+    axes = _panels(len(genes), ncols) if ax is None else [ax]
     largest = vmax if vmax is not None else np.nanpercentile(np.abs(values), 99)
     limits = symmetric(largest, signed=state is not None or centered)
     cmap = cmap or (DIVERGING if state is not None or centered else SEQUENTIAL)

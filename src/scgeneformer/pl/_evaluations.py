@@ -14,7 +14,6 @@ from ._figure import ABOVE, BELOW
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.axes import Axes
     from mudata import MuData
 
 # Okabe and Ito's colours, and dashes for print in grey: the model first, then baselines.
@@ -87,10 +86,3 @@ def read_evaluation(adata: AnnData | MuData, key: str, mod: str) -> Evaluation:
         raise ValueError(msg)
     proba = {str(name): data.obsm[slot].to_numpy()[answered] for name, slot in zip(metrics.index, slots, strict=False)}
     return Evaluation(label, classes, truth, proba, metrics)
-
-
-def title_legend(ax: Axes, measure: str) -> None:
-    """Say what the numbers in the legend of `ax` are."""
-    legend = ax.get_legend()
-    legend.set_title(measure, prop={"size": "small"})
-    legend.set_alignment("left")

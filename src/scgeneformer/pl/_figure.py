@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
+
+Drawn = TypeVar("Drawn", bound="Axes | list[Axes]")
 
 # Okabe and Ito's vermillion and blue: told apart with every common colour vision deficiency, and in print by lightness.
 ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
@@ -31,9 +34,7 @@ def begin(ax: Axes | None, width: float, height: float) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def finish(
-    drawn: Axes | list[Axes], *, own_figure: bool, show: bool | None, return_fig: bool | None
-) -> Axes | list[Axes] | Figure | None:
+def finish(drawn: Drawn, *, own_figure: bool, show: bool | None, return_fig: bool | None) -> Drawn | Figure | None:
     """Return what was drawn, or its figure, or show it: by default where scanpy would, and not on the caller's axes."""
     if return_fig:
         return whole_figure(drawn[0] if isinstance(drawn, list) else drawn)
@@ -74,7 +75,7 @@ def with_unit(what: str, measure: str, exponent: int, *, width: int) -> str:
     return f"{what}  ({measure}{unit})"
 
 
-def name_axis(axis: Axis, what: str, measure: str, exponent: int) -> None:
+def name_axis(axis: XAxis | YAxis, what: str, measure: str, exponent: int) -> None:
     """Label an axis and write its numbers in units of ``10**exponent``; the label is broken where the axis is short."""
     axis.set_major_formatter(in_tens(exponent))
     ax, text = axis.axes, axis.label
@@ -83,7 +84,8 @@ def name_axis(axis: Axis, what: str, measure: str, exponent: int) -> None:
     ).draw_without_rendering()  # layouts do not make room along an axis, so that its length has to be known
     extent = ax.get_window_extent()
     points = (extent.width if axis.axis_name == "x" else extent.height) * 72 / ax.figure.dpi
-    axis.set_label_text(with_unit(what, measure, exponent, width=max(12, int(points / (0.56 * text.get_fontsize())))))
+    size = text.get_fontproperties().get_size_in_points()
+    axis.set_label_text(with_unit(what, measure, exponent, width=max(12, int(points / (0.56 * size)))))
 
 
 def symmetric(largest: float, *, signed: bool) -> tuple[float, float]:
@@ -93,11 +95,18 @@ def symmetric(largest: float, *, signed: bool) -> tuple[float, float]:
 
 
 def add_colour_bar(
-    mappable: ScalarMappable, axes: Axes | Sequence[Axes], what: str, measure: str, **place: object
+    mappable: ScalarMappable,
+    axes: Axes | list[Axes],
+    what: str,
+    measure: str,
+    *,
+    shrink: float,
+    aspect: float = 20,
+    fraction: float = 0.15,
 ) -> Colorbar:
     """Colour bar beside `axes`, its numbers in units of a power of ten that its label names."""
     figure = (axes if hasattr(axes, "figure") else axes[0]).figure
-    bar = figure.colorbar(mappable, ax=axes, **place)
+    bar = figure.colorbar(mappable, ax=axes, shrink=shrink, aspect=aspect, fraction=fraction)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_linewidth(0.5)
     bar.ax.yaxis.label.set_fontsize(8)
@@ -105,7 +114,7 @@ def add_colour_bar(
     return bar
 
 
-def legend_above(ax: Axes, handles: Sequence[object], labels: Sequence[str]) -> None:
+def legend_above(ax: Axes, handles: Sequence[Artist], labels: Sequence[str], *, title: str | None = None) -> None:
     """Legend over the axes, where it covers nothing, in as many columns as there is room for: it would squeeze the axes."""
     lengths = sorted(map(len, labels), reverse=True)
     columns = max((n for n in (2, 3) if sum(lengths[:n]) <= 60 and (n == 2 or len(labels) == 3)), default=1)
@@ -117,6 +126,9 @@ def legend_above(ax: Axes, handles: Sequence[object], labels: Sequence[str]) -> 
         ncols=columns,
         frameon=False,
         fontsize="small",
+        title=title,
+        title_fontsize="small",
+        alignment="left",
         handletextpad=0.4,
         columnspacing=1.2,
         borderaxespad=0.3,

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mudata import MuData
 
-UNTESTED = {"facecolor": "0.94", "edgecolor": "0.75", "hatch": "////", "linewidth": 0}
-
 
 def shift_heatmap(
     adata: AnnData | MuData,
@@ -133,8 +131,6 @@ def _group_means(values: np.ndarray, groups: pd.Series, min_cells: int) -> pd.Da
 def _draw(
     ax: Axes, means: pd.DataFrame, labels: list[str], *, cmap: str | Colormap | None, signed: bool, few: str
 ) -> None:
-    from matplotlib.patches import Patch
-
     shown = np.ma.masked_invalid(means.to_numpy())
     low, high = symmetric(np.abs(shown).max() if shown.count() else 0.0, signed=signed)
     cmap = cmap or (DIVERGING if signed else SEQUENTIAL)
@@ -148,5 +144,5 @@ def _draw(
     ax.invert_yaxis()
     ax.spines[:].set_visible(False)
     if np.ma.is_masked(shown):
-        ax.patch.set(**UNTESTED)
-        legend_above(ax, [Patch(**UNTESTED)], [few])
+        ax.patch.set(facecolor="0.94", edgecolor="0.75", hatch="////", linewidth=0)
+        legend_above(ax, [ax.patch], [few])

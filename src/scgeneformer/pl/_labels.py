@@ -7,7 +7,7 @@ import numpy as np
 from ._figure import whole_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
@@ -18,7 +18,7 @@ _PREFERENCE = np.arange(len(_ANGLES)) / 100  # in label heights: decides between
 _DISTANCES = np.array([0.7, 1.5, 2.5, 4.0, 6.0, 9.0])  # in label heights
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Sequence[str], **text: object) -> list[Annotation]:
+def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Iterable[str], *, fontsize: float) -> list[Annotation]:
     """Label points of a finished plot so that labels cover neither each other nor, where possible, any drawn point.
 
     Greedy: each label in turn takes the cheapest of 96 places around its point, where covering a label costs more than
@@ -32,8 +32,8 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Sequence[str], 
         Positions in data coordinates, each of shape (n,); earlier ones choose first.
     labels
         n labels.
-    text
-        Passed to :meth:`~matplotlib.axes.Axes.annotate`.
+    fontsize
+        Of the labels, in points.
     """
     whole_figure(ax).draw_without_rendering()
     frame = ax.get_window_extent()
@@ -52,7 +52,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Sequence[str], 
             ha="center",
             va="center",
             annotation_clip=False,
-            **text,
+            fontsize=fontsize,
         )
         size = note.get_window_extent()
         width, height = size.width, size.height
@@ -66,7 +66,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Sequence[str], 
         inside = (points[None] > box[:, None, :2]) & (points[None] < box[:, None, 2:])
         cost = (
             1e6 * _overlaps(box, taken).sum(axis=1)
-            + 1e4 * _outside(box, frame.extents)
+            + 1e4 * _outside(box, np.asarray(frame.extents))
             + 3.0 * height * inside.all(axis=-1).sum(axis=1)
             + distance
         )
@@ -88,8 +88,8 @@ def _draw_leader(ax: Axes, anchor: np.ndarray, box: np.ndarray) -> None:
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Which boxes of `a` (n, 4) and `b` (k, 4), given as x0, y0, x1, y1, overlap: bool array of shape (n, k)."""
-    return ((a[:, None, :2] < b[None, :, 2:]) & (b[None, :, :2] < a[:, None, 2:])).all(axis=-1)
+    return np.all((a[:, None, :2] < b[None, :, 2:]) & (b[None, :, :2] < a[:, None, 2:]), axis=-1)
 
 
 def _outside(box: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    return (box[:, :2] < frame[:2]).any(axis=1) | (box[:, 2:] > frame[2:]).any(axis=1)
+    return np.any((box[:, :2] < frame[:2]) | (box[:, 2:] > frame[2:]), axis=1)

@@ -118,8 +118,8 @@ class Ranking:
         if "pvals_adj" in self.frame:
             significant = self.frame["pvals_adj"].to_numpy() <= self.max_fdr
             return np.where(significant, np.sign(self.frame["scores"].to_numpy()), 0).astype(int)
-        if self.signed and self._test == "aggregate":
-            low, high = self.intervals
+        if self.signed and self._test == "aggregate" and (ends := self.intervals) is not None:
+            low, high = ends
             return (low > 0).astype(int) - (high < 0).astype(int)
         return np.zeros(len(self.frame), dtype=int)
 

@@ -73,7 +73,7 @@ def training(
     if missing := set(kinds) - set(names):
         msg = f"No metric of kind={missing.pop()!r} was logged, only {sorted(history)}."
         raise ValueError(msg)
-    axes = _panels(len(kinds)) if own_figure else [ax]
+    axes = _panels(len(kinds)) if ax is None else [ax]
     for panel, shown in zip(axes, kinds, strict=True):
         _draw(panel, {name: history[name] for name in names[shown]}, shown)
     return finish(axes if len(axes) > 1 else axes[0], own_figure=own_figure, show=show, return_fig=return_fig)

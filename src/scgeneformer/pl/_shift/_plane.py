@@ -22,7 +22,7 @@ def read_alternative(data: AnnData, ranking: Ranking, *, key: str, state: str | 
 
     By default the first state beside target and source, or the source where there is none.
     """
-    target, *alternatives = _keys.end_states(ranking.run) or [None]
+    target, *alternatives = _keys.end_states(ranking.run) or (None,)
     if not alternatives:
         msg = (
             f"kind='plane' sets shifts to the target against shifts to another state, but {key!r} has "

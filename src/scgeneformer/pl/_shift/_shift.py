@@ -131,7 +131,7 @@ def _finish_axes(ax: Axes, x: Ranking, y: Ranking | None = None) -> None:
     handles, texts = ax.get_legend_handles_labels()
     order = sorted(range(len(texts) - 1, -1, -1), key=lambda i: texts[i].startswith(ON_STATE))  # states come last
     legend_above(ax, [handles[i] for i in order], [texts[i] for i in order])
-    shown = [(ax.xaxis, x)] if y is None else [(ax.xaxis, x), (ax.yaxis, y)]
-    exponent = max(exponent_of(ranking.effect) for _, ranking in shown)
-    for axis, ranking in shown:
-        name_axis(axis, *ranking.quantity(), exponent)
+    exponent = max(exponent_of(ranking.effect) for ranking in (x, y) if ranking is not None)
+    name_axis(ax.xaxis, *x.quantity(), exponent)
+    if y is not None:
+        name_axis(ax.yaxis, *y.quantity(), exponent)
