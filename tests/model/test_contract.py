@@ -12,6 +12,7 @@ import torch
 
 from scgeneformer import hub, settings
 from scgeneformer.model import CellClassifier, GeneClassifier, Geneformer
+from scgeneformer.model._classifier import Classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -273,3 +274,8 @@ def test_signature_and_help_show_every_option_of_training(case):
         for name in line.split(",")
     }
     assert set(parameters) - {"self"} <= documented | {name.removeprefix("**") for name in documented}
+
+
+def test_a_classifier_that_does_not_name_its_outputs_cannot_be_made():
+    assert "_exported" in Classifier.__abstractmethods__
+    assert not CellClassifier.__abstractmethods__ | GeneClassifier.__abstractmethods__

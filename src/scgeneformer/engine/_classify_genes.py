@@ -32,16 +32,16 @@ class GeneScores:
     n_cells
         int64 (V,), in how many cells each token was scored.
     rows, positions
-        int64 (M,), where each of M occurrences is, ordered by row and then position; None if not asked for.
+        int64 (M,), where each of M occurrences is, ordered by row and then position; M is 0 if not asked for.
     occurrences
-        float32 (M, C), probabilities of classes at each of them; None if not asked for.
+        float32 (M, C), probabilities of classes at each of them.
     """
 
     proba: np.ndarray
     n_cells: np.ndarray
-    rows: np.ndarray | None = None
-    positions: np.ndarray | None = None
-    occurrences: np.ndarray | None = None
+    rows: np.ndarray
+    positions: np.ndarray
+    occurrences: np.ndarray
 
 
 def classify_genes(
@@ -106,8 +106,6 @@ def classify_genes(
         means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).double().cpu().numpy()
         n_cells = counts.cpu().numpy()
     check_finite(means, n_cells > 0)
-    if not occurrences:
-        return GeneScores(means, n_cells)
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_classes), np.float32))
     rows, positions, proba = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
     order = np.lexsort((positions, rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from scgeneformer.nn import Encoder, EncoderConfig
 
-POOLINGS = ("mean", "cls")
+Pooling = Literal["mean", "cls"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Embeddings:
     cells
         float32 (n, H), in the order of the rows of tokens. NaN where nothing was there to be pooled.
     genes
-        float32 (V, H), mean over the cells in which a token occurs, or None. NaN for tokens that never occur.
+        float32 (V, H), mean over the cells in which a token occurs, NaN for tokens that never occur; (0, H) if not asked for.
     n_cells
-        int64 (V,), in how many cells each token occurs, or None.
+        int64 (V,), in how many cells each token occurs; (0,) if not asked for.
     """
 
     cells: np.ndarray
-    genes: np.ndarray | None = None
-    n_cells: np.ndarray | None = None
+    genes: np.ndarray
+    n_cells: np.ndarray
 
 
 def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
@@ -54,7 +55,7 @@ def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
     return n_layers
 
 
-def resolve_pooling(pooling: str | None, config: EncoderConfig, *, has_cls: bool) -> str:
+def resolve_pooling(pooling: Pooling | None, config: EncoderConfig, *, has_cls: bool) -> Pooling:
     """What was asked for, else what the model's config says, else ``"cls"`` where there is such a token and ``"mean"`` where not.
 
     Raises
@@ -167,8 +168,6 @@ def embed(
 
         budget = token_budget or default_token_budget(place)
         for_each_batch(lengths, budget, step, progress=progress, desc="embed")
-        if not genes:
-            return Embeddings(cells)
         means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).cpu().numpy()
         n_cells = counts.cpu().numpy()
         check_finite(means, n_cells > 0)

@@ -19,10 +19,7 @@ from scgeneformer._settings import engine_options
 from ._saving import PICKLE, STATE, VOCABULARY, is_saved, load_model, load_registry, save_model, saved_data
 from .data._fields import (
     TOKENS_FIELD,
-    MuDataTokensField,
-    TokensField,
     check_setup_words,
-    modality_of,
     registered_tokens,
     registry_without_data,
 )
@@ -34,8 +31,11 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
+    from scvi.data.fields import BaseAnnDataField
 
     from scgeneformer.tokens import Vocabulary
+
+    from .objectives._objective import Network, TokenModule
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,6 +43,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 class TransformerModel(BaseModelClass):
     """A model whose inputs are tokens of a vocabulary, whatever the genes of the data."""
+
+    module: TokenModule
+    history_: dict[str, pd.DataFrame] | None
 
     def _init_data(
         self,
@@ -69,56 +72,14 @@ class TransformerModel(BaseModelClass):
         return packed(self._vocabulary)
 
     @classmethod
-    def _register(cls, data: AnnData | MuData, fields: Sequence[TokensField], setup_args: dict, **kwargs: Any) -> None:
+    def _register(
+        cls, data: AnnData | MuData, fields: Sequence[BaseAnnDataField], setup_args: dict[str, Any], **kwargs: Any
+    ) -> None:
         """Register `fields` of `data` with this class; `kwargs` are those with which scvi-tools transfers a setup."""
         check_setup_words(cls, kwargs)
         manager = AnnDataManager(fields=list(fields), setup_method_args=setup_args)
         manager.register_fields(data, **kwargs)
         cls.register_manager(manager)
-
-    @classmethod
-    def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
-        """Register tokenized data with this model class.
-
-        Parameters
-        ----------
-        adata
-            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
-        tokens_key
-            Their name in ``.obsm``.
-
-        Raises
-        ------
-        KeyError, ValueError
-            If there are no tokens, or those of another vocabulary than a given registry's.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
-
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        *,
-        tokens_key: str = _keys.TOKENS,
-        modalities: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register the tokenized modality of a MuData with this model class.
-
-        Parameters
-        ----------
-        mdata
-            MuData of which one modality has tokens.
-        tokens_key
-            Their name in that modality's ``.obsm``.
-        modalities
-            Modality of the tokens. Defaults to ``{"tokens_key": "rna"}``.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        mod = modality_of(modalities, ["tokens_key"])
-        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=mod["tokens_key"], mod_required=True)
-        cls._register(mdata, [field], setup_method_args, **kwargs)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -242,7 +203,7 @@ class TransformerModel(BaseModelClass):
     def _export(
         self,
         folder: str | Path,
-        network: torch.nn.Module,
+        network: Network,
         dtype: str,
         *,
         labels: list[str] | None = None,
@@ -315,7 +276,9 @@ class TransformerModel(BaseModelClass):
         """
         return self._latent(self._read_tokens(adata, indices), pooling, emb_layer, **embed_kwargs)
 
-    def _latent(self, tokens: np.ndarray, pooling: str | None, emb_layer: int | None, **kwargs: Any) -> np.ndarray:
+    def _latent(
+        self, tokens: np.ndarray, pooling: engine.Pooling | None, emb_layer: int | None, **kwargs: Any
+    ) -> np.ndarray:
         pooling = engine.resolve_pooling(pooling, self.encoder.config, has_cls=self.vocabulary.has_cls)
         return self._embed(tokens, pooling=pooling, emb_layer=emb_layer, **kwargs).cells
 

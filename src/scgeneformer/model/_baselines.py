@@ -31,7 +31,12 @@ def gene_embedding(encoder: nn.Encoder, tokens: np.ndarray, genes: np.ndarray, v
 
 
 def _embed(
-    encoder: nn.Encoder, tokens: np.ndarray, vocabulary: Vocabulary, *, pooling: str | None = None, genes: bool = False
+    encoder: nn.Encoder,
+    tokens: np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    pooling: engine.Pooling | None = None,
+    genes: bool = False,
 ) -> engine.Embeddings:
     pooling = engine.resolve_pooling(pooling, encoder.config, has_cls=vocabulary.has_cls)
     layer = engine.resolve_layer(None, encoder.config)

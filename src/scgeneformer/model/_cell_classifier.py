@@ -18,7 +18,7 @@ from ._labelled_cells import LabelledCells
 from .data._cell_labels import CellTask, output_names, task_of_others
 from .data._fields import LABELS_PREFIX, field_registry, registry_without_data, tasks_of
 from .data._rows import TokenRows
-from .data._splits import choose_split
+from .data._splits import Sizes, choose_split
 from .objectives._cells import CellClassifierModule, CellLabels, class_weights_of, task_weights_of
 from .training._options import train_options
 from .training._train import loader_options, run_training
@@ -76,6 +76,7 @@ class CellClassifier(LabelledCells):
     """
 
     _module_cls = CellClassifierModule
+    module: CellClassifierModule
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class CellClassifier(LabelledCells):
         start = Backbone.of(pretrained, config, vocabulary, dropout=dropout, attention_dropout=attention_dropout)
         vocabulary = self._init_data(adata, registry, start.vocabulary)
         self.tasks = tasks_of(self.registry)
-        if pooling != "attention" and config is None:
+        if pooling is None or (pooling != "attention" and config is None):
             pooling = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
         n_outputs = sum(task.n_outputs for task in self.tasks)
         network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special)
@@ -165,15 +166,11 @@ class CellClassifier(LabelledCells):
             If the loss is not finite; step and batch are named.
         """
         tokens, lengths = self._training_tokens()
-        labels = self.labels()
-        sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
+        labels, samples = self.labels(), self.samples()
+        sizes: Sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
         chosen = self.split if split is None and self.split_ is not None else None
         chosen = chosen or choose_split(
-            *(self._cells(), self.tasks, labels, split),
-            samples=self.samples(),
-            balance=balance,
-            rng=options["rng"],
-            **sizes,
+            self._cells(), self.tasks, labels, split, samples=samples, balance=balance, rng=options["rng"], **sizes
         )
         weights = class_weights_of(self.tasks, labels[chosen.train], class_weights)
         sets = {name: getattr(chosen, name) for name in SETS}
@@ -310,7 +307,9 @@ class CellClassifier(LabelledCells):
         scores = engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
         return scores[:, first : first + target.n_outputs]
 
-    def _latent(self, tokens: np.ndarray, pooling: str | None, emb_layer: int | None, **kwargs: Any) -> np.ndarray:
+    def _latent(
+        self, tokens: np.ndarray, pooling: engine.Pooling | None, emb_layer: int | None, **kwargs: Any
+    ) -> np.ndarray:
         if pooling is None and emb_layer is None:  # the states that the head reads
             return engine.classify(self.module.network, tokens, pooled=True, **engine_options(**kwargs))
         return super()._latent(tokens, pooling, emb_layer, **kwargs)
@@ -352,8 +351,9 @@ class CellClassifier(LabelledCells):
             If a class has fewer members than there are folds, there are fewer samples than folds, a baseline is unknown, an argument of
             `train` has no meaning here, or the model started from one that is no longer there.
         """
-        folds = {"n_folds": n_folds, "validation_size": validation_size, "rng": rng}
-        return cross_validate_cells(self, self.task(task), baselines, **folds, train_kwargs=train_kwargs)
+        return cross_validate_cells(
+            self, task, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
+        )
 
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
@@ -388,8 +388,8 @@ class CellClassifier(LabelledCells):
         if sum(task.n_outputs for task in tasks.values()) != n_outputs:  # not ours, or no longer
             tasks = {labels_key: task_of_others(labels_key, config, n_outputs)}
         fields = {LABELS_PREFIX + name: field_registry("obs", name, task.state) for name, task in tasks.items()}
-        setup = {"labels_key": {name: task.kind for name, task in tasks.items()}}
-        setup |= {"sample_key": None, "unlabeled_category": None}
+        kinds = {name: task.kind for name, task in tasks.items()}
+        setup = {"labels_key": kinds, "sample_key": None, "unlabeled_category": None}
         registry = registry_without_data(
             cls.__name__, vocabulary.name, vocabulary.hash, setup_args=setup, fields=fields
         )

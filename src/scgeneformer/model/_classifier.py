@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import evaluation, hub, nn
+from scgeneformer.nn._adapters import config_of
 
 from ._base import TransformerModel
 
@@ -21,12 +23,16 @@ if TYPE_CHECKING:
 
     from scgeneformer.tokens import Vocabulary
 
+    from .objectives._cells import CellClassifierModule
+    from .objectives._genes import GeneClassifierModule
+
 SETS = ("train", "validation", "test")
 
 
 class Classifier(TransformerModel):
     """A classifier on an encoder: it starts from a pretrained model, trains on a split, and leaves with its head."""
 
+    module: CellClassifierModule | GeneClassifierModule
     split_: dict[str, np.ndarray] | None
     start_: str | None
     _start: hub.Pretrained | None
@@ -104,9 +110,9 @@ class Classifier(TransformerModel):
         finally:
             kind.register_manager(newest)
 
+    @abstractmethod
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         """Names of the outputs, and what else the folder of :meth:`export` holds of the labels."""
-        raise NotImplementedError
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
@@ -135,7 +141,7 @@ class Classifier(TransformerModel):
         The model must start from the weights that they were trained beside.
         """
         nn.load_adapter(folder, self.module.network)
-        adapter = self.encoder.peft_config["default"]
+        adapter = config_of(self.encoder)
         options = {"rank": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
         self.init_params_["non_kwargs"]["lora"] = options | {"targets": sorted(adapter.target_modules)}  # for `load`
         self.is_trained_ = True
@@ -155,13 +161,13 @@ class Backbone:
     config
         Its shape, with the dropout of the training to come.
     vocabulary
-        What it reads, whole or as `packed` takes it apart.
+        What it reads, whole or as `packed` takes it apart; None if the registry of a saved model tells.
     pretrained
         Where its weights are; None if they will be put in later.
     """
 
     config: nn.EncoderConfig
-    vocabulary: Vocabulary | Mapping[str, Any]
+    vocabulary: Vocabulary | Mapping[str, Any] | None
     pretrained: hub.Pretrained | None
 
     @classmethod
@@ -182,8 +188,8 @@ class Backbone:
             start = replace(start, model=copy.deepcopy(start.encoder))
         shape = start.encoder.config
         dropout = shape.dropout if dropout is None else dropout
-        config = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
-        return cls(config, start.vocabulary, start)
+        shape = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
+        return cls(shape, start.vocabulary, start)
 
     @property
     def saved_config(self) -> dict[str, Any]:
@@ -209,7 +215,7 @@ def limit_training(
     *,
     freeze: int | Literal["all"],
     lora: int | Mapping[str, Any] | None,
-    quantize: str | None,
+    quantize: Literal["nf4"] | None,
 ) -> None:
     """Freeze layers from below, or train adapters instead of layers.
 

@@ -14,7 +14,7 @@ from scgeneformer import evaluation
 
 from ._baselines import cell_embedding, expression_components, expression_features, gene_embedding, profile_features
 from .data._gene_labels import few, most_probable
-from .data._splits import choose_folds, choose_split
+from .data._splits import Sizes, choose_folds, choose_split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,8 +134,10 @@ class _Cells:
             values = evaluation.ridge(features[train], labels, features[test])
             return (np.asarray(values) * self.task.sd + self.task.mean).reshape(-1, 1)
         groups = None if self.samples is None else self.samples[train]
-        options = {"n_classes": len(self.columns), "groups": groups, "rng": self.rng}
-        return evaluation.logistic(features[train], labels.astype(np.int64), features[test], **options)
+        codes, n_classes = labels.astype(np.int64), len(self.columns)
+        return evaluation.logistic(
+            features[train], codes, features[test], n_classes=n_classes, groups=groups, rng=self.rng
+        )
 
     def score(self, rows: np.ndarray, predictions: np.ndarray) -> pd.Series:
         scored = rows & ~np.isnan(self.truth) & ~np.isnan(predictions[:, 0])
@@ -179,7 +181,11 @@ class _Genes:
         """The rest of the genes trains, but for a share that validates."""
         if self.validation_size == 0:
             return evaluation.Split(rest, rest[:0], test)
-        sizes = {"train_size": 1 - self.validation_size, "validation_size": self.validation_size, "test_size": 0.0}
+        sizes: Sizes = {
+            "train_size": 1 - self.validation_size,
+            "validation_size": self.validation_size,
+            "test_size": 0.0,
+        }
         inner = evaluation.split(self.genes.codes[rest], classes=self.genes.names, rng=self.rng, **sizes)
         return evaluation.Split(rest[inner.train], rest[inner.validation], test)
 
@@ -212,7 +218,7 @@ class _Genes:
 
 def cross_validate_cells(
     model: CellClassifier,
-    task: CellTask,
+    task: str | None,
     baselines: Sequence[str],
     *,
     n_folds: int,
@@ -222,7 +228,7 @@ def cross_validate_cells(
 ) -> CrossValidation:
     """Cross-validation of a classifier of cells, by one of its tasks; see its method for the parameters."""
     _check(baselines, CELL_BASELINES, train_kwargs)
-    items = _Cells(model, task, validation_size, rng, n_folds)
+    items = _Cells(model, model.task(task), validation_size, rng, n_folds)
     return _cross_validate(model, items, {CELL_BASELINES[name]: name for name in baselines}, n_folds, rng, train_kwargs)
 
 

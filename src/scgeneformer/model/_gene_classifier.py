@@ -14,10 +14,11 @@ from scgeneformer._settings import engine_options
 
 from ._classifier import SETS, Backbone, Classifier, limit_training
 from ._cross_validation import CrossValidation, cross_validate_genes
+from ._unlabelled_cells import UnlabelledCells
 from .data._fields import registry_without_data
 from .data._gene_labels import GeneClasses, lists_of, most_probable, tokens_of
 from .data._rows import TokenRows
-from .data._splits import choose_genes
+from .data._splits import Sizes, choose_genes
 from .objectives._genes import GeneClassifierModule, GeneLabels, loss_weights
 from .training._options import train_options
 from .training._train import loader_options, run_training
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _CLASSES = "gene_classes"  # key of ours in config.json, which others ignore
 
 
-class GeneClassifier(Classifier):
+class GeneClassifier(Classifier, UnlabelledCells):
     """Learns classes of genes from the cells that express them: dosage sensitivity, chromatin state, range or targets of a factor.
 
     Parameters
@@ -76,6 +77,7 @@ class GeneClassifier(Classifier):
     """
 
     _module_cls = GeneClassifierModule
+    module: GeneClassifierModule
 
     def __init__(
         self,
@@ -94,12 +96,9 @@ class GeneClassifier(Classifier):
     ) -> None:
         start = Backbone.of(pretrained, config, vocabulary, dropout=dropout, attention_dropout=attention_dropout)
         vocabulary = self._init_data(adata, registry, start.vocabulary)
-        if config is None:
-            cells = None if adata is None else self._cells()
-            lists = lists_of(classes, cells, self._tokens_key, self.vocabulary)
-            self._classes = GeneClasses.of(lists, self.vocabulary)
-        else:
-            self._classes = GeneClasses.restored(classes, self.vocabulary)
+        cells = None if adata is None else self._cells()
+        lists = lists_of(classes, cells, self._tokens_key, self.vocabulary)
+        self._classes = (GeneClasses.of if config is None else GeneClasses.restored)(lists, self.vocabulary)
         network = nn.GeneClassifier(start.config, len(self._classes.names))
         start.fill(network.encoder)
         limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
@@ -186,7 +185,7 @@ class GeneClassifier(Classifier):
         tokens, lengths = self._training_tokens()
         cells, counts = self._cells_and_counts(tokens, max_cells, options["rng"])
         occurs = counts[self._classes.tokens] > 0
-        sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
+        sizes: Sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
         chosen = self.split if split is None and self.split_ is not None else None
         chosen = chosen or choose_genes(self._classes, occurs, split, self.vocabulary, rng=options["rng"], **sizes)
         sets = {"test": cells[:0]}
@@ -350,8 +349,9 @@ class GeneClassifier(Classifier):
         ValueError
             If a class has fewer genes in cells than there are folds, a baseline is unknown, or an argument of `train` has no meaning here.
         """
-        folds = {"n_folds": n_folds, "validation_size": validation_size, "rng": rng}
-        return cross_validate_genes(self, baselines, **folds, train_kwargs=train_kwargs)
+        return cross_validate_genes(
+            self, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
+        )
 
     @classmethod
     def from_pretrained(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import hub, nn
 
-from ._base import TransformerModel
 from ._presets import preset_named
+from ._unlabelled_cells import UnlabelledCells
 from .corpus._corpus import Corpus
 from .data._masking import Masking
 from .data._rows import TokenRows
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _EPOCHS = 3  # of the published models
 
 
-class Geneformer(TransformerModel):
+class Geneformer(UnlabelledCells):
     """Transformer over ranked genes, pretrained by predicting masked genes (Theodoris 2023, Chen 2024).
 
     Parameters
@@ -295,9 +295,13 @@ def _pretraining_network(pretrained: hub.Pretrained) -> nn.MaskedGeneModel | nn.
     return pretrained.masked_gene_model()
 
 
-def _check_datamodule(datamodule: LightningDataModule, options: dict[str, Any], **sizes: float | None) -> None:
+def _check_datamodule(datamodule: LightningDataModule, options: TrainOptions, **sizes: float | None) -> None:
     """Refuse options that a data module would ignore."""
-    without_effect = sizes | {name: options[name] for name in ("token_budget", "datasplitter_kwargs")}
+    without_effect: dict[str, object] = {
+        "token_budget": options["token_budget"],
+        "datasplitter_kwargs": options["datasplitter_kwargs"],
+        **sizes,
+    }
     if options["batch_size"] is not None and hasattr(datamodule, "set_batch_size"):
         datamodule.set_batch_size(options["batch_size"])
     else:

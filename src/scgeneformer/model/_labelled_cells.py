@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
+    from scvi.data.fields import BaseAnnDataField
 
     from .data._cell_labels import CellTask
 
@@ -74,7 +75,7 @@ class LabelledCells(Classifier):
             If a column has no labels, one class only, or infinite numbers.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        fields = [TokensField(TOKENS_FIELD, tokens_key)]
+        fields: list[BaseAnnDataField] = [TokensField(TOKENS_FIELD, tokens_key)]
         for name, kind in kinds_of(labels_key).items():
             fields.append(LabelsField(LABELS_PREFIX + name, name, kind, unlabeled_category))
         fields += [] if sample_key is None else [ColumnField(SAMPLE_FIELD, sample_key)]
@@ -112,7 +113,7 @@ class LabelledCells(Classifier):
         setup_method_args = cls._get_setup_method_args(**locals())
         mod = modality_of(modalities, ["tokens_key", "labels_key", "sample_key"])
         where = {key: {"mod_key": name, "mod_required": name is not None} for key, name in mod.items()}
-        fields = [MuDataTokensField(TOKENS_FIELD, tokens_key, **where["tokens_key"])]
+        fields: list[BaseAnnDataField] = [MuDataTokensField(TOKENS_FIELD, tokens_key, **where["tokens_key"])]
         for name, kind in kinds_of(labels_key).items():
             fields.append(
                 MuDataLabelsField(LABELS_PREFIX + name, name, kind, unlabeled_category, **where["labels_key"])

@@ -91,7 +91,7 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_id: int = 0
     n_segments: int = 2
-    pooling: str | None = None
+    pooling: Literal["mean", "cls"] | None = None
     emb_layer: int | None = None
     positions: Literal["learned", "sinusoidal"] = "learned"
     n_decoder_layers: int = 0

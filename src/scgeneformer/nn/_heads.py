@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,13 @@ class CellClassifier(nn.Module):
     torch.Size([1, 3])
     """
 
-    def __init__(self, config: EncoderConfig, n_outputs: int, pooling: str = "cls", n_special: int = 0) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        n_outputs: int,
+        pooling: Literal["cls", "mean", "attention"] = "cls",
+        n_special: int = 0,
+    ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             msg = f"pooling={pooling!r} is not one of {POOLINGS}."

@@ -114,12 +114,12 @@ def embed(
     token_id = inputs.token_id if genes else None
     start = logg.info(f"embedding {cells.n_obs} cells with {inputs.pretrained.name}")
     if lazy:
-        states, gene_states = _lazily(inputs), None
+        values = [_lazily(inputs)]
     else:
         encoder = inputs.pretrained.encoder
         found = engine.embed(encoder, inputs.tokens, genes=genes, progress=settings.progress, **inputs.options)
-        states, gene_states = found.cells, found.genes
-        n_empty = int(np.isnan(states).any(axis=1).sum())
+        values = [found.cells, *([] if token_id is None else [by_gene(found.genes, token_id)])]
+        n_empty = int(np.isnan(found.cells).any(axis=1).sum())
         if n_empty:
             msg = (
                 f"{n_empty} cells have no gene of vocabulary {inputs.vocabulary.name!r}: their rows of "
@@ -127,10 +127,9 @@ def embed(
             )
             warnings.warn(msg, stacklevel=2)
 
-    values = [states, *([] if gene_states is None else [by_gene(gene_states, token_id)])]
     slots.write(cells, "tl.embed", key_added, dict(zip(written, values, strict=True)), **inputs.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"
-    if gene_states is not None:
+    if genes:
         added += f"\n    {key_added!r}, embedding of genes (adata.varm)"
     logg.info("    finished", time=start, deep=f"added\n{added}")
     return data if copy else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._edits import KINDS
+from ._edits import KINDS, Kind
 from ._effects import GeneEffects
 from ._enumerate import Edits, Perturbation, enumerate_edits
 from ._measure import measure
@@ -14,6 +14,7 @@ __all__ = [
     "KINDS",
     "Edits",
     "GeneEffects",
+    "Kind",
     "Outcome",
     "Perturbation",
     "Store",

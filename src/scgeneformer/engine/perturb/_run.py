@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ._enumerate import Perturbation
     from ._store import Store
 
-PART_SIZE = {"exact": 2048, "screen": 16_384}  # perturbations in a part
+Method = Literal["exact", "screen"]
+PART_SIZE: dict[Method, int] = {"exact": 2048, "screen": 16_384}  # perturbations in a part
 _OF = "part_of_cells"  # in each part that is kept
 
 
@@ -59,7 +60,7 @@ def run(
     *,
     n_special: int,
     states: np.ndarray | None = None,
-    method: Literal["exact", "screen"] = "exact",
+    method: Method = "exact",
     effects: bool = False,
     store: Store | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -158,7 +159,7 @@ def _part(
     tokens: np.ndarray,
     perturbation: Perturbation,
     states: np.ndarray | None,
-    method: str,
+    method: Method,
     options: dict[str, Any],
     bar: tqdm,
     *,

@@ -105,19 +105,18 @@ class Corpus(LightningDataModule):
         self.vocabulary = _vocabulary(vocabulary)
         self.batch_size, self.token_budget = batch_size, token_budget
         self.blocks_in_memory, self.rng = blocks_in_memory, rng
-        shared = isinstance(validation, int | float)
         self.files = find_files(files)
         n_training = len(self.files)
-        if not shared:
+        if not isinstance(validation, int | float):
             self.files = find_files([*self.files, *find_files(validation)])
-        options = {"layer": layer, "gene_ids": gene_ids, "counts": counts, "max_length": max_length}
-        checked = list(map(partial(CorpusFile.checked, vocabulary=self.vocabulary, **options), self.files))
+        check = partial(CorpusFile.checked, vocabulary=self.vocabulary, layer=layer, gene_ids=gene_ids)
+        checked = list(map(partial(check, counts=counts, max_length=max_length), self.files))
         self._blocks = Blocks(checked, block_cells)
         self.longest = max(int(file.bounds.max(initial=0)) for file in checked)
         self._widths = length_classes(self.longest)
         self._classes = np.concatenate([classes_of(file.bounds, self._widths) for file in checked])
         everything = np.arange(len(self._blocks))
-        if shared:
+        if isinstance(validation, int | float):
             held_out = _held_out(len(everything), float(validation), np.random.default_rng(rng), block_cells)
         else:
             held_out = np.flatnonzero(self._blocks.file_of >= n_training)

@@ -140,10 +140,16 @@ class CorpusFile:
         genes = tokens.resolve_genes(var, vocabulary, gene_ids=gene_ids)
         seen = tokens.inspect(some, genes.token_id, counts=counts, log_base=log_base, slot=label)
         _check_coverage(label, vocabulary, genes, seen.fraction_mapped)
-        options = {"log_base": log_base, "max_length": max_length, "slot": label}
-        tokens.encode(
-            some, genes.token_id, vocabulary, counts=counts, inspection=seen, **options
-        )  # as each block will be
+        tokens.encode(  # as each block will be
+            some,
+            genes.token_id,
+            vocabulary,
+            counts=counts,
+            inspection=seen,
+            log_base=log_base,
+            max_length=max_length,
+            slot=label,
+        )
         n_stored = np.diff(np.asarray(stored["indptr"][:], dtype=np.int64))
         bounds = np.minimum(n_stored + (2 if vocabulary.has_cls else 0), max_length or vocabulary.max_length)
         # whether values are counts was decided by the sample; one block alone may look otherwise
@@ -168,7 +174,7 @@ class CorpusFile:
             max_length=self.max_length,
             slot=f"{self.slot} of {self.path}",
         )
-        return encoded.tokens, encoded.lengths
+        return np.asarray(encoded.tokens), encoded.lengths
 
 
 def _rows(stored: Any, start: int, stop: int) -> sparse.csr_matrix:

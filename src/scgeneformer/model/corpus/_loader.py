@@ -6,6 +6,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -137,11 +138,15 @@ class CorpusLoader:
 
 def ahead(items: Iterator[T], n: int) -> Iterator[T]:
     """The same items, the next `n` of them being made in a thread."""
-    pool, end = ThreadPoolExecutor(1), object()
+    pool = ThreadPoolExecutor(1)
     try:
-        coming = deque(pool.submit(next, items, end) for _ in range(n))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(pool.submit(next, items, end))
-            yield item
+        coming = deque(pool.submit(_at_most_one, items) for _ in range(n))
+        while item := coming.popleft().result():
+            coming.append(pool.submit(_at_most_one, items))
+            yield from item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _at_most_one(items: Iterator[T]) -> list[T]:
+    return list(islice(items, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     Targets = Callable[[np.ndarray, np.ndarray, int], dict[str, np.ndarray]]
 
+T = TypeVar("T")
+
 _MULTIPLE = 8  # rows are trimmed to a multiple of this, which keeps the kernels aligned
 SHRINK = 0.85  # cells of one bucket are at least this share of its longest, unless the bucket would be small
 _BATCHES_PER_BUCKET = 8
 
 
-class TokenBatches(Sampler):
+class TokenBatches(Sampler[tuple[int, np.ndarray]]):
     """Batch sampler over buckets of cells of similar length.
 
     Cells are sorted by length once and cut into buckets. In each epoch, cells are shuffled within their bucket and dealt into batches
@@ -127,7 +129,7 @@ def trimmed(longest: int) -> int:
     return -(-longest // _MULTIPLE) * _MULTIPLE
 
 
-class TokenDataset(Dataset):
+class TokenDataset(Dataset[dict[str, torch.Tensor]]):
     """Batches of a token matrix with their targets; indexed by ``(epoch, rows)``, so that a batch is one gather.
 
     Parameters
@@ -166,8 +168,10 @@ def make_batch(
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
-class TokenLoader(DataLoader):
+class TokenLoader(DataLoader[dict[str, torch.Tensor]]):
     """Loader of a `TokenDataset` that remembers its place within the epoch, so that a run resumes where it stopped."""
+
+    sampler: TokenBatches
 
     def __init__(self, dataset: TokenDataset, sampler: TokenBatches, **kwargs: Any) -> None:
         # its own generator: iterating draws a seed for workers, which must not move the generator that dropout draws from
@@ -175,7 +179,7 @@ class TokenLoader(DataLoader):
         super().__init__(dataset, sampler=sampler, batch_size=None, collate_fn=_same, **kwargs)
         self._place = 0
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]  # torch names its own iterator
         self._place = self.sampler.skip
         for batch in super().__iter__():
             self._place += 1
@@ -190,5 +194,5 @@ class TokenLoader(DataLoader):
         self.sampler.skip = state["place"]
 
 
-def _same(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _same(batch: T) -> T:
     return batch

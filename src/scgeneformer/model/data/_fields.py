@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from scgeneformer.tokens import read_tokens, token_params
 from ._cell_labels import CellTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
+    from scvi.model.base import BaseModelClass
 
     from scgeneformer.tokens import Vocabulary
 
@@ -47,7 +49,7 @@ class TokensField(ObsmField):
         made_with = token_params(adata, self.attr_key)
         return vocabulary_state(str(made_with["vocabulary"]), str(made_with["vocabulary_hash"]))
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, str]:
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, str]:
         """Accept tokens of the same vocabulary only."""
         state = self.register_field(adata_target)
         if state["vocabulary_hash"] != state_registry["vocabulary_hash"]:
@@ -58,7 +60,7 @@ class TokensField(ObsmField):
             raise ValueError(msg)
         return state
 
-    def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Nothing that sizes of the network depend on."""
         return {}
 
@@ -72,7 +74,12 @@ def vocabulary_state(name: str, digest: str) -> dict[str, str]:
 
 
 def registry_without_data(
-    model_name: str, name: str, digest: str, *, setup_args: dict | None = None, fields: dict | None = None
+    model_name: str,
+    name: str,
+    digest: str,
+    *,
+    setup_args: dict[str, Any] | None = None,
+    fields: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The registry that ``setup_anndata`` would have made, for a model that has seen no data yet."""
     tokens = field_registry("obsm", _keys.TOKENS, vocabulary_state(name, digest))
@@ -118,15 +125,15 @@ class ColumnField(BaseAnnDataField):
         self.validate_field(adata)
         return {}
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
         """Keep what was learned; new data may lack the column."""
         return dict(state_registry)
 
-    def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
+    def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Nothing that sizes of the network depend on."""
         return {}
 
-    def view_state_registry(self, state_registry: dict) -> None:
+    def view_state_registry(self, state_registry: dict[str, Any]) -> None:
         """No table."""
         return None
 
@@ -148,7 +155,7 @@ MuDataLabelsField = MuDataWrapper(LabelsField)
 MuDataColumnField = MuDataWrapper(ColumnField)
 
 
-def check_setup_words(model_cls: type, words: Iterable[str]) -> None:
+def check_setup_words(model_cls: type[BaseModelClass], words: Iterable[str]) -> None:
     """Refuse keyword arguments of a setup that neither this package nor scvi-tools, when it transfers a setup, would read.
 
     Raises
@@ -185,7 +192,7 @@ def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str
     """Each column of labels with its kind, None where it follows from the column."""
     if isinstance(labels, str):
         return {labels: None}
-    return dict(labels) if hasattr(labels, "items") else dict.fromkeys(labels)
+    return dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels)
 
 
 def tasks_of(registry: Mapping[str, Any]) -> tuple[CellTask, ...]:

@@ -161,7 +161,7 @@ def lists_of(
     return {str(name): ids[(labelled == name).to_numpy()].tolist() for name in names if (labelled == name).any()}
 
 
-def few(names: Sequence[str]) -> str:
+def few(names: Sequence[str] | np.ndarray) -> str:
     """The first few of them, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(map(str, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

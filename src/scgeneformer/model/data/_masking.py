@@ -10,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from scgeneformer.tokens import Vocabulary
 
-RULES = ("protected", "geneformer")
+Rule = Literal["protected", "geneformer"]
+RULES: tuple[Rule, ...] = ("protected", "geneformer")
 FIXED_EPOCH = 2**32 - 1  # the epoch of masks that never change, as in validation
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -56,7 +57,7 @@ class Masking:
         Token that hides.
     """
 
-    rule: Literal["protected", "geneformer"]
+    rule: Rule
     probability: float
     seed: int
     spared: np.ndarray
@@ -65,7 +66,7 @@ class Masking:
 
     @classmethod
     def over(
-        cls, vocabulary: Vocabulary, *, rule: str = "protected", probability: float = 0.15, seed: int = 0
+        cls, vocabulary: Vocabulary, *, rule: Rule = "protected", probability: float = 0.15, seed: int = 0
     ) -> Masking:
         """Masking over the tokens of `vocabulary`."""
         if rule not in RULES:

@@ -57,7 +57,7 @@ class TokenRows(LightningDataModule):
         """Shuffled batches of the training cells."""
         return self._loader(self.train_idx, self.targets["train"], shuffle=True)
 
-    def val_dataloader(self) -> TokenLoader | list:
+    def val_dataloader(self) -> TokenLoader | list[TokenLoader]:
         """Fixed batches of the validation cells."""
         return self._loader(self.val_idx, self.targets["validation"], shuffle=False) if self.n_val else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from scvi.dataloaders import DataSplitter
@@ -14,6 +14,7 @@ from ._gene_labels import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from ._gene_labels import GeneClasses
 
 SETS = ("train", "validation", "test")
+
+
+class Sizes(TypedDict, total=False):
+    """Shares of the sets of a split."""
+
+    train_size: float
+    validation_size: float
+    test_size: float
 
 
 def draw_cells(
@@ -65,7 +74,7 @@ def choose_split(
     balance: Sequence[str] | None,
     rng: int,
     among: np.ndarray | None = None,
-    **sizes: float,
+    **sizes: Unpack[Sizes],
 ) -> evaluation.Split:
     """The split that is given, as such or by the name of a column, or a new one; labelled cells only, no sample in two sets.
 
@@ -138,7 +147,7 @@ def choose_genes(
     vocabulary: Vocabulary,
     *,
     rng: int,
-    **sizes: float,
+    **sizes: Unpack[Sizes],
 ) -> evaluation.Split:
     """The split that is given, or a new one by classes; numbers of genes, those that occur in cells only.
 

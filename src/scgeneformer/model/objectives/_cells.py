@@ -74,7 +74,8 @@ class CellLabels(Objective):
         by_task = np.split(scores, np.cumsum([task.n_outputs for task in self.tasks])[:-1], axis=1)
         results = {task.name: score_task(task, by_task[i], labels[:, i]) for i, task in enumerate(self.tasks)}
         names = sorted({name for result in results.values() for name in result})
-        means = {n: np.nanmean([result[n] for result in results.values() if n in result] or [np.nan]) for n in names}
+        of_name = {n: [result[n] for result in results.values() if n in result] for n in names}
+        means = {n: float(np.nanmean(values or [np.nan])) for n, values in of_name.items()}
         if len(results) > 1:
             means |= {f"{task}_{name}": value for task, result in results.items() for name, value in result.items()}
         return means
@@ -162,6 +163,8 @@ class CellClassifierModule(TokenModule):
     task_weights
         Weight of each task in the loss.
     """
+
+    network: CellClassifier
 
     def __init__(
         self,

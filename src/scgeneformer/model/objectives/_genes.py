@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scvi.module.base import LossOutput
 from torch.nn import functional as F
 
@@ -63,21 +64,18 @@ class GeneLabels(Objective):
             name: LabelsOfTokens(genes.code_of_token(n_tokens, getattr(split, name)))
             for name in ("train", "validation")
         }
-        self._sums: Tensor | None = None
-        self._shape = n_tokens, len(genes.names)
+        self._sums = torch.zeros(n_tokens, len(genes.names))
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Add the probabilities of the genes of the batch to those of earlier ones."""
         proba, tokens = outputs["logits"].softmax(-1), batch["tokens"][batch["labels"] >= 0]
-        if self._sums is None:
-            self._sums = proba.new_zeros(self._shape)
-        self._sums.index_add_(0, tokens, proba)
+        self._sums = self._sums.to(proba.device).index_add_(0, tokens, proba)
 
     def compute(self) -> dict[str, float]:
         """Scores over the validation genes that occur."""
-        sums, self._sums = self._sums, None
+        sums, self._sums = self._sums, torch.zeros(self._sums.shape)
         genes = self.split.validation
-        by_gene = sum(gathered(sums.double().cpu().numpy()[self.genes.tokens[genes]]))
+        by_gene = np.sum(gathered(sums.double().cpu().numpy()[self.genes.tokens[genes]]), axis=0)
         n_cells = by_gene.sum(1)  # since each of them added 1
         occurs = n_cells > 0
         proba, codes = by_gene[occurs] / n_cells[occurs, None], self.genes.codes[genes][occurs]
@@ -149,6 +147,7 @@ class GeneClassifierModule(TokenModule):
         (V,), weight of an occurrence of each token, 1 on average; None for 1 throughout.
     """
 
+    network: GeneClassifier
     token_weights: Tensor | None
 
     def __init__(self, network: GeneClassifier, *, frozen: bool = False) -> None:

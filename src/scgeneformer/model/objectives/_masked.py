@@ -56,8 +56,10 @@ class GeneformerModule(TokenModule):
     Batches have ``tokens`` int64 (B, L) with genes masked, ``lengths`` (B,), ``where`` bool (B, L), ``targets`` int64 (M,).
     """
 
+    network: MaskedGeneModel
+
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(EncoderDecoder(config) if config.n_decoder_layers else MaskedGeneModel(config))
+        super().__init__(MaskedGeneModel(config))
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super()._get_inference_input(tensors) | {"where": tensors["where"]}
@@ -81,15 +83,20 @@ class GeneformerModule(TokenModule):
         return LossOutput(loss=total / n, n_obs_minibatch=len(targets), extra_metrics={"accuracy": accuracy})
 
 
-class EncoderDecoderModule(GeneformerModule):
+class EncoderDecoderModule(TokenModule):
     """An :class:`~scgeneformer.nn.EncoderDecoder`: the encoder reads a masked batch, the decoder restores the cells.
 
     Batches are those of `GeneformerModule`; ``tokens`` with ``targets`` put back at ``where`` are the cells as they are.
     """
 
+    network: EncoderDecoder
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(EncoderDecoder(config))
+
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = super()._get_inference_input(tensors)
-        return inputs | {"original": inputs["tokens"].masked_scatter(inputs["where"], tensors["targets"])}
+        inputs, where = super()._get_inference_input(tensors), tensors["where"]
+        return inputs | {"where": where, "original": inputs["tokens"].masked_scatter(where, tensors["targets"])}
 
     def inference(self, tokens: Tensor, mask: Tensor, where: Tensor, original: Tensor) -> dict[str, Tensor]:
         """Last states of the decoder at all M positions that are not padding, their tokens, and which of them were masked."""

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from scgeneformer import nn
     from scgeneformer.model.data._batches import Targets
+
+    Network = nn.MaskedGeneModel | nn.EncoderDecoder | nn.CellClassifier | nn.GeneClassifier
 
 
 class Objective:
@@ -57,7 +60,9 @@ class TokenModule(BaseModuleClass):
         Keep the encoder in evaluation mode: it is not trained, and dropout must not disturb it.
     """
 
-    def __init__(self, network: nn.Module, *, frozen: bool = False) -> None:
+    network: Network
+
+    def __init__(self, network: Network, *, frozen: bool = False) -> None:
         super().__init__()
         self.network, self.frozen = network, frozen
 

@@ -16,7 +16,8 @@ from scgeneformer import nn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import Trainer
+    from scvi.train import TrainingPlan, TrainRunner
 
     from scgeneformer.model._base import TransformerModel
 
@@ -58,9 +59,9 @@ def check_plain(ckpt_path: str | Path) -> None:
 
 
 @contextmanager
-def best_restored(model: TransformerModel, trainer: Trainer) -> Iterator[None]:
+def best_restored(model: TransformerModel, runner: TrainRunner) -> Iterator[None]:
     """Restore the best weights of scvi-tools' ``SaveCheckpoint``, which itself would look for a pickle."""
-    savers = [callback for callback in trainer.callbacks if isinstance(callback, SaveCheckpoint)]
+    savers = [callback for callback in runner.trainer.callbacks if isinstance(callback, SaveCheckpoint)]
     options = [(saver, saver.load_best_on_end, saver.check_nan_gradients) for saver in savers]
     for saver in savers:
         saver.load_best_on_end = saver.check_nan_gradients = False
@@ -136,7 +137,7 @@ class KeepBest(Callback):
         self.sign = -1.0 if monitor.endswith(("loss", "error")) else 1.0
         self._best: dict[str, Any] = {"score": -torch.inf, "step": -1, "weights": {}}
 
-    def on_validation_end(self, trainer: Trainer, plan: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, plan: TrainingPlan) -> None:
         """Keep a copy of trained weights if they are better than all before."""
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
@@ -149,7 +150,7 @@ class KeepBest(Callback):
             weights = {k: v.detach().cpu().clone() for k, v in plan.module.state_dict().items() if k in trained}
             self._best = {"score": score, "step": trainer.global_step, "weights": weights}
 
-    def on_fit_end(self, trainer: Trainer, plan: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, plan: TrainingPlan) -> None:
         """Put the best weights back."""
         if self._best["weights"] and self._best["step"] != trainer.global_step:
             plan.module.load_state_dict(self._best["weights"], strict=False)

@@ -94,8 +94,10 @@ class TrainOptions(TypedDict, total=False):
     plan_kwargs: dict[str, Any] | None
 
 
-PLAN_OPTIONS = ("optimizer", "learning_rate", "weight_decay", "schedule", "warmup")
-PLAN_OPTIONS += ("checkpoints", "checkpoint_every", "keep_best")
+PLAN_OPTIONS = (
+    *("optimizer", "learning_rate", "weight_decay", "schedule", "warmup"),
+    *("checkpoints", "checkpoint_every", "keep_best"),
+)
 _PLAN_ONLY = ("betas", "eps", "total_steps")
 _DEFAULTS = {
     "max_steps": None,

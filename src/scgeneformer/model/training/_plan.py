@@ -11,6 +11,8 @@ from scvi.train import TrainingPlan
 from torch import distributed
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from scgeneformer.model.objectives._objective import gathered
+
 from ._callbacks import KeepBest, LastCheckpoint
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ class TokenTrainingPlan(TrainingPlan):
         """Checkpoints to resume from and the best weights, if asked for."""
         best = [] if self.keep_best is None else [KeepBest(self.keep_best)]
         last = [] if self.checkpoints is None else [LastCheckpoint(self.checkpoints, self.checkpoint_every)]
-        return best + last
+        return [*best, *last]
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -205,11 +207,7 @@ class TokenTrainingPlan(TrainingPlan):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what exact resuming needs: the generators that dropout draws from, and the metrics so far."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        states = [{"cpu": torch.get_rng_state(), "cuda": cuda}]
-        if self.trainer.world_size > 1:
-            mine, states = states[0], [None] * self.trainer.world_size
-            distributed.all_gather_object(states, mine)
-        checkpoint["random_state"] = states  # of each process
+        checkpoint["random_state"] = gathered({"cpu": torch.get_rng_state(), "cuda": cuda})
         checkpoint["fingerprint"] = self.objective.fingerprint()
         checkpoint["n_batches"] = self.trainer.num_training_batches
         if hasattr(self.trainer.logger, "state_dict"):

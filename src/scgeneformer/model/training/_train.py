@@ -19,7 +19,7 @@ from ._options import PLAN_OPTIONS, TrainOptions, named_plan_options
 from ._plan import TokenTrainingPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lightning.pytorch import LightningDataModule
 
@@ -45,7 +45,7 @@ def run_training(
     datamodule: LightningDataModule,
     *,
     max_epochs: int,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
     """Train `model` for `objective` on `datamodule`.
 
@@ -112,11 +112,11 @@ def run_training(
             nn.compile_blocks(model.module.network)
         model.encoder.checkpoint_activations = options["checkpoint_activations"]
         model.module.train()  # Lightning leaves modes as it finds them, and dropout would stay off
-        with best_restored(model, runner.trainer):
+        with best_restored(model, runner):
             runner()
 
 
-def loader_options(options: dict[str, Any]) -> dict[str, Any]:
+def loader_options(options: TrainOptions) -> dict[str, Any]:
     """Those of `TrainOptions` that concern the batches, as arguments of `TokenRows`."""
     budget = options["token_budget"] or token_budget_of(device_of(options["accelerator"]))
     shared = {"batch_size": options["batch_size"], "token_budget": budget, "seed": options["rng"]}
@@ -158,6 +158,8 @@ def _precision(precision: str | None, accelerator: str) -> str:
 def _has_fast_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on `device`."""
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases of torch cannot say
+        capabilities: dict[str, Any] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older releases of torch cannot say
         return bool(capabilities.get("avx512_bf16", False))
     return engine.resolve_precision("auto", device) == torch.bfloat16

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import reprlib
 import signal
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from anndata import AnnData
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from ray.tune import Result, ResultGrid, Tuner
+    from ray.tune import Result, Tuner
     from ray.tune.experiment import Trial
+
+
+class Asha(TypedDict):
+    """Options of the scheduler that stops trials early."""
+
+    max_t: int
+    grace_period: int
+    reduction_factor: float
+    stop_last_trials: bool
+
 
 TRIALS, SEARCH = "trials", "search.json"  # in the folder of a search
 _ENVIRONMENT = {  # for Ray, where the user has not said otherwise
@@ -95,7 +106,7 @@ def running(resources: Mapping[str, float]) -> Iterator[dict[str, float]]:
     on_interrupt = signal.getsignal(signal.SIGINT) if in_main else None
     try:
         if started:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         there = ray.cluster_resources()
         wanted = {"cpu": 1, "gpu": int(there.get("GPU", 0) >= 1)} | dict(resources)
         lacking = [name for name, amount in wanted.items() if amount > there.get(name.upper(), there.get(name, 0))]
@@ -124,15 +135,15 @@ def run(
     algorithm: Any,
     n_trials: int,
     max_concurrent: int | None,
-    asha: Mapping[str, float] | None,
-) -> ResultGrid:
+    asha: Asha | None,
+) -> list[Result]:
     """Run all trials, or those that `folder` does not have; `asha` are the options of the scheduler, if any stops trials early."""
     from ray import tune
 
     trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), dict(resources))
     trials = str(folder / TRIALS)
     if tune.Tuner.can_restore(trials):
-        return tune.Tuner.restore(trials, trainable).fit()
+        return _listed(tune.Tuner.restore(trials, trainable))
     scheduler = None if asha is None else tune.schedulers.ASHAScheduler(time_attr="epoch", **asha)
     kept = tune.CheckpointConfig(
         num_to_keep=1, checkpoint_score_attribute=OBJECTIVE, checkpoint_score_order=search.mode
@@ -154,7 +165,12 @@ def run(
             name=TRIALS, storage_path=str(folder), checkpoint_config=kept, verbose=int(settings.progress)
         ),
     )
-    return tuner.fit()
+    return _listed(tuner)
+
+
+def _listed(tuner: Tuner) -> list[Result]:
+    grid = tuner.fit()
+    return [grid[i] for i in range(len(grid))]
 
 
 def ended(result: Result) -> bool:

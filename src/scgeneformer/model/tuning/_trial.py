@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
+    from scvi.train import Trainer
 
     from scgeneformer.model._base import TransformerModel
 

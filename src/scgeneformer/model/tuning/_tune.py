@@ -18,12 +18,14 @@ from scgeneformer._settings import settings
 from scgeneformer.model._classifier import Backbone
 from scgeneformer.model.training._callbacks import check_writable
 
-from ._ray import SEARCH, ended, portable, remember, run, running
+from ._ray import SEARCH, Asha, ended, portable, remember, run, running
 from ._space import constructed, described, digest, longest, resolve_space, searcher_named
 from ._trial import OBJECTIVE, Search
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from ray.tune import Result
 
     from scgeneformer.model._base import TransformerModel
 
@@ -178,11 +180,15 @@ def tune(
     arguments |= {"reduction_factor": reduction_factor, "setup": registry["setup_args"], "data": digest(manager)}
     remember(folder / SEARCH, described(arguments))
     # not at the last epoch, so that a trial that comes to its end can be told from one that was stopped
-    asha = {"max_t": longest(resolved, max_epochs) - 1, "grace_period": grace_period}
-    asha |= {"reduction_factor": reduction_factor, "stop_last_trials": False}
+    asha: Asha = {
+        "max_t": longest(resolved, max_epochs) - 1,
+        "grace_period": grace_period,
+        "reduction_factor": reduction_factor,
+        "stop_last_trials": False,
+    }
 
     with running(resources or {}) as wanted:
-        defaults = {"max_epochs": max_epochs, "rng": rng, "devices": 1, "enable_progress_bar": False}
+        defaults: dict[str, Any] = {"max_epochs": max_epochs, "rng": rng, "devices": 1, "enable_progress_bar": False}
         defaults |= {} if wanted["gpu"] else {"accelerator": "cpu"}
         search = Search(
             model_cls=model_cls,
@@ -198,7 +204,7 @@ def tune(
             threads=max(1, int(wanted["cpu"])),
             settings=asdict(settings),
         )
-        grid = run(
+        results = run(
             search,
             resolved,
             folder,
@@ -208,15 +214,15 @@ def tune(
             max_concurrent=max_concurrent,
             asha=asha if scheduler == "asha" and grace_period <= asha["max_t"] else None,
         )
-        if len(grid) < n_trials or any(not ended(result) for result in grid):
+        if len(results) < n_trials or any(not ended(result) for result in results):
             msg = f"Tuning was interrupted. Call it again with the same arguments to go on from {str(folder)!r}."
             raise KeyboardInterrupt(msg)
-        return _found(grid, search, adata, folder)
+        return _found(results, search, adata, folder)
 
 
-def _found(grid: Any, search: Search, adata: AnnData, folder: Path) -> TuneResult:
+def _found(results: Iterable[Result], search: Search, adata: AnnData, folder: Path) -> TuneResult:
     """Read the trials, and load the best model."""
-    trials = sorted(grid, key=lambda result: Path(result.path).name)
+    trials = sorted(results, key=lambda result: Path(result.path).name)
     params = [json.loads((Path(result.path) / "params.json").read_text()) for result in trials]
     reports = [result.metrics or {} for result in trials]
     best_of = [report.get("best", {}) for report in reports]
@@ -239,7 +245,7 @@ def _found(grid: Any, search: Search, adata: AnnData, folder: Path) -> TuneResul
         )
         raise RuntimeError(msg)
     best = int(scores.idxmin() if search.mode == "min" else scores.idxmax())
-    saved = {report[OBJECTIVE]: checkpoint for checkpoint, report in trials[best].best_checkpoints}
+    saved = {report[OBJECTIVE]: checkpoint for checkpoint, report in trials[best].best_checkpoints or ()}
     with saved[scores[best]].as_directory() as path:
         model = search.model_cls.load(path, adata)
     if getattr(model, "start_", "") is None:  # a model in memory, with which baselines are made, is not saved

@@ -1,0 +1,64 @@
+"""Registration of tokens alone: of an AnnData, or of one modality of a MuData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer import _keys
+
+from ._base import TransformerModel
+from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField, modality_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from mudata import MuData
+
+
+class UnlabelledCells(TransformerModel):
+    """A model that reads tokens of cells and no labels of them."""
+
+    @classmethod
+    def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
+        """Register tokenized data with this model class.
+
+        Parameters
+        ----------
+        adata
+            AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
+        tokens_key
+            Their name in ``.obsm``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If there are no tokens, or those of another vocabulary than a given registry's.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        tokens_key: str = _keys.TOKENS,
+        modalities: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the tokenized modality of a MuData with this model class.
+
+        Parameters
+        ----------
+        mdata
+            MuData of which one modality has tokens.
+        tokens_key
+            Their name in that modality's ``.obsm``.
+        modalities
+            Modality of the tokens. Defaults to ``{"tokens_key": "rna"}``.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        mod = modality_of(modalities, ["tokens_key"])
+        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=mod["tokens_key"], mod_required=True)
+        cls._register(mdata, [field], setup_method_args, **kwargs)
