@@ -43,6 +43,11 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
     "auroc",
     "linear_shift",
 )
+RESERVED_STATES = (
+    "_method_",
+    "_reference_",
+    "_random_",
+)  # beginnings of names of states whose slots would be those below
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
 

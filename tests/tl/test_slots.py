@@ -255,11 +255,13 @@ def test_counts_are_not_replaced_by_shifts(world, adata) -> None:
         sg.tl.perturb(adata, world[1], max_cells=2, key_added="counts")
 
 
+@pytest.mark.parametrize("name", ["_method", "_reference", "_random_T"])
 @pytest.mark.parametrize("verb", [sg.tl.perturb, sg.tl.screen])
-def test_a_state_with_the_name_of_the_marks(world, adata, verb) -> None:
-    adata.obs["state"] = adata.obs["state"].cat.rename_categories({"odd": "_method"})
-    with pytest.raises(ValueError, match=r"'_method'.*Rename it in \.obs\['state'\]"):
-        verb(adata, world[1], **GOAL | {"others": ["_method"]})
+def test_a_state_with_the_name_of_further_results(world, adata, verb, name) -> None:
+    adata.obs["state"] = adata.obs["state"].cat.rename_categories({"odd": name})
+    with pytest.raises(ValueError, match=rf"'{name}'.*Rename them in \.obs\['state'\]"):
+        verb(adata, world[1], **GOAL | {"others": [name]})
+    adata.obs["state"] = adata.obs["state"].cat.rename_categories({name: "_method"})
     sg.tl.perturb(adata, world[1], ["ENSG00000000001"], groupby="state", target="_method", max_cells=2)
 
 

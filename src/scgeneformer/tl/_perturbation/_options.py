@@ -40,6 +40,8 @@ class PerturbOptions:
     rng: int | np.random.Generator | None
     effects: bool = False
     compat: str | None = None
+    n_reference: int = 0
+    n_random: int = 0
 
     @property
     def other_states(self) -> list[str]:
@@ -81,6 +83,14 @@ class PerturbOptions:
                 f"max_state_cells={self.max_state_cells} must be at least 2: a single cell is not a centroid.",
             ),
             (
+                self.n_reference < 0 or self.n_random < 0,
+                f"n_reference={self.n_reference} and n_random={self.n_random} must not be negative.",
+            ),
+            (
+                self.n_random == 1,
+                "n_random=1 random set has no spread to compare with: 0, or at least 2.",
+            ),
+            (
                 self.shard is not None and self.checkpoint is None,
                 "`shard` needs `checkpoint`, the folder that the shards share.",
             ),
@@ -111,6 +121,8 @@ class PerturbOptions:
             "max_state_cells": self.max_state_cells,
             "max_cells": self.max_cells,
             "compat": self.compat,
+            "n_reference": self.n_reference or None,
+            "n_random": self.n_random or None,
         }
 
 
@@ -152,6 +164,12 @@ DOCS = {
         max_cells
             Maximum number of cells to perturb, drawn by `rng`; of each group with `within`.
         """,
+    "reference": """
+        n_reference
+            Where genes are listed: number of random genes that are perturbed in each cell beside them, 0 for none. They show what
+            perturbing any gene does to the cell, and :func:`~scgeneformer.tl.rank_shifts` compares with them. Not with
+            ``compat="official"``.
+        """,
     "missing": """
         missing
             ``"ignore"`` leaves out genes that are not in the vocabulary, with a warning; ``"error"`` raises.
@@ -177,7 +195,7 @@ DOCS = {
         key_added
             Name of the results.
         rng
-            Seed or generator, used by `max_cells` and `max_state_cells` only. A seed starts anew for each group.
+            Seed or generator, for `max_cells`, `max_state_cells`, and random genes or sets. A seed starts anew for each group.
         mod
             Modality to use of a MuData.
         copy

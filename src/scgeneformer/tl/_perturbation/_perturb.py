@@ -41,6 +41,7 @@ def perturb(
     cells: str | Sequence[bool] | Sequence[str] | None = None,
     max_cells: int | None = None,
     effects: bool = False,
+    n_reference: int = 10,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
     pooling: Literal["mean", "cls"] | None = None,
@@ -72,6 +73,7 @@ def perturb(
     {centroids}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
+    {reference}
     {missing}
     compat
         ``"official"`` follows the official tool where it differs: cells near the length limit lose too many genes before they are compared
@@ -92,6 +94,8 @@ def perturb(
         `var` are the same gene, the first holds the value.
     `.layers["shift_<state>"]`
         With `target`: the same with respect to `source` and each of `others`.
+    `.layers["shift__reference"]`, `.layers["shift__reference_<state>"]`
+        Where genes are listed: the same of the random genes beside them.
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
         If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
         (column's) state before and after, the number of cells, and the standard deviation.
@@ -139,6 +143,7 @@ def perturb(
         cells=cells,
         max_cells=max_cells,
         effects=effects,
+        n_reference=n_reference,
         missing=missing,
         compat=compat,
         pooling=pooling,

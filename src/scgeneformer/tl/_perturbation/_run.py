@@ -20,7 +20,7 @@ from scgeneformer.tl._model_inputs import model_inputs
 from ._refine import merge_exact, strongest_genes
 from ._select import choose_cells, resolve_targets
 from ._states import check_centroids, compute_centroids, draw_members, groups_of, state_members
-from ._write import Measured, shift_slots, shift_values
+from ._write import Measured, random_slots, random_values, shift_slots, shift_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,7 +73,7 @@ class PerturbRun:
         """Of the end states, float64 (S, H); computed when first needed, which is after `checkpoint` was looked at."""
         return compute_centroids(self.inputs, self.members, self.given) if self.members else None
 
-    def run(self, perturbation: Perturbation, method: str, folder: str) -> Outcome:
+    def run(self, perturbation: Perturbation, method: str, folder: str, *, effects: bool) -> Outcome:
         """Run the engine, with finished parts in a folder of their own."""
         from scgeneformer import engine
 
@@ -81,21 +81,21 @@ class PerturbRun:
         if self.options.checkpoint is not None:
             path = Path(self.options.checkpoint) / folder
             path = path if self.group is None else path / f"group-{self.number:03d}"
-            store = engine.perturb.Store(path, self._fingerprint(perturbation, method))
+            store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects))
         return engine.perturb.run(
             self.inputs.pretrained.encoder,
             self.tokens,
             perturbation,
             states=self.centroids,
             method=method,
-            effects=self.options.effects,
+            effects=effects,
             store=store,
             shard=self.options.shard or (0, 1),
             progress=settings.progress,
             **self.inputs.options,
         )
 
-    def _fingerprint(self, perturbation: Perturbation, method: str) -> dict[str, Any]:
+    def _fingerprint(self, perturbation: Perturbation, method: str, *, effects: bool) -> dict[str, Any]:
         """All that the values depend on. The names are those of folders written so far, and stay.
 
         Not the centroids but what they come from, since another device or token budget rounds them otherwise.
@@ -123,7 +123,7 @@ class PerturbRun:
             "state_positions": given if computed else "given",
             "positions of states": origin,
             "method": method,
-            "effects": self.options.effects,
+            "effects": effects,
             **{name: self.inputs.options[name] for name in ("pooling", "emb_layer", "precision")},
         }
         return fingerprint if self.group is None else fingerprint | {"group": self.group}
@@ -170,6 +170,7 @@ def run_perturbation(
     members = state_members(data, options.groupby, options.source, target, states, centroids=options.centroids, mod=mod)
     key, end_states = options.key_added, [] if target is None else list(members)
     written = shift_slots(key, end_states, sets=sets is not None, marked=bool(refine), effects=options.effects)
+    written += random_slots(key, end_states, sets=sets is not None)
     slots.check_free(table, verb, key, written)
     wanted = settings.precision
     inputs = model_inputs(
@@ -186,17 +187,23 @@ def run_perturbation(
 
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
-    parts, n_missing = [], 0
+    parts, random_parts, n_missing = [], [], 0
     for run in runs:
         measured, missing = _measure(run, targets.perturbation, refine)
         parts.append(measured)
         n_missing += missing
+        if (beside := targets.beside(run.tokens, options)) is not None:
+            measured, missing = _measure_beside(run, beside, screened=refine is not None)
+            random_parts.append(measured)
+            n_missing += missing
     if n_missing:
         logg.info(f"    {n_missing} parts are left to other shards; nothing is written to adata", time=start)
         return data if copy else None
 
     measured = Measured.join(parts)
     values = shift_values(measured, key, end_states, targets, table)
+    if random_parts:
+        values |= random_values(Measured.join(random_parts), key, end_states, targets, table, options.n_random)
     slots.write(
         table,
         verb,
@@ -269,16 +276,26 @@ def _lacks(
 def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, int]:
     """Values of one run, and how many parts are missing, with which there are none."""
     folder = "sets" if perturbation.genes is None else "genes" if refine is None else "genes-screen"
-    outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder), None
+    effects = run.options.effects
+    outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder, effects=effects), None
     if outcome.missing:
         return None, outcome.missing
     if refine:
         strongest = replace(perturbation, genes=strongest_genes(outcome, refine))
-        refined = run.run(strongest, "exact", "genes-exact")
+        refined = run.run(strongest, "exact", "genes-exact", effects=effects)
         if refined.missing:
             return None, refined.missing
         outcome, exact = merge_exact(outcome, refined)
     return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, exact, outcome.effects), 0
+
+
+def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured | None, int]:
+    """The same for random genes or sets, as estimates if `screened`."""
+    method, folder = "screen" if screened else "exact", "sets" if perturbation.genes is None else "genes"
+    outcome = run.run(perturbation, method, f"{folder}-random", effects=False)
+    if outcome.missing:
+        return None, outcome.missing
+    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, None, None), 0
 
 
 def _named(run: PerturbRun) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ def screen(
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
     refine: int = 0,
+    n_reference: int = 10,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
     max_state_cells: int | None = None,
     cells: str | Sequence[bool] | Sequence[str] | None = None,
@@ -69,6 +70,7 @@ def screen(
         Number of genes of largest and of smallest mean shift whose shifts are measured again, exactly; of those in at least 5 cells, and
         of each group with `within`.
     {centroids}
+    {reference}
     {missing}
     {embedding}
     {checkpoint}
@@ -126,6 +128,7 @@ def screen(
         max_state_cells=max_state_cells,
         cells=cells,
         max_cells=max_cells,
+        n_reference=n_reference,
         missing=missing,
         pooling=pooling,
         emb_layer=emb_layer,

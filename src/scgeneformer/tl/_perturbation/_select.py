@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 
+from ._beside import random_genes, random_sets
 from ._write import columns_by_token
 
 if TYPE_CHECKING:
@@ -118,6 +119,24 @@ class Targets:
             check_expressed(inputs, asked.genes, tokens)
         if asked.anchor is not None:
             check_anchor(inputs, asked.anchor, asked.genes, None if asked.absent else tokens)
+
+    def beside(self, tokens: np.ndarray, options: PerturbOptions) -> Perturbation | None:
+        """Random genes or sets to perturb in the cells with these `tokens` beside what was named; None if they are not asked for."""
+        asked, candidates = self.perturbation, np.flatnonzero(self.column_of >= 0)
+        if options.official:
+            return None
+        rng = np.random.default_rng(options.rng)
+        if self.sets is not None:
+            if options.n_random == 0:
+                return None
+            expressed = np.intersect1d(candidates, tokens)
+            pool = candidates if options.inserts else expressed
+            return replace(asked, sets=tuple(random_sets(tokens, asked.sets, pool, options.n_random, rng)))
+        if not self.listed or options.n_reference == 0:
+            return None
+        others = candidates[~np.isin(candidates, np.append(asked.genes, [] if asked.anchor is None else asked.anchor))]
+        genes = random_genes(tokens, others, options.n_reference, rng, inserted=asked.absent)
+        return replace(asked, genes=genes) if len(genes) else None
 
     def anchor_name(self, cells: AnnData, anchor: str | None) -> str | None:
         """Name of the anchor in `var_names`, else as it was given."""

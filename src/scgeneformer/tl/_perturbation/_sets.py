@@ -42,6 +42,8 @@ def perturb_sets(
     cells: str | Sequence[bool] | Sequence[str] | None = None,
     max_cells: int | None = None,
     effects: bool = False,
+    n_random: int = 20,
+    n_reference: int = 10,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
     pooling: Literal["mean", "cls"] | None = None,
@@ -72,6 +74,12 @@ def perturb_sets(
     {centroids}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
+    n_random
+        Number of random sets that are perturbed beside each set, 0 for none: of as many genes, matched in detection and rank. Any set moves a
+        cell; :func:`~scgeneformer.tl.rank_shifts` asks whether a set does more than its random sets. Not with `anchor`, nor with
+        ``compat="official"``.
+    n_reference
+        With `anchor` and listed genes: number of random genes that are perturbed together with the anchor in each cell, beside them.
     {missing}
     compat
         ``"official"`` follows the official tool where it differs: sets are deleted only in cells that express all their genes, and cells
@@ -87,6 +95,8 @@ def perturb_sets(
     `.obsm["shift_sets"]`, `.obsm["shift_sets_<state>"]`
         DataFrame (n_obs, n_sets), float64, NaN where a set was not perturbed; values as of :func:`~scgeneformer.tl.perturb`. The name
         is `key_added`, with ``"_sets"`` behind it if it does not end so.
+    `.obsm["shift_sets__random"]`, `.obsm["shift_sets__random_<state>"]`
+        float64 (n_obs, n_sets * n_random), the same of the random sets, those of the first set first.
     `.layers["shift_sets"]`, `.layers["shift_sets_<state>"]`
         With `anchor`, instead: CSR (n_obs, n_vars), the pair of the anchor and each gene.
     `.varm["shift_sets"]`, `.varm["shift_sets_n"]`, `.varm["shift_sets_sd"]`
@@ -136,6 +146,8 @@ def perturb_sets(
         cells=cells,
         max_cells=max_cells,
         effects=effects,
+        n_random=n_random,
+        n_reference=n_reference,
         missing=missing,
         compat=compat,
         pooling=pooling,

@@ -58,8 +58,9 @@ def state_members(
     if len({keys.slot_name(state) for state in named}) < len(named):  # slots tell them apart by this name
         msg = f"States {named} name one state twice."
         raise ValueError(msg)
-    if target is not None and any(keys.state_layer("", name) == keys.method_layer("") for name in named[1:]):
-        msg = f"The layer of state '_method' would have the name of the one that marks exact shifts. Rename it in .obs[{groupby!r}]."
+    reserved = [name for name in named[1:] if f"{name}_".startswith(keys.RESERVED_STATES)]
+    if target is not None and reserved:
+        msg = f"Slots of states {reserved} would have names that further results of a run have. Rename them in .obs[{groupby!r}]."
         raise ValueError(msg)
     if groupby is None:
         labels = np.full(keys.as_adata(data, mod).n_obs, "", object)

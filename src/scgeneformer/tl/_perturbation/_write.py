@@ -102,6 +102,24 @@ def shift_values(measured: Measured, key: str, states: list[str], targets: Targe
     return values
 
 
+def random_slots(key: str, states: list[str], *, sets: bool) -> list[str]:
+    """Slots of the random genes or sets beside those that were named."""
+    place, name = ("obsm", keys.random_sets_key(key)) if sets else ("layers", keys.reference_key(key))
+    return [f"{place}/{name}" for name in result_names(name, states)]
+
+
+def random_values(
+    measured: Measured, key: str, states: list[str], targets: Targets, cells: AnnData, n_random: int
+) -> dict[str, Any]:
+    """Values of random genes, as layers, or of random sets, as arrays (n_obs, n_sets * n_random), by slot."""
+    slots = random_slots(key, states, sets=targets.sets is not None)
+    if targets.sets is None:
+        return dict(zip(slots, as_layers(measured, targets.column_of, cells.shape), strict=True))
+    numbers = [str(number) for number in range(len(targets.sets) * n_random)]
+    tables = as_tables(measured, numbers, cells.obs_names)
+    return {slot: table.to_numpy() for slot, table in zip(slots, tables, strict=True)}
+
+
 def result_names(key: str, states: list[str]) -> list[str]:
     """Name of the slot of each state's values, the target's first; one name without states."""
     return [key, *(keys.state_layer(key, state) for state in states[1:])]

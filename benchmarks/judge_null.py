@@ -1,0 +1,161 @@
+"""Do the tests of shifts hold their level where there is no effect, and what do they find where there is one?
+
+    python benchmarks/judge_null.py [--model default] [--labelings 20] [--cells 100] [--out TABLE.md]
+
+Nulls, on PBMC of Kang et al.: states drawn at random among untreated T cells; the treatment shuffled within each cell type, in one run over all
+types, whose genes then differ by type; and random sets of 20 genes. Each with every test that applies: share of p < 0.05 (0.05 is right),
+mean and largest number of discoveries at a false discovery rate of 0.05 (0 is right), and inflation (median of the chi-squares of the
+p-values over 0.455; 1 is right). "Plain" are shifts as they are, "centred" those beyond other genes of the cell.
+
+Beside them the real treatment in CD14+ monocytes: the area under the ROC curve for known interferon genes, and how many of them are among
+the first 20, by each column of the ranking. Deletions are estimated by the screen, sets measured exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from scipy.stats import chi2
+from sklearn.metrics import roc_auc_score
+
+import scgeneformer as sg
+
+DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
+INTERFERON = """ISG15 ISG20 IFI6 IFI27 IFI35 IFI44 IFI44L IFIT1 IFIT2 IFIT3 IFIT5 IFITM1 IFITM2 IFITM3 MX1 MX2 OAS1 OAS2 OAS3 OASL
+STAT1 STAT2 IRF1 IRF7 IRF9 USP18 RSAD2 HERC5 SAMD9L EPSTI1 CXCL10 CXCL11 LY6E BST2 XAF1 DDX58 IFIH1 PARP9 TRIM22 UBE2L6""".split()
+N_DONORS = 6  # made up: cells of one donor, dealt out
+TESTS = {
+    "cells (rank sum), plain": {"test": "rank_sum", "centered": False},
+    "cells (rank sum), centred": {"test": "rank_sum"},
+    "cells, official": {"test": "rank_sum", "compat": "official"},
+    "donors, plain": {"test": "donors", "donor": "dealt", "centered": False},
+    "donors, centred": {"test": "donors", "donor": "dealt"},
+    "random genes, plain": {"test": "random_genes", "centered": False},
+    "random genes, centred": {"test": "random_genes"},
+}
+
+
+def p_values(adata: ad.AnnData, key: str = "shift", **options: str | bool) -> np.ndarray:
+    """Of the genes or sets that were tested."""
+    sg.tl.rank_shifts(adata, key=key, **options)
+    return sg.get.shifts(adata, key=key)["pvals"].dropna().to_numpy()
+
+
+def add(table: dict[tuple[str, str], list[np.ndarray]], null: str, adata: ad.AnnData) -> None:
+    """Append the p-values of all tests."""
+    for name, options in TESTS.items():
+        table.setdefault((null, name), []).append(p_values(adata, **options))
+
+
+def of_types(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: dict) -> None:
+    """The treatment, shuffled within each type."""
+    shuffled = cells.obs["condition"].astype(str).to_numpy()
+    for rows in cells.obs.groupby("cell_type", observed=True).indices.values():
+        shuffled[rows] = rng.permutation(shuffled[rows])
+    cells.obs["shuffled"] = shuffled
+    sg.tl.screen(
+        cells, groupby="shuffled", source="stimulated", target="control", max_cells=n_cells, rng=rng, n_reference=0
+    )
+    add(table, "all types, treatment shuffled within type", cells)
+
+
+def of_one_type(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: dict) -> None:
+    """States drawn at random."""
+    cells.obs["drawn"] = rng.permutation(np.arange(cells.n_obs) % 2).astype(str)
+    sg.tl.screen(cells, groupby="drawn", source="0", target="1", max_cells=n_cells, rng=rng)
+    add(table, "one type, states drawn", cells)
+
+
+def of_sets(cells: ad.AnnData, rng: np.random.Generator, table: dict) -> None:
+    """Sets drawn at random, towards a state drawn at random."""
+    genes = cells.var_names[(cells.var["token_id"] >= 0) & (np.asarray((cells.X > 0).mean(axis=0)).ravel() > 0.02)]
+    sets = {f"set {i}": rng.choice(genes, 20, replace=False).tolist() for i in range(20)}
+    sg.tl.perturb_sets(cells, sets=sets, groupby="drawn", source="0", target="1", max_cells=25, rng=rng)
+    for name in ("cells (rank sum), centred", "donors, centred"):
+        p = p_values(cells, "shift_sets", **TESTS[name])
+        table.setdefault(("random sets of 20 genes", f"random sets; {name.split()[0]}"), []).append(p)
+
+
+def summary(table: dict[tuple[str, str], list[np.ndarray]]) -> pd.DataFrame:
+    """One row for each null and test."""
+    rows = {}
+    for name, runs in table.items():
+        p = np.concatenate(runs)
+        found = [int((sg.stats.benjamini_hochberg(run) < 0.05).sum()) for run in runs]
+        inflation = np.median(chi2.isf(p, 1)) / chi2.ppf(0.5, 1)
+        rows[name] = {
+            "tested": int(np.mean([len(run) for run in runs])),
+            "p < 0.05": f"{np.mean(p < 0.05):.3f}",
+            "discoveries, mean (max)": f"{np.mean(found):.2f} ({max(found)})",
+            "inflation": f"{inflation:.2f}",
+        }
+    return pd.DataFrame(rows).T.rename_axis(["null", "test"]).reset_index()
+
+
+def real(cells: ad.AnnData) -> pd.DataFrame:
+    """Known interferon genes by each column: deleting them should move treated cells back, so falling expression counts."""
+    sg.tl.screen(cells, groupby="condition", source="stimulated", target="control")
+    sg.tl.rank_shifts(cells)
+    frame = sg.get.shifts(cells).set_index("names")
+    frame["contrast"] = frame["effect"] - sg.get.shifts(cells, state="stimulated").set_index("names")["effect"]
+    frame = frame[frame["pvals"].notna()]
+    known = frame.index.isin(INTERFERON)
+    columns = {
+        "plain shift": frame["plain_effect"],
+        "centred shift": frame["effect"],
+        "score of the centred shift": frame["scores"],
+        "centred shift, target less source": frame["contrast"],
+        "log2 fold change": -frame["log2fc"],
+        "AUROC of expression": -frame["auroc"],
+        "linear shift": frame["linear_shift"],
+        "mean rank (top first)": -frame["mean_rank"],
+    }
+    rows = {
+        name: {"AUC": f"{roc_auc_score(known, x):.2f}", "of the first 20": int(known[np.argsort(-x.to_numpy())[:20]].sum())}
+        for name, x in columns.items()
+    }
+    print(f"{known.sum()} known genes of {len(frame)}; agreement: {cells.uns['shift']['rank']['agreement']}")
+    return pd.DataFrame(rows).T.rename_axis("column").reset_index()
+
+
+def main() -> None:
+    """Run the nulls and the real treatment, and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--labelings", type=int, default=20)
+    parser.add_argument("--cells", type=int, default=100, help="cells that are perturbed in each run")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    sg.settings.progress, sc.settings.verbosity = False, 0
+
+    adata = ad.read_h5ad(DATA / "kang_ifnb_scgen/kang_ifnb_valid.h5ad")
+    sg.pp.tokenize(adata, args.model)
+    rng = np.random.default_rng(0)
+    adata.obs["dealt"] = rng.integers(0, N_DONORS, adata.n_obs).astype(str)
+    untreated = adata[(adata.obs["condition"] == "control") & (adata.obs["cell_type"] == "CD4T")].copy()
+    table: dict[tuple[str, str], list[np.ndarray]] = {}
+    start = time.perf_counter()
+    for labeling in range(args.labelings):
+        of_one_type(untreated, rng, args.cells, table)
+        of_types(adata, rng, args.cells, table)
+        if labeling % 4 == 0:
+            of_sets(untreated, rng, table)
+    nulls = summary(table)
+    treated = real(adata[adata.obs["cell_type"] == "CD14+Mono"].copy())
+    seconds = time.perf_counter() - start
+    text = f"{nulls.to_markdown(index=False)}\n\n{treated.to_markdown(index=False)}\n\n{args.labelings} labelings, {seconds:.0f} s, {platform.machine()}\n"
+    print(text)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
