@@ -99,7 +99,7 @@ def enumerate_run(
     found = engine.perturb.enumerate_edits(
         tokens, perturbation, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
     )
-    what = found.what.astype(str) if perturbation.sets is None else "|".join(map(str, perturbation.sets[0]))
+    what = found.what.astype(str) if perturbation.genes is not None else "|".join(map(str, perturbation.sets[0]))
     labels = pd.DataFrame({"cell": cells[found.cells], "perturbed": what})
     theirs = recorded[["cell", "perturbed"]].drop_duplicates()
     if set(labels.itertuples(index=False, name=None)) != set(theirs.itertuples(index=False, name=None)):
@@ -147,7 +147,7 @@ def compare_perturbations(
     if genes is None:
         return text
     ours = effects_table(effects, edits, labels, tokens, perturbation, N_SPECIAL[run["model_version"]])
-    if perturbation.sets is None:
+    if perturbation.genes is not None:
         both = ours.merge(genes, on=["cell", "perturbed", "affected"])
         complete = len(both) == len(ours) == len(genes)
     else:
@@ -171,7 +171,7 @@ def effects_table(
 ) -> pd.DataFrame:
     """Our effects on genes: cell, perturbed, affected, ours; under the labels of the official tool."""
     stored = effects.stored()
-    if perturbation.sets is None and perturbation.kind == "overexpress":
+    if perturbation.genes is not None and perturbation.kind == "overexpress":
         # The official tool files the effect on each gene under the next lower one that is not perturbed, and loses that on the lowest.
         what, affected, cosines = [], [], []
         ends = np.searchsorted(stored["effect_what"], np.arange(len(labels) + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids, token_params
@@ -71,7 +71,7 @@ def model_inputs(
     model: Any,
     *,
     tokens_key: str,
-    pooling: str | None,
+    pooling: Literal["mean", "cls"] | None,
     emb_layer: int | None,
     precision: str | None = None,
 ) -> ModelInputs:

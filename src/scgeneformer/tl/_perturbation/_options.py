@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from scgeneformer.engine import Pooling
+    from scgeneformer.engine.perturb import Kind
+
     from ._states import Centroids
 
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 class PerturbOptions:
     """What a caller asked for, except what is perturbed; see the public functions."""
 
-    kind: str
+    kind: Kind
     quartiles: int
     groupby: str | None
     source: str | None
@@ -31,7 +34,7 @@ class PerturbOptions:
     cells: Any
     max_cells: int | None
     missing: str
-    pooling: str | None
+    pooling: Pooling | None
     emb_layer: int | None
     checkpoint: str | Path | None
     shard: tuple[int, int] | None
@@ -58,11 +61,11 @@ class PerturbOptions:
         """Whether to follow the official tool where it differs."""
         return self.compat == "official"
 
-    def centroids_of(self, group: str | None) -> Centroids | None:
-        """How the centroids of a group are made, or given ones; None where they are given, but not of this group."""
+    def centroids_of(self, group: str | None) -> Centroids:
+        """How the centroids of a group are made, or given ones; empty where they are given, but not of this group."""
         if group is None or not isinstance(self.centroids, Mapping):
             return self.centroids
-        return self.centroids.get(group)
+        return self.centroids.get(group, {})
 
     def check(self) -> None:
         """Raise for values that do not exist or contradict each other."""

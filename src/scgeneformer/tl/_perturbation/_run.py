@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -73,7 +73,9 @@ class PerturbRun:
         """Of the end states, float64 (S, H); computed when first needed, which is after `checkpoint` was looked at."""
         return compute_centroids(self.inputs, self.members, self.given) if self.members else None
 
-    def run(self, perturbation: Perturbation, method: str, folder: str, *, effects: bool) -> Outcome:
+    def run(
+        self, perturbation: Perturbation, method: Literal["exact", "screen"], folder: str, *, effects: bool
+    ) -> Outcome:
         """Run the engine, with finished parts in a folder of their own."""
         from scgeneformer import engine
 
@@ -100,11 +102,11 @@ class PerturbRun:
 
         Not the centroids but what they come from, since another device or token budget rounds them otherwise.
         """
-        given, computed = self.given, not isinstance(self.given, Mapping)
+        given = self.given
         origin = {
-            state: _digest(np.asarray(self.inputs.tokens[rows]))
-            if computed
-            else _digest(np.asarray(given[state], dtype=np.float64))
+            state: _digest(np.asarray(given[state], dtype=np.float64))
+            if isinstance(given, Mapping)
+            else _digest(np.asarray(self.inputs.tokens[rows]))
             for state, rows in self.members.items()
         }
         fingerprint = {
@@ -120,7 +122,7 @@ class PerturbRun:
             "absent": perturbation.absent,
             "compat": self.options.compat,
             "states": list(self.members),
-            "state_positions": given if computed else "given",
+            "state_positions": "given" if isinstance(given, Mapping) else given,
             "positions of states": origin,
             "method": method,
             "effects": effects,
@@ -190,11 +192,11 @@ def run_perturbation(
     parts, random_parts, n_missing = [], [], 0
     for run in runs:
         measured, missing = _measure(run, targets.perturbation, refine)
-        parts.append(measured)
+        parts += [] if measured is None else [measured]
         n_missing += missing
         if (beside := targets.beside(run.tokens, options)) is not None:
             measured, missing = _measure_beside(run, beside, screened=refine is not None)
-            random_parts.append(measured)
+            random_parts += [] if measured is None else [measured]
             n_missing += missing
     if n_missing:
         logg.info(f"    {n_missing} parts are left to other shards; nothing is written to adata", time=start)
@@ -262,11 +264,9 @@ def _plan_runs(
     return runs
 
 
-def _lacks(
-    members: dict[str, np.ndarray], given: Centroids | None, chosen: np.ndarray, options: PerturbOptions
-) -> list[str]:
+def _lacks(members: dict[str, np.ndarray], given: Centroids, chosen: np.ndarray, options: PerturbOptions) -> list[str]:
     """What a group lacks: states, centroids, or cells to perturb."""
-    if options.target is not None and given is None:
+    if options.target is not None and isinstance(given, Mapping) and not given:
         return ["given centroids"]
     computed = options.target is not None and not isinstance(given, Mapping)
     lacks = [f"two cells of {state!r}" for state, rows in members.items() if computed and len(rows) < 2]
@@ -299,7 +299,8 @@ def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bo
 
 
 def _named(run: PerturbRun) -> dict[str, np.ndarray]:
-    return {keys.slot_name(state): vector for state, vector in zip(run.members, run.centroids, strict=True)}
+    vectors = () if run.centroids is None else run.centroids
+    return {keys.slot_name(state): vector for state, vector in zip(run.members, vectors, strict=True)}
 
 
 def _digest(array: np.ndarray) -> str:

@@ -115,6 +115,8 @@ class Targets:
     def check_expressed(self, inputs: ModelInputs, tokens: list[np.ndarray]) -> None:
         """Refuse genes that are in none of the `tokens` but would have to be."""
         asked = self.perturbation
+        if asked.genes is None:
+            return
         if self.listed and not asked.absent:
             check_expressed(inputs, asked.genes, tokens)
         if asked.anchor is not None:
@@ -158,11 +160,11 @@ def resolve_targets(
 
     column_of = columns_by_token(inputs.token_id, len(inputs.vocabulary))
     missing, inserts = options.missing, options.inserts
-    common = {"kind": options.kind, "quartiles": int(options.quartiles), "official": options.official}
+    edit = Perturbation(options.kind, int(options.quartiles), official=options.official)
     if sets is not None:
         of_set = tokens_of_sets(inputs, sets, missing=missing, inserted=inserts)
         every = options.official and options.kind == "delete"
-        return Targets(Perturbation(**common, sets=tuple(of_set.values()), every=every), column_of, of_set)
+        return Targets(replace(edit, sets=tuple(of_set.values()), every=every), column_of, of_set)
     from_vocabulary = isinstance(genes, str) and genes == "vocabulary"
     if from_vocabulary and not inserts:
         msg = (
@@ -176,9 +178,9 @@ def resolve_targets(
     else:
         tokens = np.flatnonzero(column_of >= 0)  # a gene that was dropped from var after tokenizing has no place
     if anchor is not None:
-        common["anchor"] = int(tokens_of_genes(inputs, anchor, missing="error", name="anchor")[0])
+        edit = replace(edit, anchor=int(tokens_of_genes(inputs, anchor, missing="error", name="anchor")[0]))
     absent = inserts and genes is not None
-    return Targets(Perturbation(**common, genes=np.sort(tokens), absent=absent), column_of, listed=listed)
+    return Targets(replace(edit, genes=np.sort(tokens), absent=absent), column_of, listed=listed)
 
 
 def tokens_of_genes(

@@ -132,7 +132,7 @@ def perturb_sets(
     if anchor is not None and nested:
         msg = "With `anchor`, `sets` is a list of single genes that go with it. Put the anchor into the sets, or leave it out."
         raise TypeError(msg)
-    what = {"sets": sets} if anchor is None else {"genes": sets, "anchor": anchor}
+    genes, together = (None, sets) if anchor is None else (sets, None)
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
@@ -158,4 +158,6 @@ def perturb_sets(
         key_added=key_added,
         rng=rng,
     )
-    return run_perturbation("tl.perturb_sets", adata, model, options, **what, mod=mod, copy=copy)
+    return run_perturbation(
+        "tl.perturb_sets", adata, model, options, genes=genes, sets=together, anchor=anchor, mod=mod, copy=copy
+    )

@@ -11,6 +11,8 @@ import pandas as pd
 from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -137,7 +139,7 @@ def compute_centroids(inputs: ModelInputs, members: dict[str, np.ndarray], centr
 
     if isinstance(centroids, Mapping):
         return np.stack([np.asarray(centroids[state], dtype=np.float64) for state in members])
-    summary = {"mean": np.nanmean, "median": np.nanmedian}[centroids]
+    summary: Callable[..., np.ndarray] = np.nanmean if centroids == "mean" else np.nanmedian
     vectors = []
     for state, rows in members.items():
         tokens = np.asarray(inputs.tokens[rows])

@@ -48,7 +48,7 @@ class Measured:
         """Values of several groups together."""
         first, *others = parts
         for part in others:
-            if first.effects is not None:
+            if first.effects is not None and part.effects is not None:
                 first.effects.merge(part.effects.stored())
         rows, what, values = (np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "what", "values"))
         exact = None if first.exact is None else np.concatenate([part.exact for part in parts])
@@ -83,7 +83,8 @@ def shift_slots(key: str, states: list[str], *, sets: bool, marked: bool, effect
 
 def shift_values(measured: Measured, key: str, states: list[str], targets: Targets, cells: AnnData) -> dict[str, Any]:
     """Values by slot."""
-    columns, values = targets.column_of, {}
+    columns = targets.column_of
+    values: dict[str, Any] = {}
     if targets.sets is not None:
         names, slot = list(targets.sets), keys.sets_key(key)
         tables = as_tables(measured, names, cells.obs_names)
@@ -95,7 +96,9 @@ def shift_values(measured: Measured, key: str, states: list[str], targets: Targe
     layers = as_layers(measured, columns, cells.shape)
     values |= {f"layers/{name}": layer for name, layer in zip(result_names(key, states), layers, strict=True)}
     if measured.exact is not None:
-        values[f"layers/{keys.method_layer(key)}"] = mark_exact(measured, columns, cells.shape)
+        values[f"layers/{keys.method_layer(key)}"] = _csr(
+            measured.exact.astype(np.int8), measured.rows, columns[measured.what], cells.shape
+        )
     if measured.effects is not None:
         tables = effects_of_genes(measured.effects, columns, cells.n_vars)
         values |= {f"varp/{name}": table for name, table in zip(keys.effects_keys(key), tables, strict=True)}
@@ -139,11 +142,6 @@ def as_layers(measured: Measured, column_of: np.ndarray, shape: tuple[int, int])
     return [_csr(values, measured.rows, columns, shape) for values in measured.values.T]
 
 
-def mark_exact(measured: Measured, column_of: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """CSR int8 of the same sparsity: 1 where a value is exact."""
-    return _csr(measured.exact.astype(np.int8), measured.rows, column_of[measured.what], shape)
-
-
 def _csr(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
     """Unlike a sum or a filter, this constructor keeps zeros."""
     small = max(shape) < 2**31
@@ -163,20 +161,18 @@ def as_tables(measured: Measured, names: list[str], obs_names: pd.Index) -> list
     return tables
 
 
-def effects_of_genes(
-    effects: GeneEffects, column_of: np.ndarray, n_vars: int
-) -> tuple[sparse.csr_matrix, sparse.csr_matrix, sparse.csr_matrix]:
+def effects_of_genes(effects: GeneEffects, column_of: np.ndarray, n_vars: int) -> list[sparse.csr_matrix]:
     """Mean, number and standard deviation of cosines, CSR (n_vars, n_vars): row perturbed, column affected."""
     what, on, mean, n, sd = _summaries(effects)
     rows, columns = column_of[what], column_of[on]
     kept = (rows >= 0) & (columns >= 0)  # a gene that was dropped from var after tokenizing has no place
     shape = (n_vars, n_vars)
-    return tuple(_csr(x[kept], rows[kept], columns[kept], shape) for x in (mean, n, sd))
+    return [_csr(x[kept], rows[kept], columns[kept], shape) for x in (mean, n, sd)]
 
 
 def effects_of_sets(
     effects: GeneEffects, column_of: np.ndarray, names: list[str], var_names: pd.Index
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> list[pd.DataFrame]:
     """The same for sets, (n_vars, n_sets); NaN, and number 0, where nothing was measured."""
     what, on, mean, n, sd = _summaries(effects)
     rows = column_of[on]
@@ -186,7 +182,7 @@ def effects_of_sets(
         table = np.full((len(var_names), len(names)), empty, dtype=values.dtype)
         table[rows[kept], what[kept]] = values[kept]
         tables.append(pd.DataFrame(table, index=var_names, columns=names))
-    return tuple(tables)
+    return tables
 
 
 def _summaries(effects: GeneEffects) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -45,12 +45,12 @@ class Ranking:
     run: dict[str, Any]
     states: list[str]
     test: str
+    other_data: AnnData
     official: bool = False
     centered: bool = True
     min_cells: int = 5
     n_matched: int = 200
     donors: pd.Categorical | None = None
-    other_data: AnnData | None = None
     other_key: str = ""
     anchor: int = -1
 
@@ -167,8 +167,7 @@ def _state(
         case "rank_sum" if reference is not None:
             result = stats.rank_sum_pool(shifts.effects, shifts.genes, reference.effects, n_vars)
         case "rank_sum":
-            pool = "all" if ranking.official else "others"
-            result = stats.rank_sum(shifts.effects, shifts.genes, n_vars, pool=pool)
+            result = stats.rank_sum(shifts.effects, shifts.genes, n_vars, pool="all" if ranking.official else "others")
         case "donors" | "interaction":
             result = stats.t_test(over)
         case "vs_null":

@@ -269,7 +269,7 @@ def rank_shifts(
     return adata if copy else None
 
 
-def _perturbed_groups(adata: AnnData | MuData, within: str, key: str, mod: str) -> dict[str, np.ndarray]:
+def _perturbed_groups(adata: AnnData | MuData, within: str, key: str, mod: str) -> dict[str | None, np.ndarray]:
     """Indices of the cells of each group in which something was perturbed."""
     data = _keys.as_adata(adata, mod)
     tested = np.zeros(data.n_obs, bool)
