@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import anndata as ad
 import numpy as np
@@ -124,6 +125,20 @@ def test_errors_are_one_line(
     assert error.startswith("scgeneformer: error: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("not\nfinite"), ImportError("no peft"), MemoryError()])
+def test_errors_beyond_wrong_arguments_are_one_line(error, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(hub, "available", Mock(side_effect=error))
+    assert main(["models"]) == 2
+    told = " ".join(str(error).split()) or "MemoryError"
+    assert capsys.readouterr().err == f"scgeneformer: error: {told}\n"
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch) -> None:
+    monkeypatch.setattr(hub, "available", Mock(side_effect=RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["models"])
 
 
 def test_help_needs_neither_torch_nor_scanpy() -> None:

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+# of wrong arguments, files and weights, missing packages and small machines; any other error is a defect and keeps its traceback
+_EXPECTED = (OSError, ValueError, KeyError, TypeError, FloatingPointError, ImportError, MemoryError)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 2 after an error, which is told in one line on stderr."""
+    """Run a command and return its exit status: 0, or 2 after an error that a user can mend, which is told in one line on stderr."""
     arguments = _parser().parse_args(argv)
     try:
         with settings.override(**_compute_settings(arguments)):
             arguments.command(arguments)
-    except Exception as error:  # noqa: BLE001 - libraries raise what they like
+    except _EXPECTED as error:
         text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        kind = "" if isinstance(error, KeyError | ValueError | TypeError | OSError) else f"{type(error).__name__}: "
-        sys.stderr.write(f"scgeneformer: error: {kind}{text}\n")
+        sys.stderr.write(f"scgeneformer: error: {text or type(error).__name__}\n")
         return 2
     return 0
 
