@@ -119,7 +119,10 @@ def real(cells: ad.AnnData) -> pd.DataFrame:
         "mean rank (top first)": -frame["mean_rank"],
     }
     rows = {
-        name: {"AUC": f"{roc_auc_score(known, x):.2f}", "of the first 20": int(known[np.argsort(-x.to_numpy())[:20]].sum())}
+        name: {
+            "AUC": f"{roc_auc_score(known, x):.2f}",
+            "of the first 20": int(known[np.argsort(-x.to_numpy())[:20]].sum()),
+        }
         for name, x in columns.items()
     }
     print(f"{known.sum()} known genes of {len(frame)}; agreement: {cells.uns['shift']['rank']['agreement']}")

@@ -291,8 +291,8 @@ def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) ->
 
 def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured | None, int]:
     """The same for random genes or sets, as estimates if `screened`."""
-    method, folder = "screen" if screened else "exact", "sets" if perturbation.genes is None else "genes"
-    outcome = run.run(perturbation, method, f"{folder}-random", effects=False)
+    folder = "sets-random" if perturbation.genes is None else "genes-random"
+    outcome = run.run(perturbation, "screen" if screened else "exact", folder, effects=False)
     if outcome.missing:
         return None, outcome.missing
     return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, None, None), 0

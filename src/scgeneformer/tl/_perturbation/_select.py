@@ -134,9 +134,9 @@ class Targets:
             expressed = np.intersect1d(candidates, tokens)
             pool = candidates if options.inserts else expressed
             return replace(asked, sets=tuple(random_sets(tokens, asked.sets, pool, options.n_random, rng)))
-        if not self.listed or options.n_reference == 0:
+        if asked.genes is None or not self.listed or options.n_reference == 0:
             return None
-        others = candidates[~np.isin(candidates, np.append(asked.genes, [] if asked.anchor is None else asked.anchor))]
+        others = np.setdiff1d(candidates, [*asked.genes, *([] if asked.anchor is None else [asked.anchor])])
         genes = random_genes(tokens, others, options.n_reference, rng, inserted=asked.absent)
         return replace(asked, genes=genes) if len(genes) else None
 

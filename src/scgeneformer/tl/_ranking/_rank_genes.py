@@ -179,7 +179,7 @@ def _state(
             result = stats.rank_sum_null(
                 shifts.effects, shifts.genes, null.effects, null.genes, n_vars, ties=not ranking.official
             )
-        case "random_genes":
+        case "random_genes" if ranks is not None:
             result, columns["null_percentile"], tested = _against_matched(ranking, ranks, columns, tested)
         case "mixture":
             impact, found = _impact(ranking, shifts, columns["effect"], tested)

@@ -189,7 +189,9 @@ def rank_shifts(
     run = _keys.params(data, key, cure=CURE)
     within = run.get("within")
     donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
-    groups = {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
+    groups: dict[str | None, Any] = (
+        {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
+    )
     rankings = {
         group: resolve(
             data if group is None else data[rows],
