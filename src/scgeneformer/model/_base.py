@@ -1,8 +1,7 @@
-"""Base of all models: an encoder with its vocabulary, registration of data, embeddings, saving and loading."""
+"""Base of all models: an encoder with its vocabulary, registration of data, embeddings."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,13 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from scvi.data import AnnDataManager
-from scvi.model._utils import parse_device_args
-from scvi.model.base import BaseModelClass
 
 from scgeneformer import _keys, engine, hub, nn
 from scgeneformer._settings import engine_options
 
-from ._saving import PICKLE, STATE, VOCABULARY, is_saved, load_model, load_registry, save_model, saved_data
+from ._savable import SavableModel
+from ._saving import STATE, VOCABULARY
 from .data._fields import (
     TOKENS_FIELD,
     check_setup_words,
@@ -27,7 +25,6 @@ from .data._vocabulary import packed, published_vocabulary, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Self
 
     from anndata import AnnData
     from mudata import MuData
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class TransformerModel(BaseModelClass):
+class TransformerModel(SavableModel):
     """A model whose inputs are tokens of a vocabulary, whatever the genes of the data."""
 
     module: TokenModule
@@ -94,111 +91,6 @@ class TransformerModel(BaseModelClass):
     def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
         """Ids of the vocabulary, special tokens first, which are the inputs of this model whatever the genes of the data."""
         return np.array(self.vocabulary.ids)
-
-    def save(
-        self,
-        dir_path: str | Path,
-        *,
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **anndata_write_kwargs: Any,
-    ) -> None:
-        """Write the model to a folder, with all that :meth:`load` needs to go on with it.
-
-        The folder is an export at the same time, which :func:`scgeneformer.hub.load` and transformers load. What only this package
-        knows (arguments, registry, history, split of cells, adapters as such) is beside it in ``scgeneformer.json`` and
-        ``scgeneformer.safetensors``. No file can run code when it is loaded.
-
-        Parameters
-        ----------
-        dir_path
-            Folder.
-        prefix
-            Put before the names of files, so that one folder can hold several models; only :meth:`load` finds these.
-        overwrite
-            Write to an existing folder. Other files in it stay.
-        save_anndata
-            Also write the data.
-        **anndata_write_kwargs
-            For :meth:`anndata.AnnData.write_h5ad`.
-
-        Raises
-        ------
-        ValueError
-            If the folder exists and `overwrite` is False, or there are no data to write.
-        TypeError
-            If the model has attributes that cannot be saved.
-        """
-        folder = Path(dir_path).expanduser()
-        options = {"overwrite": overwrite, "save_anndata": save_anndata}
-        save_model(self, folder, prefix=prefix or "", **options, **anndata_write_kwargs)
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | Path,
-        adata: AnnData | MuData | Literal[False] | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        prefix: str | None = None,
-        *,
-        allow_pickle: bool = False,
-    ) -> Self:
-        """Load a model that was saved with :meth:`save`; the vocabulary is in it.
-
-        Parameters
-        ----------
-        dir_path
-            Folder.
-        adata
-            Data tokenized with the model's vocabulary. None takes data saved with the model, or none; False takes none.
-        accelerator, device
-            Where the model goes, as in scvi-tools.
-        prefix
-            As it was given to :meth:`save`.
-        allow_pickle
-            Load also what older versions saved as ``model.pt``. That is a pickle, which may run any code: only if you trust its source.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no saved model.
-        ValueError
-            If it is of another class, a pickle, or damaged, or the data were tokenized with another vocabulary.
-        """
-        folder, prefix = Path(dir_path).expanduser(), prefix or ""
-        *_, torch_device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
-        old = folder / f"{prefix}{PICKLE}"
-        if allow_pickle and old.is_file() and not is_saved(folder, prefix):
-            msg = f"{old} is a pickle, which runs whatever code it has. Save the model again with `model.save`."
-            warnings.warn(msg, stacklevel=2)
-            model = super().load(str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix)
-        else:
-            model = load_model(cls, folder, prefix)
-            model.to_device(torch_device)
-        # data come after loading, since scvi-tools would compare names of genes, which mean nothing to tokens
-        if adata is None:
-            adata = saved_data(folder, prefix)
-        if adata is not None and adata is not False:
-            model._validate_anndata(adata)
-        return model
-
-    @staticmethod
-    def is_saved(dir_path: str | Path) -> bool:
-        """Whether a folder has a model that :meth:`save` wrote, whatever its class."""
-        return is_saved(dir_path)
-
-    @classmethod
-    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
-        """The registry of a model that was saved with :meth:`save`."""
-        return load_registry(cls, Path(dir_path).expanduser(), prefix or "")
-
-    @classmethod
-    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
-        """Refused: the format that scvi-tools converts from is older than this package, and a pickle."""
-        msg = f"No {cls.__name__} was ever saved in the format of scvi-tools before 0.15. Use `{cls.__name__}.load`."
-        raise NotImplementedError(msg)
 
     def _export(
         self,

@@ -6,13 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-import torch
 
 from scgeneformer import engine, evaluation, hub, nn
-from scgeneformer._settings import engine_options
+from scgeneformer._docs import doc_params
 
-from ._classifier import SETS, Backbone, limit_training
+from ._classifier import DOCS, SETS, Backbone, limit_training
 from ._cross_validation import CrossValidation, cross_validate_cells
 from ._labelled_cells import LabelledCells
 from .data._cell_labels import CellTask, output_names, task_of_others
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 _TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others ignore
 
 
+@doc_params(**DOCS)
 class CellClassifier(LabelledCells):
     """Learns columns of ``obs``: cell type, disease, differentiation state, dose, several of them at once.
 
@@ -45,25 +44,14 @@ class CellClassifier(LabelledCells):
     ----------
     adata
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
-    pretrained
-        Where to start: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
-        :class:`Geneformer`. (A classifier is loaded with its head by :meth:`from_pretrained`.)
-    freeze
-        Number of layers, from the input, that keep their weights; the embedding is frozen with them (the official tool always trains it).
-        ``"all"`` trains a head on fixed states: a linear probe but for one hidden layer.
-    lora
-        Train low-rank adapters of this rank instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
-    quantize
-        ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
+    {start}
     pooling
         State of a cell: ``"cls"``, that of the first token, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with learned
         weights. Defaults to the pooling of the pretrained model, else to cls where the vocabulary has it, else to the mean.
-    dropout, attention_dropout
-        Dropout in training. By default that of the pretrained model. CPUs have a fast attention kernel only without `attention_dropout`.
+    {dropout}
     task_weights
         Weight of the loss of each column. Defaults to equal weights.
-    config, vocabulary, registry
-        For ``load``.
+    {load}
 
     Examples
     --------
@@ -76,7 +64,6 @@ class CellClassifier(LabelledCells):
     """
 
     _module_cls = CellClassifierModule
-    module: CellClassifierModule
 
     def __init__(
         self,
@@ -158,12 +145,7 @@ class CellClassifier(LabelledCells):
         ------
         ValueError
             If there are no data, a class or sample leaves no way to split, or sets share a sample.
-        TypeError
-            If an option is unknown.
-        OSError
-            If `checkpoints` cannot be written to.
-        FloatingPointError
-            If the loss is not finite; step and batch are named.
+        {raises}
         """
         tokens, lengths = self._training_tokens()
         labels, samples = self.labels(), self.samples()
@@ -198,121 +180,6 @@ class CellClassifier(LabelledCells):
                     codes = labels[labelled, i].astype(np.int64)
                     self.temperature_[task.name] = evaluation.temperature(scores[scored], codes[scored])
         return dict(self.temperature_)
-
-    def predict(
-        self,
-        adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        *,
-        soft: bool = False,
-        task: str | None = None,
-        calibrated: bool = True,
-        **engine_kwargs: Any,
-    ) -> np.ndarray | pd.DataFrame:
-        """Predict labels of cells, labelled or not.
-
-        Parameters
-        ----------
-        adata
-            Tokenized data. Defaults to the data of this model.
-        indices
-            Cells, as numbers or as a mask. Defaults to all.
-        soft
-            Return probabilities of classes. Continuous labels have none.
-        task
-            Which column, where several are learned.
-        calibrated
-            Divide the scores of categories by the temperature that fits the validation cells best (Guo 2017): probabilities then are as
-            often right as they say, and predictions are the same.
-        **engine_kwargs
-            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`.
-
-        Returns
-        -------
-        Classes, object (n_cells,), None for cells without tokens; or continuous labels, float64 (n_cells,), NaN for such cells;
-        or if `soft` probabilities, DataFrame (n_cells, n_classes). In the order of `indices`.
-
-        Raises
-        ------
-        ValueError
-            If the task is not named where there are several, or has no probabilities.
-        """
-        target = self.task(task)
-        if soft and target.kind == "continuous":
-            msg = f"{target.name!r} is continuous and has no probabilities: leave out soft=True."
-            raise ValueError(msg)
-        tokens = self._read_tokens(adata, indices)
-        answer = self.answer(tokens, task=target.name, calibrated=calibrated, **engine_kwargs)
-        if target.kind == "continuous":
-            return answer
-        if soft:
-            return pd.DataFrame(answer, columns=list(target.classes), index=self._names(adata, indices))
-        scored = ~np.isnan(answer[:, 0])
-        classes = np.full(len(answer), None, dtype=object)
-        classes[scored] = np.array(target.classes, dtype=object)[answer[scored].argmax(1)]
-        return classes
-
-    def answer(
-        self, tokens: np.ndarray, *, task: str | None = None, calibrated: bool = True, **engine_kwargs: Any
-    ) -> np.ndarray:
-        """Predict from tokens, which need not be registered.
-
-        Parameters
-        ----------
-        tokens
-            Of this model's vocabulary, uint16 (n_cells, L), right-padded with 0.
-        task, calibrated, **engine_kwargs
-            As in :meth:`predict`.
-
-        Returns
-        -------
-        Probabilities of classes, float64 (n_cells, n_classes), or continuous labels, float64 (n_cells,). NaN for cells without tokens.
-
-        Raises
-        ------
-        ValueError
-            If a cell has more tokens than the model has positions.
-        """
-        target = self.task(task)
-        scores = self._scores(tokens, target, **engine_kwargs)
-        if target.kind == "continuous":
-            return scores[:, 0].astype(np.float64) * target.sd + target.mean
-        temperature = self.temperature_.get(target.name, 1.0) if calibrated else 1.0
-        return target.log_proba(torch.from_numpy(scores / temperature).double()).exp().numpy()
-
-    def scores(
-        self,
-        adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        *,
-        task: str | None = None,
-        **engine_kwargs: Any,
-    ) -> np.ndarray:
-        """Scores of cells before they become probabilities: logits, or standardised values.
-
-        Parameters
-        ----------
-        adata, indices, task, **engine_kwargs
-            As in :meth:`predict`.
-
-        Returns
-        -------
-        float32 (n_cells, outputs of the task); NaN for cells without tokens.
-        """
-        return self._scores(self._read_tokens(adata, indices), self.task(task), **engine_kwargs)
-
-    def _scores(self, tokens: np.ndarray, target: CellTask, **engine_kwargs: Any) -> np.ndarray:
-        self.check_tokens(tokens)
-        first = sum(each.n_outputs for each in self.tasks[: self.tasks.index(target)])
-        scores = engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
-        return scores[:, first : first + target.n_outputs]
-
-    def _latent(
-        self, tokens: np.ndarray, pooling: engine.Pooling | None, emb_layer: int | None, **kwargs: Any
-    ) -> np.ndarray:
-        if pooling is None and emb_layer is None:  # the states that the head reads
-            return engine.classify(self.module.network, tokens, pooled=True, **engine_options(**kwargs))
-        return super()._latent(tokens, pooling, emb_layer, **kwargs)
 
     def cross_validate(
         self,

@@ -27,6 +27,29 @@ if TYPE_CHECKING:
     from .objectives._genes import GeneClassifierModule
 
 SETS = ("train", "validation", "test")
+DOCS = {
+    "start": """
+        pretrained
+            Model to start from: a name in :func:`scgeneformer.hub.available`, a folder in the Hugging Face layout, or a trained
+            :class:`Geneformer`. To load a classifier with its head, use :meth:`from_pretrained`.
+        freeze
+            Number of layers, counted from the input, that keep their weights; the embedding is frozen with them (the official tool always
+            trains it). ``"all"`` trains only the head.
+        lora
+            Rank of low-rank adapters to train instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
+        quantize
+            ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
+        """,
+    "dropout": """
+        dropout, attention_dropout
+            Dropout in training. `dropout` defaults to that of the pretrained model. Attention is fast on CPUs only without
+            `attention_dropout`.
+        """,
+    "load": """
+        config, vocabulary, registry
+            For :meth:`load`.
+        """,
+}
 
 
 class Classifier(TransformerModel):

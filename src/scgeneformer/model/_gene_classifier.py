@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 
 from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer._docs import doc_params
 from scgeneformer._settings import engine_options
 
-from ._classifier import SETS, Backbone, Classifier, limit_training
+from ._classifier import DOCS, SETS, Backbone, Classifier, limit_training
 from ._cross_validation import CrossValidation, cross_validate_genes
 from ._unlabelled_cells import UnlabelledCells
 from .data._fields import registry_without_data
-from .data._gene_labels import GeneClasses, lists_of, most_probable, tokens_of
+from .data._gene_labels import GeneClasses, lists_of, prediction_table, tokens_of
 from .data._rows import TokenRows
 from .data._splits import Sizes, choose_genes
 from .objectives._genes import GeneClassifierModule, GeneLabels, loss_weights
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _CLASSES = "gene_classes"  # key of ours in config.json, which others ignore
 
 
+@doc_params(**DOCS)
 class GeneClassifier(Classifier, UnlabelledCells):
     """Learns classes of genes from the cells that express them: dosage sensitivity, chromatin state, range or targets of a factor.
 
@@ -49,20 +51,9 @@ class GeneClassifier(Classifier, UnlabelledCells):
     classes
         Genes of each class, by Ensembl id, symbol or alias: two classes or more, no gene in two. Or a column of ``.var``, with missing
         values for genes without a class. Genes that are not in the vocabulary are left out with a warning.
-    pretrained
-        Where to start: name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, trained
-        :class:`Geneformer`. (A classifier is loaded with its head by :meth:`from_pretrained`.)
-    freeze
-        Number of layers, from the input, that keep their weights; the embedding is frozen with them (the official tool always trains it).
-        ``"all"`` trains a linear head on fixed states.
-    lora
-        Train low-rank adapters of this rank instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
-    quantize
-        ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
-    dropout, attention_dropout
-        Dropout in training. By default that of the pretrained model. CPUs have a fast attention kernel only without `attention_dropout`.
-    config, vocabulary, registry
-        For ``load``.
+    {start}
+    {dropout}
+    {load}
 
     Examples
     --------
@@ -175,12 +166,7 @@ class GeneClassifier(Classifier, UnlabelledCells):
         ------
         ValueError
             If there are no data or no genes, or a class has too few genes that occur in cells.
-        TypeError
-            If an option is unknown.
-        OSError
-            If `checkpoints` cannot be written to.
-        FloatingPointError
-            If the loss is not finite; step and batch are named.
+        {raises}
         """
         tokens, lengths = self._training_tokens()
         cells, counts = self._cells_and_counts(tokens, max_cells, options["rng"])
@@ -277,7 +263,8 @@ class GeneClassifier(Classifier, UnlabelledCells):
             table.insert(0, "rank", scores.positions - int(self.vocabulary.has_cls))
             table.insert(0, "cell", self._names(adata, indices)[scores.rows])
             return table.set_axis(pd.Index(ids[cells[scores.rows, scores.positions]], name="gene_id"), axis=0)
-        return self._gene_table(tokens, scores.proba[tokens], scores.n_cells[tokens])
+        table = prediction_table(tokens, scores.proba[tokens], self._classes.names, self.vocabulary)
+        return table.assign(n_cells=scores.n_cells[tokens])
 
     def score_tokens(
         self, cells: np.ndarray, tokens: np.ndarray, *, occurrences: bool = False, **engine_kwargs: Any
@@ -303,17 +290,6 @@ class GeneClassifier(Classifier, UnlabelledCells):
         wanted[tokens] = True
         options = engine_options(**engine_kwargs)
         return engine.classify_genes(self.module.network, cells, wanted=wanted, occurrences=occurrences, **options)
-
-    def _gene_table(self, tokens: np.ndarray, proba: np.ndarray, n_cells: np.ndarray) -> pd.DataFrame:
-        """Table of genes, given by their tokens, with their predictions."""
-        names, symbols = list(self._classes.names), self.vocabulary.symbols
-        table = pd.DataFrame(proba, columns=names, index=pd.Index(self.vocabulary.ids[tokens], name="gene_id"))
-        table.insert(
-            0, "symbol", np.full(len(tokens), "", object) if symbols is None else symbols[tokens].astype(object)
-        )
-        table["predicted"] = most_probable(proba, names)
-        table["n_cells"] = n_cells
-        return table
 
     def cross_validate(
         self,

@@ -243,10 +243,7 @@ class Geneformer(UnlabelledCells):
         ------
         ValueError
             If there are no data, cells longer than the model has positions, or arguments that a data module would ignore.
-        TypeError
-            If an option is unknown.
-        FloatingPointError
-            If the loss is not finite; the step is named.
+        {raises}
         """
         if isinstance(datamodule, Corpus):
             datamodule.check_fits(self.vocabulary, self.encoder.config.max_length)

@@ -1,12 +1,15 @@
-"""Registration of labels of cells: columns of ``obs`` of an AnnData, or of a MuData and its modalities."""
+"""Labels of cells: columns of ``obs`` of an AnnData, or of a MuData and its modalities, registered and predicted."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+import torch
 
-from scgeneformer import _keys
+from scgeneformer import _keys, engine
+from scgeneformer._settings import engine_options
 
 from ._classifier import Classifier
 from .data._fields import (
@@ -26,18 +29,20 @@ from .data._fields import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
     from scvi.data.fields import BaseAnnDataField
 
     from .data._cell_labels import CellTask
+    from .objectives._cells import CellClassifierModule
 
 
 class LabelledCells(Classifier):
     """A classifier whose targets are columns of ``obs``."""
 
+    module: CellClassifierModule
     tasks: tuple[CellTask, ...]
+    temperature_: dict[str, float]
 
     @classmethod
     def setup_anndata(
@@ -153,6 +158,121 @@ class LabelledCells(Classifier):
         """Sample of each cell, or None if the data were set up without samples."""
         registered = SAMPLE_FIELD in self.adata_manager.data_registry
         return self._column(SAMPLE_FIELD).to_numpy() if registered else None
+
+    def predict(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        soft: bool = False,
+        task: str | None = None,
+        calibrated: bool = True,
+        **engine_kwargs: Any,
+    ) -> np.ndarray | pd.DataFrame:
+        """Predict labels of cells, labelled or not.
+
+        Parameters
+        ----------
+        adata
+            Tokenized data. Defaults to the data of this model.
+        indices
+            Cells, as numbers or as a mask. Defaults to all.
+        soft
+            Return probabilities of classes. Continuous labels have none.
+        task
+            Which column, where several are learned.
+        calibrated
+            Divide the scores of categories by the temperature that fits the validation cells best (Guo 2017): probabilities then are as
+            often right as they say, and predictions are the same.
+        **engine_kwargs
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`.
+
+        Returns
+        -------
+        Classes, object (n_cells,), None for cells without tokens; or continuous labels, float64 (n_cells,), NaN for such cells;
+        or if `soft` probabilities, DataFrame (n_cells, n_classes). In the order of `indices`.
+
+        Raises
+        ------
+        ValueError
+            If the task is not named where there are several, or has no probabilities.
+        """
+        target = self.task(task)
+        if soft and target.kind == "continuous":
+            msg = f"{target.name!r} is continuous and has no probabilities: leave out soft=True."
+            raise ValueError(msg)
+        tokens = self._read_tokens(adata, indices)
+        answer = self.answer(tokens, task=target.name, calibrated=calibrated, **engine_kwargs)
+        if target.kind == "continuous":
+            return answer
+        if soft:
+            return pd.DataFrame(answer, columns=list(target.classes), index=self._names(adata, indices))
+        scored = ~np.isnan(answer[:, 0])
+        classes = np.full(len(answer), None, dtype=object)
+        classes[scored] = np.array(target.classes, dtype=object)[answer[scored].argmax(1)]
+        return classes
+
+    def answer(
+        self, tokens: np.ndarray, *, task: str | None = None, calibrated: bool = True, **engine_kwargs: Any
+    ) -> np.ndarray:
+        """Predict from tokens, which need not be registered.
+
+        Parameters
+        ----------
+        tokens
+            Of this model's vocabulary, uint16 (n_cells, L), right-padded with 0.
+        task, calibrated, **engine_kwargs
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        Probabilities of classes, float64 (n_cells, n_classes), or continuous labels, float64 (n_cells,). NaN for cells without tokens.
+
+        Raises
+        ------
+        ValueError
+            If a cell has more tokens than the model has positions.
+        """
+        target = self.task(task)
+        scores = self._scores(tokens, target, **engine_kwargs)
+        if target.kind == "continuous":
+            return scores[:, 0].astype(np.float64) * target.sd + target.mean
+        temperature = self.temperature_.get(target.name, 1.0) if calibrated else 1.0
+        return target.log_proba(torch.from_numpy(scores / temperature).double()).exp().numpy()
+
+    def scores(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        task: str | None = None,
+        **engine_kwargs: Any,
+    ) -> np.ndarray:
+        """Scores of cells before they become probabilities: logits, or standardised values.
+
+        Parameters
+        ----------
+        adata, indices, task, **engine_kwargs
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        float32 (n_cells, outputs of the task); NaN for cells without tokens.
+        """
+        return self._scores(self._read_tokens(adata, indices), self.task(task), **engine_kwargs)
+
+    def _scores(self, tokens: np.ndarray, target: CellTask, **engine_kwargs: Any) -> np.ndarray:
+        self.check_tokens(tokens)
+        first = sum(each.n_outputs for each in self.tasks[: self.tasks.index(target)])
+        scores = engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
+        return scores[:, first : first + target.n_outputs]
+
+    def _latent(
+        self, tokens: np.ndarray, pooling: engine.Pooling | None, emb_layer: int | None, **kwargs: Any
+    ) -> np.ndarray:
+        if pooling is None and emb_layer is None:  # the states that the head reads
+            return engine.classify(self.module.network, tokens, pooled=True, **engine_options(**kwargs))
+        return super()._latent(tokens, pooling, emb_layer, **kwargs)
 
     def _column(self, field: str) -> pd.Series:
         """A registered column of ``obs``, in the order of the tokenized cells."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mudata import MuData
     from torch import Tensor
 
-    from ._base import TransformerModel
+    from ._savable import SavableModel
 
 STATE, TENSORS, PICKLE = "scgeneformer.json", "scgeneformer.safetensors", "model.pt"
 VOCABULARY, WEIGHTS = "vocabulary.json.gz", "model.safetensors"
@@ -40,7 +40,7 @@ def is_saved(folder: str | Path, prefix: str = "") -> bool:
 
 
 def save_model(
-    model: TransformerModel, folder: Path, *, prefix: str, overwrite: bool, save_anndata: bool, **write_kwargs: Any
+    model: SavableModel, folder: Path, *, prefix: str, overwrite: bool, save_anndata: bool, **write_kwargs: Any
 ) -> None:
     """Write `model` to `folder`; existing files are replaced once everything is written.
 
@@ -83,7 +83,7 @@ def save_model(
             path.replace(folder / f"{prefix}{path.name}")
 
 
-def load_model(cls: type[TransformerModel], folder: Path, prefix: str) -> TransformerModel:
+def load_model(cls: type[SavableModel], folder: Path, prefix: str) -> SavableModel:
     """The model that `save_model` wrote to `folder`, without data, on the CPU.
 
     Raises
@@ -109,7 +109,7 @@ def load_model(cls: type[TransformerModel], folder: Path, prefix: str) -> Transf
     return model
 
 
-def load_registry(cls: type[TransformerModel], folder: Path, prefix: str) -> dict[str, Any]:
+def load_registry(cls: type[SavableModel], folder: Path, prefix: str) -> dict[str, Any]:
     """What the model in `folder` was set up with."""
     return _read(folder, prefix, cls.__name__)[0]["registry_"]
 

@@ -102,10 +102,8 @@ class GeneClasses:
 
     def table(self, vocabulary: Vocabulary) -> pd.DataFrame:
         """The genes with ``symbol`` and ``class``, indexed by id, in the order of `tokens`."""
-        symbols = np.full(len(self), "") if vocabulary.symbols is None else vocabulary.symbols[self.tokens]
         classes = pd.Categorical.from_codes(self.codes, list(self.names))
-        index = pd.Index(vocabulary.ids[self.tokens], name="gene_id")
-        return pd.DataFrame({"symbol": symbols.astype(object), "class": classes}, index=index)
+        return _named(self.tokens, vocabulary).assign(**{"class": classes})
 
     def code_of_token(self, n_tokens: int, genes: np.ndarray) -> np.ndarray:
         """Class of each token of some `genes`, given by their numbers here, and -1 for all others; int64 (V,)."""
@@ -165,6 +163,21 @@ def few(names: Sequence[str] | np.ndarray) -> str:
     """The first few of them, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(map(str, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def prediction_table(
+    tokens: np.ndarray, proba: np.ndarray, classes: Sequence[str], vocabulary: Vocabulary
+) -> pd.DataFrame:
+    """Genes with ``symbol``, a column of probabilities for each class and ``predicted``, indexed by id."""
+    table = _named(tokens, vocabulary)
+    probabilities = pd.DataFrame(proba, columns=list(classes), index=table.index)
+    return table.join(probabilities).assign(predicted=most_probable(proba, classes))
+
+
+def _named(tokens: np.ndarray, vocabulary: Vocabulary) -> pd.DataFrame:
+    """Genes with ``symbol``, indexed by id."""
+    symbols = np.full(len(tokens), "") if vocabulary.symbols is None else vocabulary.symbols[tokens]
+    return pd.DataFrame({"symbol": symbols.astype(object)}, index=pd.Index(vocabulary.ids[tokens], name="gene_id"))
 
 
 def most_probable(proba: np.ndarray, classes: Sequence[str]) -> pd.Categorical:

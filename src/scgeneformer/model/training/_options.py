@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.loggers import Logger  # noqa: TC002
 from scvi.train import Trainer
 
-from scgeneformer._docs import shared_options
+from scgeneformer._docs import doc_params, shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,6 +125,14 @@ _DEFAULTS = {
     "datasplitter_kwargs": None,
     "plan_kwargs": None,
 }
+_RAISES = """
+    TypeError
+        If an option is unknown.
+    OSError
+        If `checkpoints` cannot be written to.
+    FloatingPointError
+        If the loss is not finite; the message names step and batch.
+    """
 _OURS = {  # for words of other packages
     "lr": "learning_rate",
     "n_epochs": "max_epochs",
@@ -151,7 +159,8 @@ def train_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
             named_plan_options(options["plan_kwargs"])
             train(*args, **options)
 
-        return shared_options(TrainOptions, defaults=_DEFAULTS | defaults, rest="trainer_kwargs")(checked)
+        documented = shared_options(TrainOptions, defaults=_DEFAULTS | defaults, rest="trainer_kwargs")(checked)
+        return doc_params(raises=_RAISES)(documented)
 
     return decorate
 
