@@ -70,24 +70,36 @@ def _has_viewer() -> bool:
 
 @dataclass
 class Settings:
-    """Process-wide defaults; every function takes the same names as arguments where it makes sense.
+    """Process-wide settings of how to compute and where to find files.
+
+    Each can also be set by an environment variable, such as ``SCGENEFORMER_DEVICE``, before the package is imported.
 
     Attributes
     ----------
     device
-        ``"auto"`` takes CUDA, then MPS, then the CPU; else a torch device name such as ``"cuda:1"``.
+        A torch device name such as ``"cuda:1"``, or ``"auto"``: CUDA if available, then MPS, then the CPU.
     precision
-        Of matrix products at inference: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (bfloat16 on CUDA, float32 elsewhere).
+        Precision of matrix products: ``"float32"``, ``"bfloat16"`` or ``"auto"`` (bfloat16 on CUDA, float32 elsewhere).
     token_budget
-        Most tokens (padding included) in one forward pass; ``None`` chooses by device and is halved when memory runs out.
+        Maximum number of tokens, padding included, in one forward pass. ``None`` chooses by device and is halved when memory runs out.
     cache_dir
         Folder for downloaded models and dictionaries.
     mirror
-        URL or local folder with the file tree of the official model repository, used instead of it. Hashes are checked alike.
+        URL or local folder with the file tree of the official model repository, used in its place. Hashes are checked all the same.
     offline
-        Never touch the network; files must be in the cache or the mirror folder.
+        Never access the network: files must be in the cache or in a mirror folder.
     progress
         Show progress bars: True, False, or ``"auto"``, where standard error is a terminal or in a notebook. It reads as True or False.
+
+    Examples
+    --------
+    `scgeneformer.settings` is the instance that all functions read:
+
+    >>> sg.settings.token_budget = 16_384
+    >>> with sg.settings.override(device="cpu", precision="float32"):
+    ...     sg.settings.device
+    'cpu'
+    >>> sg.settings.token_budget = None
     """
 
     device: str = "auto"

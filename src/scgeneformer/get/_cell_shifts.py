@@ -25,7 +25,7 @@ def cell_shifts(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Shifts of single cells, one row for each cell, perturbed gene or set, and end state that was measured.
+    """Shifts of single cells, with one row for each measurement: a cell, a perturbed gene or set, and an end state.
 
     Parameters
     ----------
@@ -33,19 +33,19 @@ def cell_shifts(
         Annotated data with shifts in ``.layers[key]``, or of sets in ``.obsm``, from :func:`~scgeneformer.tl.perturb`,
         :func:`~scgeneformer.tl.perturb_sets` or :func:`~scgeneformer.tl.screen`.
     genes
-        Genes, in ``var_names`` or as symbols, or sets to return. Defaults to all.
+        Genes, by their name in ``var_names`` or their symbol, or sets. Defaults to all.
     key
         Slot of the shifts.
     gene_symbols
-        Column of ``.var`` with symbols; by default as in :func:`shifts`.
+        Column of ``.var`` with symbols. Defaults to that of :func:`shifts`.
     mod
         Modality of a MuData.
 
     Returns
     -------
     DataFrame with a fresh index and the columns ``cell`` (of ``obs_names``), ``gene`` (of ``var_names``) or ``set``, ``group`` (if cells were
-    perturbed within groups), ``state`` (with goal states) and ``value`` as it is stored: the change of the cosine similarity to the state,
-    or without goal states the cosine similarity of perturbed and original cell. Ordered by state (the target first), cell, and gene.
+    perturbed within groups), ``state`` (with goal states) and ``value``, as stored: the change in cosine similarity to the state or,
+    without goal states, the cosine similarity between perturbed and original cell. Ordered by state (the target first), cell, and gene.
 
     Raises
     ------
@@ -54,17 +54,11 @@ def cell_shifts(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scgeneformer as sg
-    >>> from anndata import AnnData
-    >>> counts = np.random.default_rng(0).poisson(2.0, (2, 4)).astype(np.float32)
-    >>> adata = AnnData(counts)
-    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
     >>> sg.pp.tokenize(adata, "default")
-    >>> sg.settings.progress = False
-    >>> sg.tl.perturb(adata, "default", ["LYZ"])
-    >>> list(sg.get.cell_shifts(adata))
-    ['cell', 'gene', 'value']
+    >>> sg.tl.perturb(adata, genes=["STAT1", "STAT2", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> shifts = sg.get.cell_shifts(adata, "STAT1")
+    >>> list(shifts), shifts["state"].unique().tolist()
+    (['cell', 'gene', 'state', 'value'], ['nf', 'dcm'])
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")

@@ -36,13 +36,13 @@ def effects(
         Annotated data in which :func:`~scgeneformer.tl.perturb` recorded effects on genes: ``.varp[key]`` of perturbed genes,
         ``.varm[f"{key}_sets"]`` of sets.
     perturbed
-        The perturbed gene, in ``var_names`` or as its symbol, or else the name of a set.
+        The perturbed gene, by its name in ``var_names`` or its symbol, or a set.
     key
         Slot of the perturbation.
     n_top
-        Return only so many rows.
+        Maximum number of rows.
     gene_symbols
-        Column of ``.var`` with symbols; by default as in :func:`shifts`.
+        Column of ``.var`` with symbols. Defaults to that of :func:`shifts`.
     mod
         Modality of a MuData.
 
@@ -50,8 +50,8 @@ def effects(
     -------
     DataFrame with a fresh index, a row for each gene that was in a perturbed cell, and the columns ``names`` (of
     ``var_names``), ``symbol`` (if known), ``n_cells``, ``cosine`` and ``sd``: mean and standard deviation (ddof 0) over cells of
-    the cosine similarity between the gene's states before and after, 1 being no effect. Ascending by ``cosine``: the
-    official ``aggregate_gene_shifts`` table without its row of the whole cell, which :func:`shifts` has.
+    the cosine similarity between the gene's states before and after; 1 means no effect. Sorted by ascending ``cosine``. This is the
+    official ``aggregate_gene_shifts`` table without its row for the whole cell, for which see :func:`shifts`.
 
     Raises
     ------
@@ -59,6 +59,14 @@ def effects(
         If no effects on genes were recorded, or none of `perturbed`, or there is no column `gene_symbols`.
     ValueError
         If `perturbed` is the symbol of several perturbed genes.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.perturb(adata, genes=["STAT1"], effects=True, max_cells=8)
+    >>> affected = sg.get.effects(adata, "STAT1", n_top=10)
+    >>> affected[["n_cells", "cosine", "sd"]].shape
+    (10, 3)
     """
     data = _keys.as_adata(adata, mod)
     symbols = _keys.symbols(data, gene_symbols)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str = "rna") -> pd.DataFrame:
-    """Scores of a classifier and, beside it, of its baselines, from :func:`~scgeneformer.tl.evaluate`.
+    """Scores of a classifier and its baselines, from :func:`~scgeneformer.tl.evaluate`.
 
     Parameters
     ----------
@@ -26,14 +26,26 @@ def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str
 
     Returns
     -------
-    DataFrame, one row per model, the evaluated one first, and a column for each score: of classes ``accuracy``,
-    ``balanced_accuracy``, ``macro_f1``, ``auc``, ``average_precision``, ``log_loss``, ``calibration_error``, and ``mae`` and
-    ``kappa`` if they are ordinal; of continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``.
+    DataFrame with one row per model, the evaluated one first, and one column per score. For classes ``accuracy``,
+    ``balanced_accuracy``, ``macro_f1``, ``auc``, ``average_precision``, ``log_loss``, ``calibration_error`` and, if they are ordinal,
+    ``mae`` and ``kappa``; for continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``.
 
     Raises
     ------
     KeyError
         If there is no evaluation.
+
+    Examples
+    --------
+    `model` is a :class:`~scgeneformer.model.CellClassifier` that was trained on these cells.
+
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.evaluate(adata, model)
+    >>> scores = sg.get.evaluation(adata)
+    >>> list(scores.index)
+    ['trained head', 'linear probe', 'regression on HVGs', 'most frequent class']
+    >>> list(scores.columns[:3])
+    ['accuracy', 'balanced_accuracy', 'macro_f1']
     """
     run = _keys.as_adata(adata, mod).uns.get(key, {})
     if "metrics" not in run:

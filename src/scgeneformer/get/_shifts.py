@@ -28,7 +28,7 @@ def shifts(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Genes, or sets of genes, ranked by :func:`~scgeneformer.tl.rank_shifts`, one row each.
+    """Ranking of genes, or of sets of genes, by :func:`~scgeneformer.tl.rank_shifts`, with one row each.
 
     Parameters
     ----------
@@ -37,21 +37,21 @@ def shifts(
     key
         Slot of the ranking.
     state
-        End state whose effects and tests are returned; the target if ``None``. Only for perturbations with goal states.
+        End state whose effects and tests to return, of a perturbation with goal states. Defaults to the target.
     group
-        Group of cells, where they were perturbed within groups. Defaults to all groups, one after the other.
+        Group of cells, if they were perturbed within groups. Defaults to all groups, one after the other.
     sets
-        Return sets; by default only where no genes are ranked.
+        Return sets instead of genes. By default only if no genes were ranked.
     sort_by
-        Column to sort by: p-values and rates ascending, everything else descending; ``"abs_effect"`` sorts by the size of the
-        effect. By default by falling scores: what moves cells most reliably towards the state comes first, what moves them away
-        last, followed by what was in too few cells to be tested. Without scores by falling effect, for a mixture those with impact
-        first. A ranking with ``compat="official"`` has the order of the official table: those with a false discovery rate under 0.05 first,
-        larger effects first. Ties keep the order of ``var_names``.
+        Column to sort by: p-values and false discovery rates ascending, everything else descending; ``"abs_effect"`` sorts by
+        absolute effect. Defaults to descending scores: what moves cells most reliably towards the state comes first, what moves them away
+        last, followed by what was in too few cells to be tested. Without scores by descending effect, for a mixture those with impact
+        first. A ranking with ``compat="official"`` has the order of the official table: first the rows with a false discovery rate below
+        0.05, each part by descending effect. Ties keep the order of ``var_names``.
     n_top
-        Maximum number of rows, of each group.
+        Maximum number of rows; with groups, of each group.
     gene_symbols
-        Column of ``.var`` with symbols; by default the first of ``gene_symbols``, ``gene_symbol``, ``symbol``,
+        Column of ``.var`` with symbols. Defaults to the first of ``gene_symbols``, ``gene_symbol``, ``symbol``,
         ``gene_names``, ``gene_name``, ``feature_name`` that exists.
     mod
         Modality of a MuData.
@@ -59,7 +59,8 @@ def shifts(
     Returns
     -------
     DataFrame with a fresh index and the columns ``names`` (of ``var_names``) and ``symbol`` (if known), or ``set``; ``group``
-    (of cells, if any); ``state`` (with goal states); and those of the ranking for that state, without its name. What was never perturbed is left out.
+    (of cells, if any); ``state`` (with goal states); and the columns of the ranking for that state, without the name of the state.
+    Genes and sets that were perturbed in no cell are left out.
 
     Raises
     ------
@@ -67,6 +68,15 @@ def shifts(
         If there is no ranking, or no column `sort_by` or `gene_symbols`.
     ValueError
         If `state` is not one of the end states, or `group` not one of the groups.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.perturb(adata, genes=["STAT1", "STAT2", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> sg.tl.rank_shifts(adata)
+    >>> ranking = sg.get.shifts(adata, sort_by="abs_effect")
+    >>> ranking["n_cells"].tolist()
+    [16, 16, 16]
     """
     data = _keys.as_adata(adata, mod)
     tables, states, of_sets = _read_ranking(data, key, sets=sets)

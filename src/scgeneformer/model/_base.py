@@ -39,7 +39,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class TransformerModel(SavableModel):
-    """A model whose inputs are tokens of a vocabulary, whatever the genes of the data."""
+    """A model that reads tokens of a vocabulary, whatever genes the data have."""
 
     module: TokenModule
     history_: dict[str, pd.DataFrame] | None
@@ -50,7 +50,7 @@ class TransformerModel(SavableModel):
         registry: dict[str, Any] | None,
         vocabulary: Vocabulary | Mapping[str, Any] | None,
     ) -> dict[str, Any]:
-        """Attach data and vocabulary; returns the plain values that the vocabulary is saved as."""
+        """Attach data and vocabulary; return the vocabulary as the plain values that are saved."""
         given = None if vocabulary is None else unpacked(vocabulary)
         if adata is None and registry is None:
             if given is None:
@@ -89,7 +89,7 @@ class TransformerModel(SavableModel):
         return self.module.network.encoder
 
     def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
-        """Ids of the vocabulary, special tokens first, which are the inputs of this model whatever the genes of the data."""
+        """Ids of the vocabulary, special tokens first: the inputs of this model, whatever genes the data have."""
         return np.array(self.vocabulary.ids)
 
     def _export(
@@ -101,7 +101,7 @@ class TransformerModel(SavableModel):
         labels: list[str] | None = None,
         **config: Any,
     ) -> None:
-        """Write `network` and the vocabulary to a folder in the Hugging Face layout; `config` goes to ``config.json`` too."""
+        """Write `network` and the vocabulary to a folder in the Hugging Face layout, and add `config` to its ``config.json``."""
         precision, folder = get_dtype(dtype), Path(folder)
         (folder / STATE).unlink(missing_ok=True)  # of a model that was saved here before
         nn.save_checkpoint(folder, network, dtype=precision, labels=labels)
@@ -109,7 +109,7 @@ class TransformerModel(SavableModel):
         self.vocabulary.save(folder / VOCABULARY)
 
     def to_pretrained(self) -> hub.Pretrained:
-        """Pair this model with its vocabulary for :mod:`scgeneformer.tl`, weights shared."""
+        """The network of this model with its vocabulary, as :func:`scgeneformer.hub.load` returns them; weights are shared."""
         return hub.Pretrained(type(self).__name__, self.vocabulary, model=self.module.network)
 
     def check_tokens(self, tokens: np.ndarray) -> None:
@@ -123,7 +123,7 @@ class TransformerModel(SavableModel):
         Raises
         ------
         ValueError
-            If so; the cure is named.
+            If a cell has too many; the message names the cure.
         """
         self._check_length(int(engine.row_lengths(tokens).max(initial=0)))
 
@@ -145,7 +145,7 @@ class TransformerModel(SavableModel):
         emb_layer: int | None = None,
         **embed_kwargs: Any,
     ) -> np.ndarray:
-        """Embed cells, with the function that :func:`scgeneformer.tl.embed` uses.
+        """Embed cells, as :func:`scgeneformer.tl.embed` does.
 
         A :class:`CellClassifier` without `pooling` and `emb_layer` returns the states that its head reads, in the last layer.
 
@@ -156,15 +156,23 @@ class TransformerModel(SavableModel):
         indices
             Cells, as numbers or as a mask. Defaults to all.
         pooling
-            ``"mean"`` over genes, or the state of ``"cls"``. Defaults to the pooling of the model, else to cls where the vocabulary has it.
+            ``"mean"`` over genes, or the state of the ``"cls"`` token. Defaults to the pooling of the model, or else to cls if the vocabulary
+            has that token.
         emb_layer
-            0 is the last layer, -1 the second to last. Defaults to the layer of the model, else to -1.
+            0 is the last layer, -1 the second to last. Defaults to the layer of the model, or else to -1.
         **embed_kwargs
-            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.embed`; by default the settings.
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.embed`. Default to the settings.
 
         Returns
         -------
         float32 (n_cells, width), cells in the order of `indices`.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", adata)
+        >>> adata.obsm["X_geneformer"] = model.get_latent_representation(pooling="mean")
         """
         return self._latent(self._read_tokens(adata, indices), pooling, emb_layer, **embed_kwargs)
 
@@ -190,12 +198,21 @@ class TransformerModel(SavableModel):
         adata, indices, emb_layer, **embed_kwargs
             As in :meth:`get_latent_representation`.
         contextual
-            True: a gene's state averaged over the cells in which it is among the tokens. False: the rows of the input embedding,
+            Average the state of a gene over the cells in which it is among the tokens. If False, return the rows of the input embedding,
             for which no data are needed.
 
         Returns
         -------
-        DataFrame with gene ids as index and `width` columns: genes that occur, or all genes of the vocabulary.
+        DataFrame with `width` columns, indexed by gene id: the genes that occur or, if not `contextual`, all genes of the vocabulary.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", adata)
+        >>> genes = model.get_gene_embedding()
+        >>> genes.shape[1]
+        128
         """
         if contextual:
             cells = self._read_tokens(adata, indices)

@@ -38,7 +38,7 @@ _TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, 
 
 @doc_params(**DOCS)
 class CellClassifier(LabelledCells):
-    """Learns columns of ``obs``: cell type, disease, differentiation state, dose, several of them at once.
+    """Classifier of cells: learns one or several columns of ``obs``, such as cell type, disease, differentiation state or dose.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class CellClassifier(LabelledCells):
     {start}
     pooling
         State of a cell: ``"cls"``, that of the first token, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with learned
-        weights. Defaults to the pooling of the pretrained model, else to cls where the vocabulary has it, else to the mean.
+        weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has that token, else to the mean.
     {dropout}
     task_weights
         Weight of the loss of each column. Defaults to equal weights.
@@ -55,12 +55,16 @@ class CellClassifier(LabelledCells):
 
     Examples
     --------
-    >>> sg.pp.tokenize(adata, "V2-104M")
+    >>> sg.pp.tokenize(adata, "default")
     >>> sg.model.CellClassifier.setup_anndata(adata, "disease", sample_key="donor")
-    >>> model = sg.model.CellClassifier(adata, "V2-104M", freeze=6)
-    >>> model.train(max_epochs=5)  # on some donors; others validate and test
-    >>> sg.tl.evaluate(adata, model)  # beside a linear probe and a regression on genes
-    >>> sg.tl.annotate(new, model)
+    >>> model = sg.model.CellClassifier(adata, "default", freeze=2)
+    >>> model.train(max_epochs=2, train_size=0.5, validation_size=0.25, test_size=0.25)
+    >>> adata.obs["donor"].iloc[model.split.test].nunique()  # donors held out from training
+    2
+    >>> predicted = model.predict(indices=model.split.test)
+
+    :func:`scgeneformer.tl.annotate` predicts the labels of other cells, and :func:`scgeneformer.tl.evaluate` compares the classifier
+    with baselines.
     """
 
     _module_cls = CellClassifierModule
@@ -114,7 +118,7 @@ class CellClassifier(LabelledCells):
         class_weights: Literal["balanced"] | Mapping[str, Any] | None = None,
         **options: Unpack[TrainOptions],
     ) -> None:
-        """Train on the labelled cells of some samples, or go on training on the same.
+        """Train on the labelled cells of some samples, or continue training on the same cells.
 
         Parameters
         ----------
@@ -122,30 +126,39 @@ class CellClassifier(LabelledCells):
             Maximum number of passes over the training cells.
         split
             Cells that train, validate and test: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
-            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn by samples where the data were set up with any, else
-            stratified by the first column of labels, and kept for further calls of ``train``.
+            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn by sample if the data were set up with samples, or else
+            stratified by the first column of labels, and reused by further calls of ``train``.
         train_size, validation_size, test_size
-            Shares of the sets.
+            Fractions of the cells in each set.
         balance
-            Columns of ``.obs`` whose distribution is to be similar in all sets.
+            Columns of ``.obs`` whose distribution should be similar in all sets.
         class_weights
-            Weight of each class in the loss: ``"balanced"`` by the inverse of its frequency among the training cells; a mapping from
-            classes; or a mapping from columns to either.
+            Weight of each class in the loss: ``"balanced"``, the inverse of its frequency among the training cells; a mapping from
+            classes to weights; or a mapping from columns to either.
         {options}
         **trainer_kwargs
             Options of :class:`scvi.train.Trainer`, and so of Lightning's.
 
         Notes
         -----
-        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``,
-        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task where there are several. After training
+        Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``,
+        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task if there are several. After training,
         the scores are calibrated on the validation cells (:meth:`calibrate`).
 
         Raises
         ------
         ValueError
-            If there are no data, a class or sample leaves no way to split, or sets share a sample.
+            If there are no data, if classes or samples are too few to split, or if sets share a sample.
         {raises}
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.CellClassifier.setup_anndata(adata, "disease")
+        >>> model = sg.model.CellClassifier(adata, "default", freeze=2)
+        >>> model.train(max_epochs=2, learning_rate=1e-3, class_weights="balanced", balance=["cell_type"])
+        >>> len(model.history["validation_macro_f1"])  # one value per epoch
+        2
         """
         tokens, lengths = self._training_tokens()
         labels, samples = self.labels(), self.samples()
@@ -163,11 +176,11 @@ class CellClassifier(LabelledCells):
         self.calibrate()
 
     def calibrate(self) -> dict[str, float]:
-        """Fit a temperature to the scores of the validation cells, for each column of categories (Guo 2017).
+        """Fit a temperature to the scores of the validation cells, for each categorical column (Guo 2017).
 
         Returns
         -------
-        The temperature of each task, by which :meth:`predict` divides scores; empty without validation cells.
+        Temperature of each task, by which :meth:`predict` divides its scores; empty without validation cells.
         """
         cells, labels = self.split.validation, self.labels()
         self.temperature_ = {}
@@ -193,30 +206,43 @@ class CellClassifier(LabelledCells):
     ) -> CrossValidation:
         """Train a model for each fold, from where this one started, and predict the cells of the fold with it.
 
-        Folds are stratified by the first column of labels; where the data were set up with samples, no sample is in two folds. (The
-        official tool tests a part of each fold only, and takes cells in the order of the file.) This model is not changed.
+        Folds are stratified by the first column of labels; if the data were set up with samples, no sample is in two folds. (The
+        official tool tests only a part of each fold, and takes cells in the order of the file.) This model is not changed.
 
         Parameters
         ----------
         n_folds
             Number of folds.
         task
-            Column to predict, where several are learned.
+            Column to predict, if the model learns several.
         validation_size
-            Share of the cells outside the fold by which the best weights are chosen and scores calibrated; 0 for none.
+            Fraction of the cells outside the fold that select the best weights and calibrate the scores; 0 for none.
         baselines
-            Linear models on the same folds: of ``"probe"``, the embedding of the pretrained model; of ``"expression"``, principal components
+            Linear models on the same folds: ``"probe"``, on the embedding of the pretrained model; ``"expression"``, on principal components
             of the log-normalised expression, which needs the counts that the tokens were made from.
         rng
-            Seed of folds, splits, new heads, dropout and order.
+            Seed of folds, splits, new heads, dropout and the order of cells.
         **train_kwargs
             For :meth:`train`. `checkpoints` gets a folder for each fold.
+
+        Returns
+        -------
+        Predictions and scores of the models and the baselines.
 
         Raises
         ------
         ValueError
             If a class has fewer members than there are folds, there are fewer samples than folds, a baseline is unknown, an argument of
-            `train` has no meaning here, or the model started from one that is no longer there.
+            `train` has no meaning here, or the encoder that this model started from is not known.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.CellClassifier.setup_anndata(adata, "disease", sample_key="donor")
+        >>> model = sg.model.CellClassifier(adata, "default", freeze="all")
+        >>> cv = model.cross_validate(2, validation_size=0, max_epochs=1)
+        >>> cv.summary.index.tolist()
+        ['fine-tuned', 'linear probe']
         """
         return cross_validate_cells(
             self, task, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
@@ -240,13 +266,22 @@ class CellClassifier(LabelledCells):
         Parameters
         ----------
         folder
-            Written by :meth:`export`, by the official tool, or by transformers' ``BertForSequenceClassification``.
+            Folder written by :meth:`export`, by the official tool, or by ``BertForSequenceClassification`` of transformers.
         adata
-            Tokenized data to work on; None for none yet.
+            Tokenized data. Defaults to none.
         labels_key
-            Name of the labels of a classifier that others wrote; ours hold it.
+            Name of the labels, for classifiers of other tools. Folders of :meth:`export` hold it.
         vocabulary
-            As of :func:`scgeneformer.hub.load`.
+            As in :func:`scgeneformer.hub.load`.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> model.export("classifier")
+        >>> loaded = sg.model.CellClassifier.from_pretrained("classifier")
+        >>> sg.pp.tokenize(adata, loaded.vocabulary)
+        >>> predicted = loaded.predict(adata)
         """
         vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
         network, config = nn.load_cell_classifier(folder), nn.read_config(folder)

@@ -53,7 +53,7 @@ DOCS = {
 
 
 class Classifier(TransformerModel):
-    """A classifier on an encoder: it starts from a pretrained model, trains on a split, and leaves with its head."""
+    """A classifier on an encoder: it starts from a pretrained model, trains on a split, and is exported with its head."""
 
     module: CellClassifierModule | GeneClassifierModule
     split_: dict[str, np.ndarray] | None
@@ -61,7 +61,7 @@ class Classifier(TransformerModel):
     _start: hub.Pretrained | None
 
     def _init_start(self, start: Backbone) -> None:
-        """Note where the classifier starts."""
+        """Record where the classifier starts."""
         self.module.eval()
         self.split_ = None
         self.start_, self._start = start.address, start.pretrained
@@ -82,7 +82,7 @@ class Classifier(TransformerModel):
         Raises
         ------
         AttributeError
-            Before training; scvi-tools takes this for a missing attribute when it saves.
+            Before training. (When scvi-tools saves a model, it takes this for a missing attribute.)
         """
         if self.split_ is None:
             msg = "This model has not been trained, and so has no split. Call `train` first."
@@ -90,12 +90,13 @@ class Classifier(TransformerModel):
         return evaluation.Split(**self.split_)
 
     def start_encoder(self) -> nn.Encoder:
-        """The encoder before training, to compare with.
+        """The encoder as it was before training.
 
         Raises
         ------
         ValueError
-            If it is not known: it was in memory and the classifier has been saved and loaded since, or it was loaded with its head.
+            If it is not known: it was in memory only and the classifier has since been saved and loaded, or the classifier was loaded with
+            its head.
         """
         if self._start is not None:
             return self._start.encoder
@@ -116,6 +117,13 @@ class Classifier(TransformerModel):
         ------
         ValueError
             If the encoder that this one started from is not known.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> twin = model.untrained()
+        >>> twin.train(max_epochs=1, learning_rate=1e-4)
         """
         arguments = dict(self.init_params_["non_kwargs"])
         for name in ("pretrained", "config", "vocabulary"):
@@ -135,33 +143,41 @@ class Classifier(TransformerModel):
 
     @abstractmethod
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
-        """Names of the outputs, and what else the folder of :meth:`export` holds of the labels."""
+        """Names of the outputs, and further entries of ``config.json`` that describe the labels."""
 
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
 
-        The scores are those of ``BertForSequenceClassification`` for one column of categories of cells, with `pooling` ``"cls"``, and those of
-        ``BertForTokenClassification`` for classes of genes. Adapters are merged into the weights, and quantized weights written as
-        the float32 numbers that they stand for.
+        In transformers, a classifier of one column of categories with `pooling` ``"cls"`` is a ``BertForSequenceClassification`` with the
+        same scores, and a classifier of genes a ``BertForTokenClassification``. Adapters are merged into the weights, and quantized weights
+        are written as float32.
 
         Parameters
         ----------
         folder
-            Made if missing: ``config.json``, ``model.safetensors``, ``vocabulary.json.gz``.
+            Folder for ``config.json``, ``model.safetensors`` and ``vocabulary.json.gz``, created if it does not exist.
         dtype
             Precision of the weights in the file.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> model.export("classifier")
+        >>> sg.hub.load("classifier").vocabulary == model.vocabulary
+        True
         """
         labels, config = self._exported()
         self._export(folder, plain_copy(self.module.network), dtype, labels=labels, **config)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write the LoRA adapters and the head in the layout of peft, as ``PeftModel.from_pretrained`` loads them."""
+        """Save the LoRA adapters and the head in the layout of peft, which ``PeftModel.from_pretrained`` loads."""
         nn.save_adapter(folder, self.module.network)
 
     def load_adapter(self, folder: str | Path) -> None:
-        """Load adapters and head that :meth:`save_adapter`, or peft on the same model in transformers, wrote.
+        """Load adapters and head that were saved with :meth:`save_adapter`, or by peft for the same model in transformers.
 
-        The model must start from the weights that they were trained beside.
+        The model must have started from the same pretrained weights as the one whose adapters are loaded.
         """
         nn.load_adapter(folder, self.module.network)
         adapter = config_of(self.encoder)
@@ -170,7 +186,7 @@ class Classifier(TransformerModel):
         self.is_trained_ = True
 
     def merge_lora(self) -> None:
-        """Add the adapters to the weights beside them; the model is then a plain one."""
+        """Merge the adapters into the weights that they adapt, which leaves a model without adapters."""
         nn.merge_lora(self.module.network)
         self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
 
@@ -182,11 +198,11 @@ class Backbone:
     Attributes
     ----------
     config
-        Its shape, with the dropout of the training to come.
+        Its shape, with the dropout to train with.
     vocabulary
-        What it reads, whole or as `packed` takes it apart; None if the registry of a saved model tells.
+        Its gene vocabulary, as an object or in the form that `packed` returns.
     pretrained
-        Where its weights are; None if they will be put in later.
+        Source of its weights; None if they are filled in later.
     """
 
     config: nn.EncoderConfig
@@ -221,14 +237,14 @@ class Backbone:
 
     @property
     def address(self) -> str | None:
-        """What :func:`scgeneformer.hub.load` finds the weights by; None if they are in memory only."""
+        """Name or folder by which :func:`scgeneformer.hub.load` finds the weights; None if they are in memory only."""
         if self.pretrained is None or self.pretrained.folder is None:
             return None
         named = self.pretrained.name in hub.available().index
         return self.pretrained.name if named else str(self.pretrained.folder)
 
     def fill(self, encoder: nn.Encoder) -> None:
-        """Give `encoder` the weights to start from."""
+        """Load the weights to start from into `encoder`."""
         if self.pretrained is not None:
             encoder.load_state_dict(self.pretrained.encoder.state_dict())
 
@@ -240,14 +256,14 @@ def limit_training(
     lora: int | Mapping[str, Any] | None,
     quantize: Literal["nf4"] | None,
 ) -> None:
-    """Freeze layers from below, or train adapters instead of layers.
+    """Freeze the first layers, or train adapters instead of layers.
 
     Raises
     ------
     ValueError
-        If there are not that many layers, or both are asked for.
+        If there are not that many layers, or both are requested.
     ImportError
-        If adapters or quantized layers need a package that is not there.
+        If adapters or quantized layers need a package that is not installed.
     """
     n_layers = network.encoder.config.n_layers
     if freeze != "all" and not (isinstance(freeze, int) and 0 <= freeze <= n_layers):
@@ -271,7 +287,7 @@ def limit_training(
 
 
 def plain_copy(network: nn.CellClassifier | nn.GeneClassifier) -> nn.CellClassifier | nn.GeneClassifier:
-    """A copy without adapters and quantized layers, that computes the same; the network itself if it has none."""
+    """A copy without adapters and quantized layers that computes the same; the network itself if it has none."""
     if hasattr(network.encoder, "peft_config"):
         network = copy.deepcopy(network)
         nn.merge_lora(network)

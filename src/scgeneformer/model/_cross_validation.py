@@ -1,4 +1,4 @@
-"""Cross-validation of classifiers: every cell, or gene, predicted by a model that was not trained on it."""
+"""Cross-validation of classifiers: every cell or gene is predicted by a model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -38,22 +38,33 @@ class CrossValidation:
     Attributes
     ----------
     table
-        One row per cell of the data, or per classified gene: ``fold`` in which it was tested, -1 if it was not (cells without a label,
-        genes in no cell), ``predicted``, and of genes ``symbol``, ``class`` and ``n_cells``.
+        One row per cell of the data, or per classified gene: the ``fold`` in which it was tested, -1 if it was not (cells without a label,
+        genes in no cell), ``predicted`` and, for genes, ``symbol``, ``class`` and ``n_cells``.
     predictions
-        Probabilities of classes, or values of a continuous label, by the model that was not trained on the cell or gene; float64, NaN where
-        it was not tested. Those of a gene are means over the cells in which it occurs.
+        Probabilities of classes, or values of a continuous label, from the model that was not trained on the cell or gene; float64, NaN
+        if it was not tested. Those of a gene are means over the cells in which it occurs.
     baselines
-        The same from linear models, by their names.
+        Predictions of the linear models, by their names.
     scores
-        By model and fold: the columns of :attr:`scgeneformer.evaluation.Report.scores`, or of :func:`scgeneformer.evaluation.regression`.
+        Scores by model and fold: the columns of :attr:`scgeneformer.evaluation.Report.scores`, or of
+        :func:`scgeneformer.evaluation.regression`.
     vocabulary
-        Of the model.
+        Vocabulary of the model.
     params
-        Model, vocabulary, folds, arguments of ``train``.
+        Model, vocabulary, folds and arguments of ``train``.
     per_occurrence
-        Scores by fold with each gene counted as often as it occurs in cells, as the official tool counts; None for cells. Not comparable
-        with scores of genes: a gene that many cells express counts as often.
+        Scores by fold that count each gene once for every cell in which it occurs, as the official tool does; None for cells. They cannot be
+        compared with scores of genes, because genes that many cells express dominate them.
+
+    Examples
+    --------
+    `model` is a :class:`CellClassifier` of disease states.
+
+    >>> cv = model.cross_validate(2, max_epochs=1)
+    >>> list(cv.table), cv.classes
+    (['fold', 'predicted'], ('dcm', 'nf'))
+    >>> cv.scores.index.names
+    FrozenList(['model', 'fold'])
     """
 
     table: pd.DataFrame
@@ -76,7 +87,7 @@ class CrossValidation:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """Mean of each score over folds and, as ``<score>_sd``, its standard deviation; all folds count alike."""
+        """Mean of each score over folds and, as ``<score>_sd``, its standard deviation; all folds have the same weight."""
         folds = dict(list(self.scores.groupby(level=0, sort=False)))
         if self.per_occurrence is not None:
             folds[f"{FINE_TUNED}, per occurrence"] = self.per_occurrence
@@ -88,7 +99,7 @@ class CrossValidation:
 
 
 class _Cells:
-    """Cells as the items of a cross-validation."""
+    """Cross-validation of cells: folds, features of baselines, predictions and scores."""
 
     def __init__(self, model: CellClassifier, task: CellTask, validation_size: float, rng: int, n_folds: int) -> None:
         self.model, self.task, self.validation_size, self.rng = model, task, validation_size, rng
@@ -105,7 +116,7 @@ class _Cells:
         return expression_components(self.model._cells(), tokens_key, self.rng)
 
     def split(self, rest: np.ndarray, test: np.ndarray) -> evaluation.Split:
-        """The rest of the cells trains, but for a share that validates."""
+        """Train on the other cells, except for a fraction that validates."""
         if self.validation_size == 0:
             return evaluation.Split(rest, rest[:0], test)
         inner = choose_split(
@@ -153,7 +164,7 @@ class _Cells:
 
 
 class _Genes:
-    """Genes as the items of a cross-validation."""
+    """Cross-validation of genes: folds, features of baselines, predictions and scores."""
 
     def __init__(self, model: GeneClassifier, validation_size: float, rng: int, n_folds: int) -> None:
         self.model, self.validation_size, self.rng = model, validation_size, rng
@@ -178,7 +189,7 @@ class _Genes:
         return features
 
     def split(self, rest: np.ndarray, test: np.ndarray) -> evaluation.Split:
-        """The rest of the genes trains, but for a share that validates."""
+        """Train on the other genes, except for a fraction that validates."""
         if self.validation_size == 0:
             return evaluation.Split(rest, rest[:0], test)
         sizes: Sizes = {
@@ -312,7 +323,7 @@ def _trained(
     rng: int,
     train_kwargs: Mapping[str, Any],
 ) -> Any:
-    """An untrained twin of the model, trained for one fold."""
+    """An untrained copy of the model, trained for one fold."""
     if train_kwargs.get("checkpoints") is not None:
         train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / f"fold{number}"}
     with torch.random.fork_rng():

@@ -41,15 +41,15 @@ _CLASSES = "gene_classes"  # key of ours in config.json, which others ignore
 
 @doc_params(**DOCS)
 class GeneClassifier(Classifier, UnlabelledCells):
-    """Learns classes of genes from the cells that express them: dosage sensitivity, chromatin state, range or targets of a factor.
+    """Classifier of genes: learns classes, such as dosage sensitivity or targets of a factor, from the cells that express the genes.
 
     Parameters
     ----------
     adata
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. Hundreds to thousands of cells of
-        relevant types do; no labels of cells are used.
+        relevant types suffice; labels of cells are not used.
     classes
-        Genes of each class, by Ensembl id, symbol or alias: two classes or more, no gene in two. Or a column of ``.var``, with missing
+        Genes of two or more classes, by Ensembl id, symbol or alias; no gene may be in two. Or a column of ``.var``, with missing
         values for genes without a class. Genes that are not in the vocabulary are left out with a warning.
     {start}
     {dropout}
@@ -57,14 +57,15 @@ class GeneClassifier(Classifier, UnlabelledCells):
 
     Examples
     --------
-    >>> sg.pp.tokenize(adata, "V2-104M")
+    >>> sg.pp.tokenize(adata, "default")
     >>> sg.model.GeneClassifier.setup_anndata(adata)
-    >>> model = sg.model.GeneClassifier(adata, {"sensitive": [...], "insensitive": [...]}, "V2-104M", freeze=6)
-    >>> cv = model.cross_validate(5)  # every gene is predicted by a model that was not trained on it
-    >>> cv.summary  # beside a linear probe and a regression on expression
-    >>> sg.tl.classify_genes(adata, cv)
-    >>> model.train(train_size=1, validation_size=0, test_size=0)
-    >>> model.predict_genes(genes=["GATA4", "TBX5"])
+    >>> classes = {"targets": adata.var_names[:20], "others": adata.var_names[20:]}
+    >>> model = sg.model.GeneClassifier(adata, classes, "default", freeze="all")
+    >>> model.train(max_epochs=2)
+    >>> len(model.history["validation_auc"])  # of genes held out from training, after each epoch
+    2
+    >>> model.export("gene_classifier")
+    >>> loaded = sg.model.GeneClassifier.from_pretrained("gene_classifier", adata)
     """
 
     _module_cls = GeneClassifierModule
@@ -111,7 +112,7 @@ class GeneClassifier(Classifier, UnlabelledCells):
 
     @property
     def genes(self) -> pd.DataFrame:
-        """The classified genes with ``symbol`` and ``class``, indexed by id; splits are numbers of its rows."""
+        """The classified genes with ``symbol`` and ``class``, indexed by id. Splits refer to its row numbers."""
         return self._classes.table(self.vocabulary)
 
     @property
@@ -131,9 +132,9 @@ class GeneClassifier(Classifier, UnlabelledCells):
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
         **options: Unpack[TrainOptions],
     ) -> None:
-        """Train on the cells in which some of the classified genes occur; others of these genes validate and test.
+        """Train on some of the classified genes, in the cells in which they occur; the other genes validate and test.
 
-        All cells with a training gene are trained on, also those in which test genes occur: only the classes of the test genes are held out.
+        All cells with a training gene are used, also those in which test genes occur: only the classes of the test genes are held out.
         Every occurrence of a gene has the same weight in the loss, as in the official tool.
 
         Parameters
@@ -141,31 +142,31 @@ class GeneClassifier(Classifier, UnlabelledCells):
         max_epochs
             Maximum number of passes over the cells.
         split
-            Genes that train, validate and test: a :class:`scgeneformer.evaluation.Split` of numbers of rows of `genes`, or a mapping
-            from ``"train"``, ``"validation"``, ``"test"`` to genes. By default drawn, stratified by class, and kept for further calls
+            Genes that train, validate and test: a :class:`scgeneformer.evaluation.Split` of row numbers of `genes`, or a mapping
+            from ``"train"``, ``"validation"``, ``"test"`` to genes. By default drawn, stratified by class, and reused by further calls
             of ``train``. Genes that occur in no cell are in no set.
         train_size, validation_size, test_size
-            Shares of the sets. To predict genes of unknown class, train on all: ``train_size=1, validation_size=0, test_size=0``.
+            Fractions of the genes in each set. To predict genes of unknown class, train on all: ``train_size=1, validation_size=0, test_size=0``.
         max_cells
-            Maximum number of cells to train on, drawn at random. Defaults to all. The official tool's examples take 10,000.
+            Maximum number of cells to train on, drawn at random. Defaults to all. The official tool's examples use 10,000.
         class_weights
-            Weight of each class in the loss, or ``"balanced"``: the occurrences of all training genes of a class together weigh as those
-            of any other class.
+            Weight of each class in the loss, or ``"balanced"``: the occurrences of all training genes of a class have the same total weight
+            in every class.
         {options}
         **trainer_kwargs
             Options of :class:`scvi.train.Trainer`, and so of Lightning's.
 
         Notes
         -----
-        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy`` (of
-        occurrences), ``validation_loss``, and of the validation genes, each scored by its mean over cells, ``validation_accuracy``,
-        ``validation_macro_f1`` and ``validation_auc``. The scores of few genes are noisy, which is why the last weights are kept by
-        default: see :meth:`cross_validate`.
+        Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy`` (of
+        occurrences), ``validation_loss`` and, for the validation genes, each scored by its mean over cells, ``validation_accuracy``,
+        ``validation_macro_f1`` and ``validation_auc``. Scores of few genes are noisy, so by default the last weights are kept, not the
+        best ones: see :meth:`cross_validate`.
 
         Raises
         ------
         ValueError
-            If there are no data or no genes, or a class has too few genes that occur in cells.
+            If there are no data or no genes, or if a class has too few genes that occur in cells.
         {raises}
         """
         tokens, lengths = self._training_tokens()
@@ -188,7 +189,7 @@ class GeneClassifier(Classifier, UnlabelledCells):
 
     @property
     def trained_genes(self) -> list[str]:
-        """Ids of the genes that this model was trained on, in any call of ``train`` or before it was loaded from a folder."""
+        """Ids of the genes that this model was trained on, by any call of ``train`` or before it was loaded from a folder."""
         return self.genes.index[self.trained_genes_].tolist()
 
     def _training_tokens(self) -> tuple[np.ndarray, np.ndarray]:
@@ -199,7 +200,7 @@ class GeneClassifier(Classifier, UnlabelledCells):
         return tokens, lengths
 
     def _cells_and_counts(self, tokens: np.ndarray, max_cells: int | None, rng: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with classified genes, at most `max_cells`, and the number of occurrences of each token there, (V,)."""
+        """Rows with classified genes, no more than `max_cells`, and the number of occurrences of each token in them, (V,)."""
         n_tokens = len(self.vocabulary)
         cells = np.flatnonzero(engine.rows_with(tokens, self._classes.wanted(n_tokens)))
         if max_cells is not None and max_cells < len(cells):
@@ -218,10 +219,10 @@ class GeneClassifier(Classifier, UnlabelledCells):
         occurrences: bool = False,
         **engine_kwargs: Any,
     ) -> pd.DataFrame:
-        """Predict classes of genes, of known class or not, in the context of cells.
+        """Predict classes of genes, whether their class is known or not, in the context of cells.
 
-        The probabilities of a gene are averaged over the cells in which it is among the tokens. Those of genes that the model was trained on
-        are no test of it: see :meth:`cross_validate`.
+        The probabilities of a gene are averaged over the cells in which it is among the tokens. Predictions for genes that the model was
+        trained on do not test the model: see :meth:`cross_validate`.
 
         Parameters
         ----------
@@ -230,22 +231,33 @@ class GeneClassifier(Classifier, UnlabelledCells):
         genes
             Ensembl ids, symbols or aliases. Defaults to all genes that occur.
         indices
-            Cells, as numbers or as a mask. Defaults to all. The predictions depend on the type of the cells.
+            Cells, as numbers or as a mask. Defaults to all. Predictions depend on the type of the cells.
         occurrences
-            Return a row for each gene in each cell instead of their means.
+            Return a row for each gene in each cell instead of means over cells.
         **engine_kwargs
-            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify_genes`.
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify_genes`. Default to the settings.
 
         Returns
         -------
         DataFrame indexed by gene id, in the order of `genes` or of the vocabulary: ``symbol``, a column of probabilities for each class,
-        float64, ``predicted``, categorical, and ``n_cells``, int64. Genes in no cell have NaN, and 0 cells. Of `occurrences`: ``cell``,
-        ``rank`` (0 for the first gene of a cell), and a column for each class, float32; cells in order, genes by rank.
+        float64, ``predicted``, categorical, and ``n_cells``, int64. Genes that occur in no cell have NaN and 0 cells. With `occurrences`:
+        ``cell``, ``rank`` (0 for the first gene of a cell), and a column for each class, float32; cells in order, genes by rank.
 
         Raises
         ------
         ValueError
-            If no gene of `genes` is in the vocabulary; of those that are not, a warning tells.
+            If no gene of `genes` is in the vocabulary. If only some are missing, a warning names them.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.GeneClassifier.setup_anndata(adata)
+        >>> classes = {"targets": adata.var_names[:20], "others": adata.var_names[20:]}
+        >>> model = sg.model.GeneClassifier(adata, classes, "default", freeze="all")
+        >>> model.train(train_size=1, validation_size=0, test_size=0)
+        >>> fibroblasts = (adata.obs["cell_type"] == "fibroblast").to_numpy()
+        >>> model.predict_genes(genes=["STAT1", "IRF9"], indices=fibroblasts)["symbol"].tolist()
+        ['STAT1', 'IRF9']
         """
         cells = self._read_tokens(adata, indices)
         n_special, ids = self.vocabulary.n_special, self.vocabulary.ids
@@ -269,14 +281,14 @@ class GeneClassifier(Classifier, UnlabelledCells):
     def score_tokens(
         self, cells: np.ndarray, tokens: np.ndarray, *, occurrences: bool = False, **engine_kwargs: Any
     ) -> engine.GeneScores:
-        """Probabilities of classes of some tokens in cells that need not be registered.
+        """Probabilities of the classes for some genes, from tokens that need not be registered.
 
         Parameters
         ----------
         cells
             Tokens of the vocabulary of this model, uint16 (n_cells, L), right-padded with 0.
         tokens
-            Those to classify, (n_genes,).
+            Genes to classify, by their tokens, (n_genes,).
         occurrences, **engine_kwargs
             As in :meth:`predict_genes`.
 
@@ -302,28 +314,41 @@ class GeneClassifier(Classifier, UnlabelledCells):
     ) -> CrossValidation:
         """Train a model for each fold of genes, from where this one started, and predict the genes of the fold with it.
 
-        Folds have equal shares of all classes; every gene that occurs in a cell is tested exactly once. This model is not changed.
+        Folds are stratified by class; every gene that occurs in a cell is tested exactly once. This model is not changed.
 
         Parameters
         ----------
         n_folds
             Number of folds.
         validation_size
-            Share of the genes of the other folds that choose the best weights (with `keep_best` or `early_stopping`) instead of being
-            trained on.
+            Fraction of the genes of the other folds that select the best weights (with `keep_best` or `early_stopping`) instead of training.
         baselines
-            Logistic regressions on the same folds: of ``"probe"``, the pretrained states of genes averaged over cells; of ``"expression"``,
-            number of cells, mean rank and corpus median; of ``"profiles"``, principal components of the log-normalised expression across
+            Logistic regressions on the same folds: ``"probe"``, on the pretrained states of genes averaged over cells; ``"expression"``, on
+            the number of cells, mean rank and corpus median; ``"profiles"``, on principal components of the log-normalised expression across
             cells, which needs the counts that the tokens were made from.
         rng
             Seed of folds, heads, dropout and the order of cells.
         **train_kwargs
             For :meth:`train`. `checkpoints` gets a folder for each fold.
 
+        Returns
+        -------
+        Predictions and scores of the models and the baselines.
+
         Raises
         ------
         ValueError
             If a class has fewer genes in cells than there are folds, a baseline is unknown, or an argument of `train` has no meaning here.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.GeneClassifier.setup_anndata(adata)
+        >>> classes = {"targets": adata.var_names[:20], "others": adata.var_names[20:]}
+        >>> model = sg.model.GeneClassifier(adata, classes, "default", freeze="all")
+        >>> cv = model.cross_validate(2)
+        >>> cv.summary.index.tolist()
+        ['fine-tuned', 'linear probe', 'expression level', 'fine-tuned, per occurrence']
         """
         return cross_validate_genes(
             self, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
@@ -343,19 +368,19 @@ class GeneClassifier(Classifier, UnlabelledCells):
         Parameters
         ----------
         folder
-            Written by :meth:`export`, by the official tool, or by transformers' ``BertForTokenClassification``.
+            Folder written by :meth:`export`, by the official tool, or by ``BertForTokenClassification`` of transformers.
         adata
-            Tokenized data to work on; None for none yet.
+            Tokenized data. Defaults to none.
         classes
-            Genes of each class, in the order of the outputs of the head. Folders of ours hold them; those of others hold the names of
-            the classes at most, which is enough to predict, but not to train.
+            Genes of each class, in the order of the outputs of the head. Folders of :meth:`export` hold them; those of other tools hold
+            only the names of the classes, if any, which suffice to predict but not to train.
         vocabulary
-            As of :func:`scgeneformer.hub.load`.
+            As in :func:`scgeneformer.hub.load`.
 
         Raises
         ------
         ValueError
-            If there are not as many classes as the head has outputs.
+            If the number of classes differs from the number of outputs of the head.
         """
         vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
         network, config = nn.load_gene_classifier(folder), nn.read_config(folder)

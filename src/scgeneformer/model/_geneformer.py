@@ -35,49 +35,53 @@ _EPOCHS = 3  # of the published models
 
 
 class Geneformer(UnlabelledCells):
-    """Transformer over ranked genes, pretrained by predicting masked genes (Theodoris 2023, Chen 2024).
+    """Transformer over ranked genes, pretrained to predict masked genes (Theodoris 2023, Chen 2024).
 
     Parameters
     ----------
     adata
-        Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. None for a model that gets
-        its data later.
+        Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. None for a model that is given
+        data later.
     vocabulary
         Gene vocabulary of the tokens, saved with the model. Defaults to the published vocabulary that the tokens of `adata` were made
         with.
     n_layers, width, n_heads, feed_forward
-        Number of blocks, size of hidden states, attention heads, inner size of the feed-forward part.
+        Number of blocks, size of hidden states, number of attention heads, inner size of the feed-forward layers.
     max_length
-        Number of positions; None takes the vocabulary's.
+        Number of positions. Defaults to that of the vocabulary.
     dropout, attention_dropout
-        Of hidden states and attention weights in training. CPUs have a fast attention kernel only without `attention_dropout`.
+        Dropout of hidden states and of attention weights in training. Attention is fast on CPUs only without `attention_dropout`.
     activation, layer_norm_eps, initializer_range
         As in :class:`scgeneformer.nn.EncoderConfig`.
     pooling, emb_layer
-        Default embedding of a cell: ``"mean"`` of its genes or ``"cls"`` (by default cls where the vocabulary has it), and its layer (by
-        default -1, the second to last). Exported with the model.
+        Embedding of a cell unless a call says otherwise: the ``"mean"`` of its genes or ``"cls"`` (the default if the vocabulary has that
+        token), and the layer (-1, the second to last, by default). Exported with the model.
     positions
         ``"learned"``, or ``"sinusoidal"`` for the fixed table of Vaswani et al. 2017.
     n_decoder_layers
-        Above 0, the encoder-decoder variant: the encoder reads the cell with hidden genes, this many decoder blocks write the whole cell,
-        each gene from those ranked above it and from the encoder's states (:class:`scgeneformer.nn.EncoderDecoder`). Embeddings and
-        perturbations read the encoder.
+        Above 0, the encoder-decoder variant: the encoder reads the cell with masked genes, and this many decoder blocks write the whole cell,
+        each gene from those ranked above it and from the states of the encoder (:class:`scgeneformer.nn.EncoderDecoder`). Embeddings and
+        perturbations use the encoder.
     registry
-        For scvi-tools' ``load``.
+        For :meth:`load`.
 
     Notes
     -----
-    Without a decoder the loss is per hidden gene. With one it is per token of the cells, hidden or not, which the decoder is given one
-    after the other; ``train_accuracy`` and ``validation_accuracy`` are shares of the hidden genes in both (means over batches, weighted
-    with what the loss is over). The two losses cannot be compared.
+    Without a decoder, the loss is a mean over masked genes. With a decoder, it is a mean over all tokens, masked or not, which the decoder
+    predicts one after the other; the two losses cannot be compared. ``train_accuracy`` and ``validation_accuracy`` are fractions of the
+    masked genes in both cases (means over batches, with the weights of the loss).
 
     Examples
     --------
-    >>> sg.pp.tokenize(adata, vocabulary)
+    A small model with new weights:
+
+    >>> sg.pp.tokenize(adata, "default")
     >>> sg.model.Geneformer.setup_anndata(adata)
-    >>> model = sg.model.Geneformer(adata, vocabulary=vocabulary)
-    >>> model.train(max_epochs=10)
+    >>> model = sg.model.Geneformer(adata, n_layers=2, width=32, n_heads=2, feed_forward=64)
+    >>> model.train(max_epochs=2)
     >>> adata.obsm["X_geneformer"] = model.get_latent_representation()
+    >>> adata.obsm["X_geneformer"].shape
+    (32, 32)
     """
 
     _module_cls = GeneformerModule
@@ -103,7 +107,7 @@ class Geneformer(UnlabelledCells):
         n_decoder_layers: int = 0,
         registry: dict[str, Any] | None = None,
     ) -> None:
-        vocabulary = self._init_data(adata, registry, vocabulary)  # what is saved with the model, instead of the object
+        vocabulary = self._init_data(adata, registry, vocabulary)  # the plain values that are saved with the model
         config = nn.EncoderConfig(
             vocab_size=len(self._vocabulary),
             n_layers=n_layers,
@@ -137,16 +141,24 @@ class Geneformer(UnlabelledCells):
         Parameters
         ----------
         model
-            Name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, or anything that :func:`scgeneformer.hub.load` takes.
+            Name in :func:`scgeneformer.hub.available`, folder in the Hugging Face layout, or anything else that :func:`scgeneformer.hub.load`
+            accepts.
         adata
-            Data tokenized with that model's vocabulary and registered; None for none yet.
+            Registered data, tokenized with the vocabulary of that model. Defaults to none.
 
         Raises
         ------
         TypeError
-            If the model has neither.
+            If the model has neither a masked-gene head nor a decoder.
         ValueError
             If the tokens are of another vocabulary.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", adata)
+        >>> model.train(max_epochs=1, learning_rate=1e-4)
         """
         pretrained = hub.load(model)
         network = _pretraining_network(pretrained)
@@ -167,19 +179,19 @@ class Geneformer(UnlabelledCells):
         vocabulary: Vocabulary | Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Geneformer:
-        """Start with new weights at a published size; :func:`scgeneformer.model.recipe` has the training that goes with it.
+        """Start with new weights at a published size. For the training of that model see :func:`scgeneformer.model.recipe`.
 
         Parameters
         ----------
         name
             Name in :func:`scgeneformer.model.presets`.
         adata
-            Tokenized and registered data; None for none yet.
+            Tokenized and registered data. Defaults to none.
         vocabulary
             Gene vocabulary of the tokens. Defaults to the published vocabulary that the tokens of `adata` were made with; without
             `adata`, to that of the preset.
         **overrides
-            Arguments of :class:`Geneformer` that shall differ, such as ``n_layers=4``.
+            Arguments of :class:`Geneformer` that differ from the preset, such as ``n_layers=4``.
 
         Raises
         ------
@@ -188,8 +200,10 @@ class Geneformer(UnlabelledCells):
 
         Examples
         --------
-        >>> model = sg.model.Geneformer.from_preset("V1-10M", adata)
-        >>> model.train(**sg.model.recipe("V1-10M"))
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_preset("V1-10M", adata, n_layers=2)
+        >>> model.train(**sg.model.recipe("V1-10M") | {"max_epochs": 1})
         """
         preset = preset_named(name)
         if adata is None and vocabulary is None and preset.generation is not None:
@@ -209,24 +223,24 @@ class Geneformer(UnlabelledCells):
         datamodule: LightningDataModule | None = None,
         **options: Unpack[TrainOptions],
     ) -> None:
-        """Train on masked genes (Theodoris 2023), or go on training.
+        """Train on masked genes (Theodoris 2023), or continue training.
 
         Parameters
         ----------
         max_epochs
-            Maximum number of passes over the training cells. Without this and `max_steps` 3, as the published models.
+            Maximum number of passes over the training cells. If neither this nor `max_steps` is given, 3, as for the published models.
         train_size, validation_size
-            Shares of the cells. By default nine tenths train and the rest validates. Validation cells are masked the same way at
+            Fractions of the cells. By default nine tenths train and the rest validate. Validation cells are masked the same way at
             every check, so that their losses can be compared.
         shuffle_set_split
-            Draw the sets at random; otherwise validation cells come first.
+            Draw the sets at random. Otherwise the validation cells come first.
         masking
-            ``"protected"`` never masks special tokens nor puts them in the place of genes. ``"geneformer"`` is the official rule,
+            ``"protected"`` neither masks special tokens nor replaces genes by them. ``"geneformer"`` is the official rule,
             which treats ``<cls>`` and ``<eos>`` as genes.
         mask_probability
-            Share of masked positions: 80 % of them become ``<mask>``, 10 % a random token, 10 % stay.
+            Fraction of masked positions: 80 % of them become ``<mask>``, 10 % a random token, 10 % stay.
         datamodule
-            Train on this instead of registered data: a :class:`Corpus` of files, or a data module of your own, whose batches are dicts
+            Data to train on instead of the registered data: a :class:`Corpus` of files, or your own data module, whose batches are dicts
             with ``tokens`` (B, L), right-padded with 0 and not masked.
         {options}
         **trainer_kwargs
@@ -234,16 +248,25 @@ class Geneformer(UnlabelledCells):
 
         Notes
         -----
-        Writes nothing to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy``,
-        ``validation_loss`` and ``validation_accuracy`` (share of masked genes that are named) as DataFrames over optimizer steps.
-        An interrupted run leaves the weights of its last step, ready for use. `external_indexing` of scvi-tools is an option
+        Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy``,
+        ``validation_loss`` and ``validation_accuracy`` (fraction of masked genes that are predicted) as DataFrames over optimizer steps.
+        An interrupted run leaves the model with the weights of its last step. `external_indexing` of scvi-tools is an option
         in `datasplitter_kwargs`.
 
         Raises
         ------
         ValueError
-            If there are no data, cells longer than the model has positions, or arguments that a data module would ignore.
+            If there are no data, if a cell has more tokens than the model has positions, or if a data module would ignore an argument.
         {raises}
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", adata)
+        >>> model.train(max_epochs=2, validation_size=0.25, learning_rate=1e-4)
+        >>> len(model.history["validation_loss"])  # one value per epoch
+        2
         """
         if isinstance(datamodule, Corpus):
             datamodule.check_fits(self.vocabulary, self.encoder.config.max_length)
@@ -271,20 +294,27 @@ class Geneformer(UnlabelledCells):
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :func:`scgeneformer.hub.load` and Hugging Face's ``BertForMaskedLM`` load.
 
-        Of an encoder-decoder they load the encoder (``BertModel``); the decoder lies beside it for :meth:`from_pretrained`.
+        Of an encoder-decoder they load only the encoder (``BertModel``); :meth:`from_pretrained` loads the decoder too.
 
         Parameters
         ----------
         folder
-            Made if missing: ``config.json``, ``model.safetensors``, ``vocabulary.json.gz``.
+            Folder for ``config.json``, ``model.safetensors`` and ``vocabulary.json.gz``, created if it does not exist.
         dtype
             Precision of the weights in the file.
+
+        Examples
+        --------
+        >>> model = sg.model.Geneformer.from_pretrained("default")
+        >>> model.export("my_model", dtype="float16")
+        >>> sg.pp.tokenize(adata, "my_model")
+        >>> sg.tl.embed(adata, "my_model")
         """
         self._export(folder, self.module.network, dtype)
 
 
 def _pretraining_network(pretrained: hub.Pretrained) -> nn.MaskedGeneModel | nn.EncoderDecoder:
-    """A fresh copy of what was pretrained: the encoder with its decoder, if there is one, else with its masked-gene head."""
+    """A new copy of the pretrained network: the encoder with its decoder, if there is one, or else with its masked-gene head."""
     if isinstance(pretrained.model, nn.EncoderDecoder):
         return copy.deepcopy(pretrained.model)
     if pretrained.folder is not None and nn.read_config(pretrained.folder).get("n_decoder_layers"):
@@ -310,7 +340,7 @@ def _check_datamodule(datamodule: LightningDataModule, options: TrainOptions, **
 
 
 def _train_size(train_size: float | None, validation_size: float | None) -> float:
-    """Nine tenths, or what validation leaves."""
+    """Fraction of the cells that train: nine tenths, or all but those that validate."""
     if train_size is not None:
         return train_size
     return 0.9 if validation_size is None else 1 - validation_size

@@ -63,21 +63,29 @@ class LabelledCells(Classifier):
             AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
         labels_key
             Columns of ``.obs`` to learn: one, several, or a mapping from columns to ``"categorical"``, ``"ordinal"``, ``"continuous"``
-            or None. By default ordered categoricals are ordinal, floating numbers continuous, all others categorical. Labels may be
-            missing (NaN), in some columns or all.
+            or None. By default ordered categoricals are ordinal, floating-point numbers continuous, and all others categorical. A cell may
+            lack a label (NaN) in some or all columns.
         sample_key
             Column of ``.obs`` that groups cells, such as donors: no sample is in two sets of a split.
         unlabeled_category
-            A value of the labels that means that a cell has none, such as ``"unknown"``.
+            Value of the labels that marks cells without a label, such as ``"unknown"``.
         tokens_key
-            Name of the tokens in ``.obsm``.
+            Slot of the tokens in ``.obsm``.
 
         Raises
         ------
         KeyError
             If there are no tokens, or no such column.
         ValueError
-            If a column has no labels, one class only, or infinite numbers.
+            If a column has no labels, only one class, or infinite numbers.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.CellClassifier.setup_anndata(adata, ["disease", "cell_type"], sample_key="donor")
+        >>> model = sg.model.CellClassifier(adata, "default")
+        >>> [(task.name, task.kind) for task in model.tasks]
+        [('disease', 'categorical'), ('cell_type', 'categorical')]
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         fields: list[BaseAnnDataField] = [TokensField(TOKENS_FIELD, tokens_key)]
@@ -103,17 +111,25 @@ class LabelledCells(Classifier):
         Parameters
         ----------
         mdata
-            MuData of which one modality has tokens.
+            MuData with tokens in one of its modalities.
         labels_key, sample_key, unlabeled_category, tokens_key
             As in :meth:`setup_anndata`.
         modalities
-            Modality of ``"tokens_key"``, by default ``"rna"``, of ``"labels_key"`` and of ``"sample_key"``, by default that of the tokens.
-            None is the ``.obs`` of `mdata` itself. Cells are matched by name.
+            Modality of each of ``"tokens_key"`` (default ``"rna"``), ``"labels_key"`` and ``"sample_key"`` (default that of the tokens).
+            None stands for the ``.obs`` of `mdata` itself. Cells are matched by name.
 
         Raises
         ------
         ValueError
-            As in :meth:`setup_anndata`, or if `modalities` has another name.
+            As in :meth:`setup_anndata`, or if `modalities` has another key.
+
+        Examples
+        --------
+        >>> from mudata import MuData
+        >>> mdata = MuData({"rna": adata})
+        >>> sg.pp.tokenize(mdata, "default")
+        >>> sg.model.CellClassifier.setup_mudata(mdata, "disease", modalities={"labels_key": "rna"})
+        >>> model = sg.model.CellClassifier(mdata, "default")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         mod = modality_of(modalities, ["tokens_key", "labels_key", "sample_key"])
@@ -127,12 +143,12 @@ class LabelledCells(Classifier):
         cls._register(mdata, fields, setup_method_args, **kwargs)
 
     def task(self, name: str | None = None) -> CellTask:
-        """The task of this name, or the only one.
+        """The task with this name, or the only one.
 
         Raises
         ------
         ValueError
-            If there are several and none is named, or none has this name.
+            If there is no such task, or there are several and none is named.
         """
         names = [task.name for task in self.tasks]
         if name is None and len(names) == 1:
@@ -180,22 +196,31 @@ class LabelledCells(Classifier):
         soft
             Return probabilities of classes. Continuous labels have none.
         task
-            Which column, where several are learned.
+            Column to predict, if the model learned several.
         calibrated
-            Divide the scores of categories by the temperature that fits the validation cells best (Guo 2017): probabilities then are as
-            often right as they say, and predictions are the same.
+            Divide the scores of classes by the temperature that fits the validation cells best (Guo 2017). The probability of a class then
+            matches how often it is right; the predicted classes do not change.
         **engine_kwargs
-            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`.
+            `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`. Default to the settings.
 
         Returns
         -------
         Classes, object (n_cells,), None for cells without tokens; or continuous labels, float64 (n_cells,), NaN for such cells;
-        or if `soft` probabilities, DataFrame (n_cells, n_classes). In the order of `indices`.
+        or, if `soft`, probabilities, DataFrame (n_cells, n_classes). In the order of `indices`.
 
         Raises
         ------
         ValueError
-            If the task is not named where there are several, or has no probabilities.
+            If there are several tasks and none is named, or the task has no probabilities.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> sg.pp.tokenize(adata, model.vocabulary)
+        >>> adata.obs["disease_predicted"] = model.predict(adata)
+        >>> model.predict(adata, soft=True).columns.tolist()
+        ['dcm', 'nf']
         """
         target = self.task(task)
         if soft and target.kind == "continuous":
@@ -215,12 +240,12 @@ class LabelledCells(Classifier):
     def answer(
         self, tokens: np.ndarray, *, task: str | None = None, calibrated: bool = True, **engine_kwargs: Any
     ) -> np.ndarray:
-        """Predict from tokens, which need not be registered.
+        """Predict labels from tokens, which need not be registered.
 
         Parameters
         ----------
         tokens
-            Of this model's vocabulary, uint16 (n_cells, L), right-padded with 0.
+            Tokens of the vocabulary of this model, uint16 (n_cells, L), right-padded with 0.
         task, calibrated, **engine_kwargs
             As in :meth:`predict`.
 
@@ -232,6 +257,14 @@ class LabelledCells(Classifier):
         ------
         ValueError
             If a cell has more tokens than the model has positions.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> sg.pp.tokenize(adata, model.vocabulary)
+        >>> model.answer(adata.obsm["geneformer_tokens"][:5]).shape
+        (5, 2)
         """
         target = self.task(task)
         scores = self._scores(tokens, target, **engine_kwargs)
@@ -248,7 +281,7 @@ class LabelledCells(Classifier):
         task: str | None = None,
         **engine_kwargs: Any,
     ) -> np.ndarray:
-        """Scores of cells before they become probabilities: logits, or standardised values.
+        """Outputs of the network for each cell: logits of classes, or standardised values of continuous labels.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Sizes of published models and how they were trained, as data.
+"""Sizes and training options of the published models, as data.
 
 Sources: the models' ``config.json``, and the training arguments that are stored beside V1-10M and spelled in the folder names of the
 others (https://huggingface.co/ctheodoris/Geneformer).
@@ -21,11 +21,11 @@ class Preset:
     shape
         Arguments of ``Geneformer``.
     generation
-        Of the vocabulary that it was trained with; None if that is not known.
+        Generation of the vocabulary that it was trained with; None if unknown.
     training
-        Arguments of ``train``; empty if they are not known.
+        Arguments of ``train``; empty if unknown.
     devices
-        Number of GPUs, each with its own batches of `batch_size` cells; None if not known.
+        Number of GPUs, each with its own batches of `batch_size` cells; None if unknown.
     """
 
     shape: dict[str, Any]
@@ -93,7 +93,7 @@ _PRESETS = {
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of this name.
+    """The preset with this name.
 
     Raises
     ------
@@ -107,17 +107,23 @@ def preset_named(name: str) -> Preset:
 
 
 def presets() -> pd.DataFrame:
-    """List the published sizes, and how models of these sizes were trained.
+    """List the sizes of the published models and how these were trained.
 
     Returns
     -------
-    One row per preset, indexed by name: `generation` of the vocabulary, the arguments of :class:`Geneformer` and of its ``train``, and
-    `devices`, the number of GPUs that `batch_size` is for each of. What was not published is missing. `max_length` is the vocabulary's
-    where it is missing.
+    DataFrame with one row per preset, indexed by name: `generation` of the vocabulary, the arguments of :class:`Geneformer` and of its
+    ``train``, and `devices`, the number of GPUs, each with batches of `batch_size` cells. Unpublished values are missing. If `max_length` is
+    missing, it is that of the vocabulary.
 
     See Also
     --------
     Geneformer.from_preset, recipe
+
+    Examples
+    --------
+    >>> sizes = sg.model.presets()
+    >>> int(sizes.loc["V2-104M", "n_layers"]), int(sizes.loc["V2-104M", "width"])
+    (12, 768)
     """
     rows = {
         name: {"generation": preset.generation} | preset.shape | preset.training | {"devices": preset.devices}
@@ -129,8 +135,9 @@ def presets() -> pd.DataFrame:
 def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
     """Arguments for ``train`` with which a published model was trained.
 
-    A step sees as many cells as it did then, on however many devices: what these cannot hold at once is accumulated. Warm-up counts in
-    such steps; V1-10M's 10,000 are more than a small corpus has in all, for which a share, ``warmup=0.05``, is better.
+    Each step sees as many cells as in the published training, whatever the number of devices: gradients are accumulated over batches. The
+    warm-up is a number of such steps. The 10,000 of V1-10M are more steps than a small corpus has in all: there, set a fraction of all
+    steps, such as ``warmup=0.05``.
 
     Parameters
     ----------
@@ -141,12 +148,18 @@ def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
 
     Returns
     -------
-    Keyword arguments of :meth:`Geneformer.train`. Change some with ``recipe(name) | {"max_epochs": 1}``.
+    Keyword arguments of :meth:`Geneformer.train`. To change some, write ``recipe(name) | {"max_epochs": 1}``.
 
     Raises
     ------
     ValueError
-        If there is no such preset, its training was not published, or the published number of devices is no multiple of `devices`.
+        If there is no such preset, its training was not published, or the published number of devices is not a multiple of `devices`.
+
+    Examples
+    --------
+    >>> options = sg.model.recipe("V1-10M", devices=4)
+    >>> options["batch_size"], options["devices"], options["accumulate"]  # 144 cells per step
+    (12, 4, 3)
     """
     preset = preset_named(name)
     if not preset.training:

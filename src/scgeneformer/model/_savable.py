@@ -30,20 +30,20 @@ class SavableModel(BaseModelClass):
         save_anndata: bool = False,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Write the model to a folder, with all that :meth:`load` needs to go on with it.
+        """Save the model to a folder, from which :meth:`load` restores it.
 
-        The folder is an export at the same time, which :func:`scgeneformer.hub.load` and transformers load. What only this package
-        knows (arguments, registry, history, split of cells, adapters as such) is beside it in ``scgeneformer.json`` and
-        ``scgeneformer.safetensors``. No file can run code when it is loaded.
+        The folder is also an export, which :func:`scgeneformer.hub.load` and transformers load. What only this package
+        knows (arguments, registry, history, split of cells, adapters before merging) is in ``scgeneformer.json`` and
+        ``scgeneformer.safetensors``. Loading the folder cannot run code.
 
         Parameters
         ----------
         dir_path
             Folder.
         prefix
-            Put before the names of files, so that one folder can hold several models; only :meth:`load` finds these.
+            Prefix of the file names, so that one folder can hold several models. Only :meth:`load` finds such files.
         overwrite
-            Write to an existing folder. Other files in it stay.
+            Write to an existing folder. Other files in it are kept.
         save_anndata
             Also write the data.
         **anndata_write_kwargs
@@ -55,6 +55,13 @@ class SavableModel(BaseModelClass):
             If the folder exists and `overwrite` is False, or there are no data to write.
         TypeError
             If the model has attributes that cannot be saved.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> model.save("classifier")
+        >>> model.save("classifier", overwrite=True, save_anndata=True)
         """
         folder = Path(dir_path).expanduser()
         options = {"overwrite": overwrite, "save_anndata": save_anndata}
@@ -71,20 +78,20 @@ class SavableModel(BaseModelClass):
         *,
         allow_pickle: bool = False,
     ) -> Self:
-        """Load a model that was saved with :meth:`save`; the vocabulary is in it.
+        """Load a model, with its vocabulary, that was saved with :meth:`save`.
 
         Parameters
         ----------
         dir_path
             Folder.
         adata
-            Data tokenized with the model's vocabulary. None takes data saved with the model, or none; False takes none.
+            Data tokenized with the vocabulary of the model. Defaults to the data saved with the model, if any; False attaches none.
         accelerator, device
-            Where the model goes, as in scvi-tools.
+            Device of the model, as in scvi-tools.
         prefix
-            As it was given to :meth:`save`.
+            The `prefix` given to :meth:`save`.
         allow_pickle
-            Load also what older versions saved as ``model.pt``. That is a pickle, which may run any code: only if you trust its source.
+            Also load what older versions saved as ``model.pt``. A pickle can run any code: do this only if you trust its source.
 
         Raises
         ------
@@ -92,6 +99,16 @@ class SavableModel(BaseModelClass):
             If there is no saved model.
         ValueError
             If it is of another class, a pickle, or damaged, or the data were tokenized with another vocabulary.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> model.save("classifier")
+        >>> sg.pp.tokenize(adata, model.vocabulary)
+        >>> loaded = sg.model.CellClassifier.load("classifier", adata)
+        >>> len(loaded.predict()) == adata.n_obs
+        True
         """
         folder, prefix = Path(dir_path).expanduser(), prefix or ""
         *_, torch_device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
@@ -112,7 +129,7 @@ class SavableModel(BaseModelClass):
 
     @staticmethod
     def is_saved(dir_path: str | Path) -> bool:
-        """Whether a folder has a model that :meth:`save` wrote, whatever its class."""
+        """Whether a folder holds a model, of any class, that was saved with :meth:`save`."""
         return is_saved(dir_path)
 
     @classmethod
@@ -122,6 +139,6 @@ class SavableModel(BaseModelClass):
 
     @classmethod
     def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
-        """Refused: the format that scvi-tools converts from is older than this package, and a pickle."""
+        """Raise: the format that scvi-tools converts is a pickle, and older than this package."""
         msg = f"No {cls.__name__} was ever saved in the format of scvi-tools before 0.15. Use `{cls.__name__}.load`."
         raise NotImplementedError(msg)

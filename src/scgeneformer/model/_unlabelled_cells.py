@@ -28,12 +28,18 @@ class UnlabelledCells(TransformerModel):
         adata
             AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
         tokens_key
-            Their name in ``.obsm``.
+            Slot of the tokens in ``.obsm``.
 
         Raises
         ------
         KeyError, ValueError
-            If there are no tokens, or those of another vocabulary than a given registry's.
+            If there are no tokens, or if they are of another vocabulary than that of a given registry.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.Geneformer.setup_anndata(adata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", adata)
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
@@ -52,11 +58,19 @@ class UnlabelledCells(TransformerModel):
         Parameters
         ----------
         mdata
-            MuData of which one modality has tokens.
+            MuData with tokens in one of its modalities.
         tokens_key
-            Their name in that modality's ``.obsm``.
+            Slot of the tokens in ``.obsm`` of that modality.
         modalities
             Modality of the tokens. Defaults to ``{"tokens_key": "rna"}``.
+
+        Examples
+        --------
+        >>> from mudata import MuData
+        >>> mdata = MuData({"rna": adata})
+        >>> sg.pp.tokenize(mdata, "default")
+        >>> sg.model.Geneformer.setup_mudata(mdata)
+        >>> model = sg.model.Geneformer.from_pretrained("default", mdata)
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         mod = modality_of(modalities, ["tokens_key"])

@@ -29,7 +29,7 @@ def calibration(
     """Reliability diagram of a model and its baselines: accuracy against confidence.
 
     Calibrated predictions lie on the diagonal, overconfident ones below it. The area of a dot grows with its share of the cells. The
-    legend gives the expected calibration error: the mean distance from the diagonal.
+    legend gives the expected calibration error, the mean distance from the diagonal.
 
     Parameters
     ----------
@@ -38,15 +38,15 @@ def calibration(
     key
         Slot of the evaluation.
     n_bins
-        Number of equal bins of the predicted class's probability.
+        Number of bins of equal width for the probability of the predicted class.
     mod
         Modality of a MuData.
     ax
         Axes to draw on.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def calibration(
     KeyError
         If there is no evaluation.
     ValueError
-        If numbers were evaluated, not classes.
+        If the evaluated labels are continuous.
 
     Examples
     --------

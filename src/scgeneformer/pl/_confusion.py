@@ -35,7 +35,7 @@ def confusion(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Confusion matrix of evaluated cells: true classes (down) x predicted classes (across), scores of all models above.
+    """Confusion matrix of evaluated cells: true classes (down) by predicted classes (across), with the scores of all models above.
 
     Parameters
     ----------
@@ -44,19 +44,20 @@ def confusion(
     key
         Slot of the evaluation.
     model
-        Whose predictions: a row of :func:`~scgeneformer.get.evaluation`, such as ``"linear probe"``; by default the evaluated model.
+        Model whose predictions to show: a row of :func:`~scgeneformer.get.evaluation`, such as ``"linear probe"``. Defaults to the
+        evaluated model.
     normalize
-        Show percentages of the cells of each true class, which has their number beside its name; else numbers of cells.
+        Show percentages of each true class, with its number of cells beside its name. Otherwise show numbers of cells.
     cmap
-        Colour map, from 0 on.
+        Colour map, starting at 0.
     mod
         Modality of a MuData.
     ax
-        Axes to draw on; the colour bar takes room from it.
+        Axes to draw on; the colour bar takes space from them.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def confusion(
     KeyError
         If there is no evaluation.
     ValueError
-        If numbers were evaluated, not classes, or there are no predictions of `model`.
+        If the evaluated labels are continuous, or there are no predictions of `model`.
 
     Examples
     --------

@@ -34,8 +34,8 @@ def roc(
 ) -> Axes | Figure | None:
     """Receiver operating characteristic of a model and its baselines on evaluated cells.
 
-    With two classes, the curve of the second. With more, the mean over classes of the true positive rates of each class against
-    the rest, and thin lines for the model's curve of each class. The legend has the areas under the curves.
+    With two classes, the curve of the second class is drawn. With more, the true positive rate is the mean over classes, each against
+    the rest, and thin lines show the model's curve of each class. The legend gives the areas under the curves.
 
     Parameters
     ----------
@@ -44,15 +44,15 @@ def roc(
     key
         Slot of the evaluation.
     group
-        Draw the curves of this class against the rest.
+        Class to draw against the rest.
     mod
         Modality of a MuData.
     ax
         Axes to draw on.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def roc(
     KeyError
         If there is no evaluation.
     ValueError
-        If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+        If the evaluated labels are continuous, `group` is not one of them, or the evaluated cells are all of one class.
 
     Examples
     --------
@@ -93,8 +93,8 @@ def precision_recall(
 ) -> Axes | Figure | None:
     """Precision against recall of a model and its baselines on evaluated cells.
 
-    With two classes, the curve of the second. With more, the mean over classes of the precision for each class against the
-    rest, and thin lines for the model's curve of each class. The legend has the average precisions; the dotted line is chance.
+    With two classes, the curve of the second class is drawn. With more, the precision is the mean over classes, each against
+    the rest, and thin lines show the model's curve of each class. The legend gives the average precisions; the dotted line is chance.
 
     Parameters
     ----------
@@ -103,15 +103,15 @@ def precision_recall(
     key
         Slot of the evaluation.
     group
-        Draw the curves of this class against the rest.
+        Class to draw against the rest.
     mod
         Modality of a MuData.
     ax
         Axes to draw on.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def precision_recall(
     KeyError
         If there is no evaluation.
     ValueError
-        If numbers were evaluated, not classes, `group` is not one of them, or the evaluated cells are all of one class.
+        If the evaluated labels are continuous, `group` is not one of them, or the evaluated cells are all of one class.
 
     Examples
     --------

@@ -33,33 +33,33 @@ def effects(
 ) -> Axes | Figure | None:
     """Plot which genes a perturbation affects: the perturbed gene in the centre, the most affected genes around it.
 
-    The width and the colour of a line grow with the effect, 1 minus the mean cosine similarity of the affected gene's state
-    before and after. Effects fall clockwise from the top.
+    The width and the colour of a line show the effect: 1 minus the mean cosine similarity between the affected gene's states
+    before and after. Effects decrease clockwise from the top.
 
     Parameters
     ----------
     adata
         Annotated data with effects on genes in ``.varp[key]``, from :func:`~scgeneformer.tl.perturb`.
     perturbed
-        Perturbed gene (a name of ``var_names`` or a symbol), or set.
+        Perturbed gene, by its name in ``var_names`` or its symbol, or a set.
     key
         Slot of the perturbation.
     n_top
-        Number of affected genes.
+        Number of affected genes to show.
     min_cells
-        Genes affected in fewer cells are left out.
+        Minimum number of cells in which a gene was affected.
     gene_symbols
-        Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
+        Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     cmap
-        Colour map of the effects, from 0 on.
+        Colour map of the effects, starting at 0.
     mod
         Modality of a MuData.
     ax
-        Axes to draw on; the colour bar takes room from it.
+        Axes to draw on; the colour bar takes space from them.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def effects(
     Examples
     --------
     >>> sg.pp.tokenize(adata)
-    >>> sg.tl.perturb(adata, genes=["STAT1"], effects=True)
+    >>> sg.tl.perturb(adata, genes=["STAT1"], effects=True, max_cells=8)
     >>> ax = sg.pl.effects(adata, "STAT1", show=False)
     """
     data = _keys.as_adata(adata, mod)

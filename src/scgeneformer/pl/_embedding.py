@@ -41,9 +41,9 @@ def shift_embedding(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Plot what perturbing genes did to each cell on an embedding, one panel per gene.
+    """Plot the effect of perturbing a gene in each cell on an embedding, with one panel per gene.
 
-    Drawn by :func:`scanpy.pl.embedding`. Cells in which the gene was not tested are grey and lie at the back, strong effects
+    Drawn by :func:`scanpy.pl.embedding`. Cells in which the gene was not tested are grey and lie at the back; cells with strong effects lie
     in front. All panels have the same colour limits, so that genes can be compared.
 
     Parameters
@@ -51,36 +51,36 @@ def shift_embedding(
     adata
         Annotated data with shifts in ``.layers[key]``, from :func:`~scgeneformer.tl.perturb`.
     genes
-        One or several genes (names of ``var_names``, or symbols) or names of sets in ``.obsm[key_sets]``.
+        One or several genes, by their name in ``var_names`` or their symbol, or sets.
     basis
         Embedding, as in scanpy: ``"umap"`` is ``.obsm["X_umap"]``.
     key
         Slot of the shifts.
     state
-        End state; the target if ``None``. Only for perturbations with goal states.
+        End state, for perturbations with goal states. Defaults to the target.
     vmax
-        Upper colour limit; the lower one is ``-vmax`` with goal states and 0 without. By default the 99th percentile of the
-        absolute effects, so that a few cells do not pale all others.
+        Upper colour limit; the lower one is ``-vmax`` with goal states and 0 without. Defaults to the 99th percentile of the
+        absolute effects, so that a few extreme cells do not make all others pale.
     cmap
-        Colour map. By default one that is centred at 0 for changes of similarity to a state, and a sequential one for 1
-        minus the similarity without goal states.
+        Colour map. Defaults to one centred at 0 for changes in similarity to a state and, without goal states, to a sequential one for 1
+        minus the similarity.
     size
-        Size of dots; by default as in scanpy.
+        Size of dots. Defaults to that of scanpy.
     ncols
-        Panels per row.
+        Number of panels per row.
     centered
         Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
         look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
-        Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
+        Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     mod
         Modality of a MuData.
     ax
-        Axes to draw on, for a single gene; the colour bar takes room from it.
+        Axes to draw on, for a single gene; the colour bar takes space from them.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------

@@ -66,7 +66,7 @@ def read_evaluation(adata: AnnData | MuData, key: str, mod: str) -> Evaluation:
     KeyError
         If a slot is missing.
     ValueError
-        If numbers were evaluated, not classes, or the labels are no longer those that were.
+        If the evaluated labels are continuous, or the labels are no longer those that were.
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.evaluate(adata, model)")

@@ -38,7 +38,7 @@ def shift_heatmap(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Heatmap of mean effects, perturbed genes (down) x groups of cells (across).
+    """Heatmap of mean effects: perturbed genes (down) by groups of cells (across).
 
     Parameters
     ----------
@@ -48,32 +48,32 @@ def shift_heatmap(
         Column of ``.obs`` with groups of cells, such as cell types; for MuData, also of the MuData itself or of another modality
         (``"prot:gate"``). Categories keep their order. Defaults to the groups within which cells were perturbed.
     genes
-        Genes to show, in this order: names of ``var_names``, symbols, or names of sets. By default the `n_top` with the
-        largest absolute scores (effects, if the test has none) in :func:`~scgeneformer.tl.rank_shifts`, in any group, by falling effect.
+        Genes, by their name in ``var_names`` or their symbol, or sets, in the order in which to show them. Defaults to the `n_top` genes
+        with the largest absolute scores (effects, if the test has no scores) in any group of the ranking by
+        :func:`~scgeneformer.tl.rank_shifts`, by descending effect.
     n_top
-        Number of genes if none are named.
+        Number of genes if `genes` is not given.
     key
         Slot of the shifts.
     state
-        End state; the target if ``None``. Only for perturbations with goal states.
+        End state, for perturbations with goal states. Defaults to the target.
     min_cells
-        Means over fewer cells are not shown.
+        Minimum number of cells for a mean to be shown.
     centered
         Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
         look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
-        Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
+        Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     cmap
-        Colour map. By default one that is centred at 0; a sequential one for 1 minus the similarity without goal states,
-        not centred.
+        Colour map. Defaults to one centred at 0 and, without goal states and not centred, to a sequential one for 1 minus the similarity.
     mod
         Modality of a MuData.
     ax
-        Axes to draw on; the colour bar takes room from it.
+        Axes to draw on; the colour bar takes space from them.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -85,6 +85,15 @@ def shift_heatmap(
         If there are no shifts, no column `groupby`, no such gene, or no ranking to choose genes from.
     ValueError
         If `state` is not an end state, a named gene was perturbed in no cell, or there are no groups.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> states = {"groupby": "disease", "source": "dcm", "target": "nf"}
+    >>> sg.tl.perturb(adata, genes=["STAT1", "IRF9"], within="cell_type", **states)
+    >>> ax = sg.pl.shift_heatmap(adata, genes=["STAT1", "IRF9"], show=False)
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['fibroblast', 'myocyte']
     """
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure="sg.tl.perturb(adata)")

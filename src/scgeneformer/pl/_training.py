@@ -28,22 +28,22 @@ def training(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Plot how training went: loss, scores and learning rate against the number of optimizer steps.
+    """Plot the course of training: loss, scores and learning rate by optimizer step.
 
     Parameters
     ----------
     model
-        A trained model, or its `history`: a DataFrame for each metric, indexed by step, as scvi-tools has it.
+        A trained model, or its `history`: a DataFrame for each metric, indexed by step, as in scvi-tools.
     kind
-        ``"loss"``: mean loss of each epoch in training and validation, and of each step, pale and smoothed. ``"scores"``: all
-        other metrics that were logged of either, such as accuracy and macro F1. ``"learning_rate"``. By default all that there
-        are, side by side, or the loss where `ax` is given.
+        ``"loss"``: mean training and validation loss of each epoch, and the training loss of each step, pale and smoothed. ``"scores"``:
+        all other logged metrics of training and validation, such as accuracy and macro F1. ``"learning_rate"``. By default all kinds
+        that were logged, side by side, or the loss if `ax` is given.
     ax
         Axes to draw on.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------

@@ -207,7 +207,7 @@ def test_a_classifier_by_macro_f1(cluster, toys, tmp_path):
         ({"space": {"learning_rate": 1e-3}}, "must be a list"),
         ({"space": {"learning_rate": []}}, "must be a list"),
         ({"space": {"optimizer": [torch.optim.Adam]}}, "plain values"),
-        ({"space": {"mask_probability": [0.1, 0.3]}}, "another quantity with each mask_probability"),
+        ({"space": {"mask_probability": [0.1, 0.3]}}, "cannot be compared between values of mask_probability"),
         ({"train_params": {"checkpoints": "folder"}}, "the same checkpoints"),
         ({"train_params": {"max_epochs": 3}}, "argument of tune"),
         ({"mode": "least"}, "mode='least'"),

@@ -1,4 +1,4 @@
-"""Training on more cells than fit in memory: counts in files, ranked while the model trains."""
+"""Training on more cells than fit in memory: counts are read from files and ranked while the model trains."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 class Corpus(LightningDataModule):
     """Counts of many cells in h5ad and zarr files, streamed to :meth:`Geneformer.train`.
 
-    Only an index of five bytes per cell is kept in memory. In each epoch, blocks of cells that lie side by side in a file are read in a
-    new order, `blocks_in_memory` of them at a time, ranked as :func:`scgeneformer.pp.tokenize` does, and their cells shuffled into
-    batches of similar length. Reading and ranking go on in threads while the model trains. Every cell comes exactly once per
-    epoch, except for cells in which no gene is detected. Everything depends on `rng` and the epoch only, and a run resumes at
-    its batch. In several processes each reads all blocks and trains on its share of every batch.
+    Only an index of five bytes per cell is kept in memory. Files are divided into blocks of consecutive cells. In each epoch the blocks are
+    read in a new order, `blocks_in_memory` at a time; their cells are ranked as by :func:`scgeneformer.pp.tokenize` and shuffled into
+    batches of similar length. Reading and ranking run in threads while the model trains. Every cell occurs exactly once per
+    epoch, except for cells in which no gene is detected. The order depends only on `rng` and the epoch, and a run resumes at
+    the batch at which it stopped. With several processes, each reads all blocks and trains on its part of every batch.
 
     Parameters
     ----------
     files
-        Files with raw counts as CSR, folders that hold them, or patterns such as ``"atlas/*.h5ad"``. Cells of files written in
-        an order (by donor, by type) are mixed best when there are many more blocks than are read at a time.
+        Files with raw counts as CSR, folders that hold them, or patterns such as ``"atlas/*.h5ad"``. If the cells of a file are
+        ordered (by donor, by type), they are mixed well only if there are many more blocks than `blocks_in_memory`.
     vocabulary
-        What the tokens mean: a vocabulary, the model that will be trained, or a name in the hub.
+        Gene vocabulary, model to be trained, or name in the hub.
     layer, gene_ids, counts, max_length
-        As in :func:`scgeneformer.pp.tokenize`. Genes are looked up once per file; values are checked on a sample of each
-        file, and for being positive and finite whenever they are read.
+        As in :func:`scgeneformer.pp.tokenize`. Genes are looked up once per file. Values are checked on a sample of each
+        file, and must be non-negative and finite whenever they are read.
     validation
-        Share of the blocks that are held out, drawn at random; or files, as for `files`; 0 for none.
+        Fraction of the blocks to hold out, drawn at random; or files, as for `files`; 0 for none.
     batch_size
-        Cells per step and process; overrides `token_budget`.
+        Number of cells per step and process; overrides `token_budget`.
     token_budget
-        Most tokens per step and process, padding included, by the number of genes detected; cells with genes that the vocabulary does
-        not know take fewer. By default 8,192, on CUDA 65,536.
+        Maximum number of tokens per step and process, padding included, if every detected gene is in the vocabulary; batches of cells with
+        other genes have fewer. Defaults to 8,192, on CUDA to 65,536.
     block_cells
-        Cells in a block. Smaller blocks mix better and are slower to read.
+        Number of cells in a block. Smaller blocks mix cells better and are slower to read.
     blocks_in_memory
-        Blocks whose cells are shuffled together; as many again are being read.
+        Number of blocks whose cells are shuffled together, while as many again are being read.
     rng
         Seed of the validation blocks and of the order of cells. Masks are drawn by the `rng` of ``train``.
 
@@ -61,9 +61,9 @@ class Corpus(LightningDataModule):
     files
         Paths of all files.
     n_train, n_val
-        Cells of each set.
+        Number of cells in each set.
     longest
-        Most tokens that a cell can have.
+        Maximum number of tokens of a cell.
 
     Raises
     ------
@@ -72,13 +72,18 @@ class Corpus(LightningDataModule):
     KeyError
         If a file lacks the layer or the column of ``.var``.
     ValueError
-        If counts are not stored as CSR, are no counts, or the vocabulary does not know their genes; if too few blocks are there to hold out.
+        If values are not counts or not stored as CSR, if their genes are not in the vocabulary, or if there are too few blocks to hold any
+        out.
 
     Examples
     --------
-    >>> corpus = sg.model.Corpus("atlas/*.h5ad", vocabulary)
-    >>> model = sg.model.Geneformer(vocabulary=vocabulary)
-    >>> model.train(max_epochs=3, datamodule=corpus)
+    >>> adata[:16].write_h5ad("study_1.h5ad")
+    >>> adata[16:].write_h5ad("study_2.h5ad")
+    >>> model = sg.model.Geneformer.from_pretrained("default")
+    >>> corpus = sg.model.Corpus("study_*.h5ad", model, block_cells=8)
+    >>> corpus
+    Corpus of 2 files: 24 cells to train on, 8 to validate
+    >>> model.train(max_epochs=1, datamodule=corpus)
     """
 
     def __init__(
@@ -132,16 +137,16 @@ class Corpus(LightningDataModule):
     __str__ = __repr__
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Take over the `batch_size` that ``train`` was given, as data modules of scvi-tools do."""
+        """Set the `batch_size` given to ``train``, as for data modules of scvi-tools."""
         self.batch_size = batch_size
 
     def check_fits(self, vocabulary: Vocabulary, n_positions: int) -> None:
-        """Refuse a model that has another vocabulary, or too few positions for the cells.
+        """Raise if a model has another vocabulary, or too few positions for the cells.
 
         Raises
         ------
         ValueError
-            If so; what differs is named.
+            In these cases; the message names what differs.
         """
         if vocabulary != self.vocabulary:
             msg = (
@@ -204,6 +209,6 @@ def _held_out(n_blocks: int, share: float, rng: np.random.Generator, block_cells
 
 
 def _vocabulary(vocabulary: Vocabulary | str | Path | Any) -> Vocabulary:
-    """Of a vocabulary, something that has one, or a name in the hub."""
-    own = getattr(vocabulary, "vocabulary", vocabulary)
-    return own if isinstance(own, Vocabulary) else hub.vocabulary(own)
+    """The vocabulary itself, that of a model, or that with a name in the hub."""
+    named = getattr(vocabulary, "vocabulary", vocabulary)
+    return named if isinstance(named, Vocabulary) else hub.vocabulary(named)

@@ -28,44 +28,45 @@ class TrainOptions(TypedDict, total=False):
     accelerator, devices
         As in scvi-tools.
     batch_size
-        Cells per step; overrides `token_budget`.
+        Number of cells per step; overrides `token_budget`.
     token_budget
         Maximum number of tokens per step, padding included. Defaults to 8,192, on CUDA to 65,536. Batches hold cells of similar length.
     optimizer
         ``"adamw"``, or ``"adam"``, whose decay is added to the gradient (betas 0.9 and 0.999, eps 1e-8).
     learning_rate, weight_decay
-        Of the optimizer. Biases and layer norms are not decayed. The official tool fine-tunes large models with a learning rate of 5e-5.
+        Options of the optimizer. Biases and layer norms are not decayed. The official tool fine-tunes large models with a learning rate of 5e-5.
     schedule, warmup
-        Descent of the learning rate, per step, after a linear rise over `warmup` steps (or that share of all steps, below 1).
+        Decay of the learning rate, by step, after a linear increase over `warmup` steps (below 1: over that fraction of all steps).
     gradient_clip
         Maximum norm of the gradient; 0 for no limit.
     accumulate
-        Batches per optimizer step.
+        Number of batches per optimizer step.
     precision
         ``"auto"`` is ``"bf16-mixed"`` on CUDA devices and processors with instructions for it (AVX-512 bf16, about a third faster), and
         ``"32-true"`` elsewhere; or any precision of Lightning's trainer. Defaults to ``settings.precision``.
     early_stopping
         Stop when ``validation_loss`` no longer falls (`early_stopping_patience` etc. go to the trainer).
     keep_best
-        Metric of validation, such as ``"validation_loss"``: the model is left with the weights of its best value, the least of losses and
-        errors, the largest of others. None leaves the last weights.
+        Validation metric, such as ``"validation_loss"``: the model is left with the weights of its best value, the minimum of losses and
+        errors, the maximum of other metrics. None leaves the last weights.
     checkpoints, checkpoint_every
-        Folder for ``last.ckpt``, from which a run is resumed, and steps between two of them. Defaults to one per epoch.
+        Folder for ``last.ckpt``, from which a run can be resumed, and number of steps between two checkpoints. Defaults to one per epoch.
     ckpt_path
-        Checkpoint to resume from: the run goes on as if it had never stopped, on the same data with the same arguments.
-        (Only ``train_loss`` and ``train_accuracy`` of the epoch in which it stopped are means over what was left of it.)
+        Checkpoint to resume from: with the same data and arguments, the run continues as if it had never stopped.
+        (Only ``train_loss`` and ``train_accuracy`` of the interrupted epoch differ: they are means over the rest of that epoch.)
     logger
-        Loggers of Lightning beside `history`, such as ``TensorBoardLogger("logs")`` or ``CSVLogger("logs")``.
+        Loggers of Lightning in addition to `history`, such as ``TensorBoardLogger("logs")`` or ``CSVLogger("logs")``.
     checkpoint_activations
-        Recompute the states within a block for its gradient instead of keeping them: less memory, about a third more time.
+        Recompute the states within a block for its gradient instead of storing them: less memory, about a third more time.
     compile
         Compile the blocks with :meth:`torch.nn.Module.compile`.
     rng
-        Seed of the split, of the order of cells and of masks. Dropout and new heads draw from torch's generator, as elsewhere in scvi-tools.
+        Seed of the split, of the order of cells and of masks. Dropout and new heads use the generator of torch, as elsewhere in scvi-tools.
     datasplitter_kwargs
-        Options of the loader (`num_workers` ...).
+        Options of the data loader (`num_workers` ...).
     plan_kwargs
-        Options of the training plan: `betas`, `eps`, `total_steps`, and all above that concern the optimizer (`lr` is `learning_rate`).
+        Options of the training plan: `betas`, `eps`, `total_steps`, and all options above that concern the optimizer (`lr` is
+        `learning_rate`).
     """
 
     max_steps: int | None

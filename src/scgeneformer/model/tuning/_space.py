@@ -1,4 +1,4 @@
-"""What is searched: which hyperparameters there are, from where they are drawn, and by whom."""
+"""Space of hyperparameters, distributions over it, and search algorithms."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from scgeneformer.model._base import TransformerModel
 
-# trials that were not validated on the same cells could not be compared
+# trials with different validation cells could not be compared
 _SPLIT = {"rng", "split", "train_size", "validation_size", "test_size", "balance", "shuffle_set_split"}
 _SPLIT |= {"datasplitter_kwargs", "datamodule"}
-# with these, the loss is another quantity
+# these change what the loss measures
 _OBJECTIVE = {"masking", "mask_probability", "class_weights", "task_weights"}
 _DATA = {"self", "adata", "registry"}
 
 
 def ray_tune() -> Any:
-    """Ray Tune, which is optional.
+    """Import Ray Tune, which is optional.
 
     Raises
     ------
     ImportError
-        If it is not installed; the extra is named.
+        If it is not installed; the message names the extra.
     """
     try:
         from ray import tune
@@ -46,24 +46,31 @@ def ray_tune() -> Any:
 
 
 def default_space(model_cls: type[TransformerModel]) -> dict[str, Any]:
-    """Hyperparameters that are worth tuning for a class of models.
+    """Hyperparameters worth tuning for a class of models.
 
-    Those of the official search (learning rate, weight decay, schedule, warm-up), with the warm-up as a share of all steps, so that
-    it suits small data too, and for classifiers the number of layers that stay frozen. Take what you like and add what you need.
+    These are the hyperparameters of the official search (learning rate, weight decay, schedule, warm-up) and, for classifiers, the number of
+    frozen layers. The warm-up is a fraction of all steps, which suits small data too. Remove or add entries as needed.
 
     Parameters
     ----------
     model_cls
-        ``Geneformer``, ``CellClassifier``, ``GeneClassifier`` or a class of your own.
+        ``Geneformer``, ``CellClassifier``, ``GeneClassifier`` or your own class.
 
     Returns
     -------
-    Dict of what :func:`tune` takes as `space`.
+    Dict for the argument `space` of :func:`tune`.
 
     Raises
     ------
     ImportError
         If Ray Tune is not installed.
+
+    Examples
+    --------
+    >>> space = sg.model.default_space(sg.model.CellClassifier)
+    >>> list(space)
+    ['learning_rate', 'weight_decay', 'schedule', 'warmup', 'freeze']
+    >>> space["freeze"] = [0, 6]
     """
     tune = ray_tune()
     fine_tuned = "freeze" in _names(model_cls.__init__)
@@ -81,13 +88,13 @@ def default_space(model_cls: type[TransformerModel]) -> dict[str, Any]:
 def resolve_space(
     model_cls: type[TransformerModel], space: Mapping[str, Any] | None, fixed: Collection[str], metric: str
 ) -> dict[str, Any]:
-    """The space in Ray's terms; None is the default one without what is fixed.
+    """Convert the space to distributions of Ray; None is the default space without the fixed arguments.
 
     Raises
     ------
     ValueError
-        If a name is no argument of the class, or fixed too; if trials could not be compared by the metric; or if there is something
-        else than lists of plain values and objects of Ray's.
+        If a name is not an argument of the class, or is also fixed; if trials could not be compared by the metric; or if a value is
+        neither a list of plain values nor a distribution of Ray.
     """
     tune = ray_tune()
     known = _names(model_cls.__init__) | _names(model_cls.train)
@@ -96,7 +103,7 @@ def resolve_space(
     resolved = {}
     for name, values in space.items():
         if name in _SPLIT:
-            msg = f"{name!r} decides which cells validate, so that trials could not be compared. Give it in train_params instead."
+            msg = f"{name!r} decides which cells validate, so trials could not be compared. Give it in train_params instead."
             raise ValueError(msg)
         if name not in known:
             msg = (
@@ -107,13 +114,13 @@ def resolve_space(
             msg = f"{name!r} is in the space and among the fixed arguments. Keep one of them."
             raise ValueError(msg)
         if name in _OBJECTIVE and metric.endswith("loss"):
-            msg = f"{metric} is another quantity with each {name}. Compare by a metric such as 'validation_macro_f1', or fix {name}."
+            msg = f"{metric} cannot be compared between values of {name}. Compare by a metric such as 'validation_macro_f1', or fix {name}."
             raise ValueError(msg)
         domain = tune.choice(values) if isinstance(values, list) and values else values
         if not isinstance(domain, tune.search.sample.Domain) or not _plain(getattr(domain, "categories", [])):
             msg = (
                 f"space[{name!r}] must be a list of plain values, such as numbers, or a distribution such as "
-                f"ray.tune.loguniform(1e-5, 1e-3), not {values!r}. What is fixed goes into model_params or train_params."
+                f"ray.tune.loguniform(1e-5, 1e-3), not {values!r}. Give fixed arguments in model_params or train_params."
             )
             raise ValueError(msg)
         resolved[name] = domain
@@ -121,7 +128,7 @@ def resolve_space(
 
 
 def longest(space: Mapping[str, Any], max_epochs: int) -> int:
-    """Most epochs that a trial can have."""
+    """Maximum number of epochs of a trial."""
     domain = space.get("max_epochs")
     if domain is None:
         return max_epochs
@@ -129,19 +136,19 @@ def longest(space: Mapping[str, Any], max_epochs: int) -> int:
 
 
 def constructed(model_cls: type[TransformerModel], names: Iterable[str]) -> frozenset[str]:
-    """Those of `names` that are arguments of the constructor; the others are ``train``'s."""
+    """Those of `names` that are arguments of the constructor; the others are arguments of ``train``."""
     return frozenset(names) & _names(model_cls.__init__)
 
 
 def searcher_named(name: str, rng: int) -> Any:
-    """Ray's search algorithm.
+    """Search algorithm of Ray with this name.
 
     Raises
     ------
     ImportError
         If it is not installed.
     ValueError
-        If there is none of this name.
+        If there is none with this name.
     """
     if name == "random":
         from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -161,7 +168,7 @@ def searcher_named(name: str, rng: int) -> Any:
 
 
 def described(value: Any) -> Any:
-    """Plain values from which two searches can be told apart; of objects that are neither weights nor words, only their class."""
+    """Plain values that distinguish two searches: hashes of weights and vocabularies, and of other objects only the class."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -170,7 +177,7 @@ def described(value: Any) -> Any:
         return [described(each) for each in value]
     if isinstance(value, Vocabulary):
         return value.hash
-    if hasattr(value, "domain_str"):  # of Ray's distributions
+    if hasattr(value, "domain_str"):  # a distribution of Ray
         return f"{value.get_sampler()} {value.domain_str}"
     network = getattr(value, "module", None) or getattr(value, "encoder", None)
     if isinstance(network, nn.Module):
@@ -186,7 +193,7 @@ def digest(manager: AnnDataManager) -> str:
 
 
 def _plain(values: list[Any]) -> bool:
-    """Whether values are the same after they were written to a file of JSON, as Ray does."""
+    """Whether values survive being written to a JSON file, as Ray does."""
     try:
         return json.loads(json.dumps(values)) == values
     except TypeError:
@@ -194,15 +201,15 @@ def _plain(values: list[Any]) -> bool:
 
 
 def _hash(arrays: Iterable[np.ndarray]) -> str:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for values in arrays:
         if values.dtype.kind not in "biuf":
             values = pd.util.hash_pandas_object(pd.DataFrame(values).astype(str), index=False).to_numpy()
-        found.update(np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()
+        sha256.update(np.ascontiguousarray(values).tobytes())
+    return sha256.hexdigest()
 
 
 def _names(function: Any) -> set[str]:
-    """Names of the arguments of `function` that are not about data."""
+    """Names of the arguments of `function`, except for data."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} - _DATA

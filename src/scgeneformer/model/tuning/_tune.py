@@ -1,7 +1,7 @@
 """Hyperparameter tuning on Ray Tune.
 
-It goes to Ray directly, since scvi-tools' ``run_autotune`` (1.4, 1.5) imports scib-metrics in every trial, sends the data with each of
-them, cannot go on after an interrupt and gives no model back. Where both have the same thing, the name is the same.
+It uses Ray directly, since ``run_autotune`` of scvi-tools (1.4, 1.5) imports scib-metrics in every trial, sends the data with each
+trial, cannot resume after an interrupt and returns no model. What both have has the same name.
 """
 
 from __future__ import annotations
@@ -34,20 +34,29 @@ _SCHEDULERS = ("asha", "fifo")
 
 @dataclass(frozen=True, eq=False)
 class TuneResult:
-    """What :func:`tune` found.
+    """Trials of a hyperparameter search by :func:`tune`, and the best model.
 
     Attributes
     ----------
     table
-        One row per trial, in the order of their suggestion, with its hyperparameters; the metrics of validation after ``best_epoch``,
-        the epoch in which the objective was best; ``epochs`` that were run and ``seconds``; ``status`` (``"finished"``, ``"stopped"``
-        early since others were better, or ``"failed"``) and ``error``.
+        One row per trial, in the order of suggestion: its hyperparameters; the validation metrics after ``best_epoch``,
+        the epoch with the best value of `metric`; the number of ``epochs`` and ``seconds`` that it ran; ``status`` (``"finished"``,
+        ``"stopped"`` early because others were better, or ``"failed"``) and ``error``.
     best_model
-        The best model that was measured, with the weights of its best epoch, on the data that were given.
+        Model of the best trial, with the weights of its best epoch, on the data given to :func:`tune`.
     best_params
-        Its hyperparameters.
+        Hyperparameters of the best trial.
     folder
-        Where everything is, Ray's own files of each trial (TensorBoard's among them) too.
+        Folder of the search, with Ray's own files of each trial (TensorBoard's among them).
+
+    Examples
+    --------
+    `result` was returned by :func:`tune`, and `adata` has tokens.
+
+    >>> result.best_params
+    {'learning_rate': 0.0001, 'freeze': 2}
+    >>> best = result.table.sort_values("validation_loss").head()
+    >>> result.best_model.save("tuned_classifier")
     """
 
     table: pd.DataFrame
@@ -76,48 +85,48 @@ def tune(
     max_concurrent: int | None = None,
     rng: int = 0,
 ) -> TuneResult:
-    """Search for good hyperparameters with Ray Tune, several models at a time.
+    """Search for good hyperparameters with Ray Tune, training several models at a time.
 
-    Without a cluster, Ray is started on this machine and stopped at the end. After ``ray.init(address="auto")``, or where the
-    variable ``RAY_ADDRESS`` names a cluster, the trials run there; all its machines must see `folder`.
+    Without a cluster, Ray is started on this machine and stopped at the end. After ``ray.init(address="auto")``, or if the environment
+    variable ``RAY_ADDRESS`` names a cluster, the trials run there; all machines of the cluster must have access to `folder`.
 
     Parameters
     ----------
     model_cls
         Class of the models, such as :class:`CellClassifier`.
     adata
-        Tokenized cells, registered by ``model_cls.setup_anndata``. All trials train on the same of them and validate on the same others.
-        Only what is registered goes to the workers.
+        Tokenized cells, registered by ``model_cls.setup_anndata``. All trials have the same training and validation cells.
+        Only what is registered is sent to the workers.
     space
-        What to choose among the arguments of the constructor and of ``train``: for each a list of values, or a distribution such as
-        ``ray.tune.loguniform(1e-5, 1e-3)``. None takes :func:`default_space` without what is fixed. Combinations that the class refuses,
-        such as frozen layers beside LoRA, are failed trials.
+        Arguments of the constructor and of ``train`` to search: for each a list of values, or a distribution such as
+        ``ray.tune.loguniform(1e-5, 1e-3)``. Defaults to :func:`default_space` without the fixed arguments. Combinations that the class
+        refuses, such as frozen layers with LoRA, are failed trials.
     folder
-        For everything that is kept. A search that was interrupted goes on when called again with the same arguments: trials that came
-        to an end are not run again, those that were running start anew.
+        Folder of the search. The same call resumes an interrupted search: trials that ended are not run again, and those that were running
+        start again.
     metric
-        Metric of validation by which models are compared, as in ``history``: ``"validation_loss"``, ``"validation_macro_f1"``,
-        ``"validation_auc"`` and so on. A trial counts with its best epoch.
+        Validation metric by which models are compared, as in ``history``: ``"validation_loss"``, ``"validation_macro_f1"``,
+        ``"validation_auc"`` and so on. The value of a trial is that of its best epoch.
     mode
-        Whether the best is the ``"min"`` or the ``"max"``. None: the least of losses and errors, the most of other metrics.
+        Whether the ``"min"`` or the ``"max"`` is best. Defaults to the minimum for losses and errors and to the maximum for other metrics.
     n_trials
         Number of trials.
     max_epochs
-        Epochs of each trial, unless they are in the space.
+        Number of epochs of each trial, unless it is in the space.
     model_params, train_params
         Arguments of the constructor and of ``train`` that all trials share.
     searcher
-        ``"random"`` draws each trial independently, ``"hyperopt"`` by tree-structured Parzen estimators from what was found so far.
+        ``"random"`` draws each trial independently; ``"hyperopt"`` uses tree-structured Parzen estimators and the results so far.
     scheduler
-        ``"asha"`` stops trials early (Li 2020): of those that come to epoch `grace_period` only the best go on, and again at
-        `reduction_factor` times as many epochs, and so forth. ``"fifo"`` lets each come to its end.
+        ``"asha"`` stops trials early (Li 2020): of those that reach epoch `grace_period` only the best continue, and again after
+        `reduction_factor` times as many epochs, and so on. ``"fifo"`` runs every trial to its end.
     grace_period, reduction_factor
-        First epoch at which ASHA stops trials; one in how many goes on.
+        First epoch at which ASHA stops trials; one in `reduction_factor` trials continues.
     resources
-        Of each trial, such as ``{"cpu": 4, "gpu": 0.5, "memory": 8e9}`` (bytes). By default one processor, and one GPU where Ray has any.
-        Torch gets as many threads as there are processors.
+        Resources of each trial, such as ``{"cpu": 4, "gpu": 0.5, "memory": 8e9}`` (bytes). Defaults to one processor, and one GPU if Ray
+        has any. Torch uses as many threads as there are processors.
     max_concurrent
-        Most trials at a time; None for as many as there are resources.
+        Maximum number of trials at a time. Defaults to as many as the resources allow.
     rng
         Seed of the suggestions, and of each trial's split, weights, order of cells and dropout.
 
@@ -130,30 +139,28 @@ def tune(
     ImportError
         If Ray Tune or hyperopt is not installed.
     TypeError, ValueError
-        If the data are not a registered AnnData, an argument makes no sense, or `folder` holds another search.
+        If the data are not a registered AnnData, an argument is invalid, or `folder` holds another search.
     RuntimeError
-        If all trials failed, or no machine has the resources of one.
+        If all trials failed, or no machine has the resources for a trial.
     KeyboardInterrupt
         If the search was interrupted.
 
     Notes
     -----
-    Writes nothing to the data. A trial that dies, by an exception or with its process, is in the table with its error, and the others go
-    on. ``"random"`` suggests the same for the same `rng`, and on CPUs a trial measures the same after each epoch. Which trials ASHA
-    stops, and what ``"hyperopt"`` suggests, depends on what others have reported by then: only ``max_concurrent=1`` repeats that too.
+    Nothing is written to the data. If a trial fails, with an exception or with its process, the table has its error, and the others
+    continue. ``"random"`` makes the same suggestions for the same `rng`, and on CPUs a trial has the same metrics after each epoch. Which
+    trials ASHA stops, and what ``"hyperopt"`` suggests, depends on which results are reported first: only ``max_concurrent=1`` makes these
+    reproducible too.
 
     Examples
     --------
-    >>> sg.model.CellClassifier.setup_anndata(adata, "cell_type", sample_key="donor")
-    >>> found = sg.model.tune(
-    ...     sg.model.CellClassifier,
-    ...     adata,
-    ...     {"learning_rate": ray.tune.loguniform(1e-5, 1e-3), "lora": [4, 8, 16], "max_epochs": [2, 4, 8]},
-    ...     metric="validation_macro_f1",
-    ...     model_params={"pretrained": "V2-104M"},
-    ...     folder="tuned",
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.model.CellClassifier.setup_anndata(adata, "disease", sample_key="donor")
+    >>> space = {"learning_rate": [1e-4, 3e-4, 1e-3], "freeze": [0, 2]}
+    >>> result = sg.model.tune(  # doctest: +SKIP
+    ...     sg.model.CellClassifier, adata, space, folder="tuned", model_params={"pretrained": "default"}, n_trials=4
     ... )
-    >>> found.best_model.predict()
+    >>> predicted = result.best_model.predict()
     """
     fixed_model, fixed_train = dict(model_params or {}), dict(train_params or {})
     if "max_epochs" in fixed_train:
@@ -179,7 +186,7 @@ def tune(
     arguments |= {"searcher": searcher, "scheduler": scheduler, "grace_period": grace_period}
     arguments |= {"reduction_factor": reduction_factor, "setup": registry["setup_args"], "data": digest(manager)}
     remember(folder / SEARCH, described(arguments))
-    # not at the last epoch, so that a trial that comes to its end can be told from one that was stopped
+    # not at the last epoch, so that a finished trial can be told from a stopped one
     asha: Asha = {
         "max_t": longest(resolved, max_epochs) - 1,
         "grace_period": grace_period,
@@ -248,16 +255,16 @@ def _found(results: Iterable[Result], search: Search, adata: AnnData, folder: Pa
     saved = {report[OBJECTIVE]: checkpoint for checkpoint, report in trials[best].best_checkpoints or ()}
     with saved[scores[best]].as_directory() as path:
         model = search.model_cls.load(path, adata)
-    if getattr(model, "start_", "") is None:  # a model in memory, with which baselines are made, is not saved
+    if getattr(model, "start_", "") is None:  # a start in memory, which baselines need, is not saved with a model
         given = search.model_params["pretrained"], None, search.model_params.get("vocabulary")
         model._start = Backbone.of(*given, dropout=None, attention_dropout=0.0).pretrained
-    if hasattr(model, "calibrate"):  # which `train` does at its end
+    if hasattr(model, "calibrate"):  # as at the end of `train`
         model.calibrate()
     return TuneResult(table, model, params[best], folder)
 
 
 def _reason(error: Exception | None) -> str | None:
-    """Kind and first line of what ended a trial."""
+    """Class and first line of the error that ended a trial."""
     if error is None:
         return None
     cause = getattr(error, "cause", None) or error

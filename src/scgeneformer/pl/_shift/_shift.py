@@ -46,35 +46,35 @@ def shift(
     key
         Slot of the ranking.
     kind
-        ``"volcano"``: mean effect against -log10 p for all tested genes, the most significant ones labelled.
-        ``"rank"``: the genes of highest and lowest score (effect, if the test has none), one line each, ordered by effect, with 95 % confidence intervals
-        where the ranking has them; the area of a dot grows with the number of cells; with goal states both directions are
-        shown, and the effects on further end states as open diamonds.
+        ``"volcano"``: mean effect against -log10 p for all tested genes, with labels for the most significant ones.
+        ``"rank"``: the genes with the highest and lowest scores (effects, if the test has no scores), one per line, ordered by effect,
+        with 95 % confidence intervals if the ranking has them; the area of a dot grows with the number of cells. With goal states both
+        directions are shown, and open diamonds mark the effects on further end states.
         ``"plane"``: the shift towards the target (across) against the shift towards another end state (up) for all tested
-        genes. Genes at the lower right move cells to the goal and away from the alternative.
+        genes. Genes at the lower right move cells towards the target and away from the alternative.
     state
-        End state; the target if ``None``. For ``"plane"`` the alternative on the second axis; by default the first of
-        `others` of :func:`~scgeneformer.tl.perturb`, or else the source.
+        End state. Defaults to the target. For ``"plane"`` the alternative on the second axis; defaults to the first of `others` of
+        :func:`~scgeneformer.tl.perturb`, or else to the source.
     group
-        Group of cells, where they were perturbed within groups.
+        Group of cells, if they were perturbed within groups.
     sets
-        Plot sets of genes, from ``.uns[key]["sets"]``; by default only where no genes are ranked.
+        Plot sets of genes, from ``.uns[key]["sets"]``. By default only if no genes were ranked.
     n_top
-        Number of genes labelled or listed. Where there are two directions each gets half, or what the other leaves; in the
+        Number of genes to label or list. If there are two directions, each gets half, or what the other leaves; in the
         plane the genes farthest from no effect are labelled.
     max_fdr
-        False discovery rate up to which genes are coloured. A ranking by ``test="aggregate"`` has none: with goal states
-        genes are coloured whose interval leaves out 0.
+        False discovery rate up to which genes are coloured. A ranking by ``test="aggregate"`` has none: with goal states,
+        genes whose interval excludes 0 are coloured.
     gene_symbols
-        Column of ``.var`` with the names to show; by default as in :func:`~scgeneformer.get.shifts`, else ``var_names``.
+        Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     mod
         Modality of a MuData.
     ax
         Axes to draw on.
     show
-        Show the figure, and return ``None``; by default as scanpy's settings say, and not if `ax` is given.
+        Show the figure and return ``None``. Defaults to scanpy's setting, or to False if `ax` is given.
     return_fig
-        Return the Figure and do not show it.
+        Return the Figure instead of showing it.
 
     Returns
     -------
@@ -87,6 +87,14 @@ def shift(
     ValueError
         If `kind` is unknown, no gene was tested, a volcano is asked for from a ranking without p-values, or a plane from a
         perturbation with fewer than two end states or with `state` not among them.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.perturb(adata, genes=["STAT1", "STAT2", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> sg.tl.rank_shifts(adata)
+    >>> ax = sg.pl.shift(adata, show=False)
+    >>> ax = sg.pl.shift(adata, kind="rank", n_top=10, show=False)
     """
     if kind not in KINDS:
         msg = f"kind={kind!r} is not one of {KINDS}."

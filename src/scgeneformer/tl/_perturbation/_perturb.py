@@ -117,18 +117,12 @@ def perturb(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scgeneformer as sg
-    >>> from anndata import AnnData
-    >>> counts = np.random.default_rng(0).poisson(2.0, (6, 4)).astype(np.float32)
-    >>> adata = AnnData(counts)
-    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
-    >>> adata.obs["state"] = ["sick", "well"] * 3
     >>> sg.pp.tokenize(adata, "default")
-    >>> sg.settings.progress = False
-    >>> sg.tl.perturb(adata, "default", ["LYZ"], groupby="state", source="sick", target="well")
-    >>> adata.layers["shift"].shape
-    (6, 4)
+    >>> sg.tl.perturb(adata, genes=["STAT1", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> adata.layers["shift"].shape == adata.shape
+    True
+    >>> adata.layers["shift"].nnz  # two genes in each of the 16 cells of dcm
+    32
     """
     options = PerturbOptions(
         kind=kind,

@@ -100,18 +100,10 @@ def screen(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scgeneformer as sg
-    >>> from anndata import AnnData
-    >>> counts = np.random.default_rng(0).poisson(2.0, (6, 4)).astype(np.float32)
-    >>> adata = AnnData(counts)
-    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
-    >>> adata.obs["state"] = ["sick", "well"] * 3
     >>> sg.pp.tokenize(adata, "default")
-    >>> sg.settings.progress = False
-    >>> sg.tl.screen(adata, "default", groupby="state", source="sick", target="well")
-    >>> adata.layers["shift"].dtype
-    dtype('float32')
+    >>> sg.tl.screen(adata, groupby="disease", source="dcm", target="nf", max_cells=4)
+    >>> adata.layers["shift"].shape == adata.shape
+    True
     """
     if refine < 0:
         msg = f"refine={refine} must be at least 0."

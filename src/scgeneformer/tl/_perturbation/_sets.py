@@ -113,17 +113,11 @@ def perturb_sets(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> import scgeneformer as sg
-    >>> from anndata import AnnData
-    >>> counts = np.random.default_rng(0).poisson(2.0, (6, 4)).astype(np.float32)
-    >>> adata = AnnData(counts)
-    >>> adata.var_names = ["CD3E", "CD3D", "NKG7", "LYZ"]
     >>> sg.pp.tokenize(adata, "default")
-    >>> sg.settings.progress = False
-    >>> sg.tl.perturb_sets(adata, "default", {"T cell receptor": ["CD3E", "CD3D"]})
+    >>> sets = {"ISGF3": ["STAT1", "STAT2", "IRF9"], "STAT1+STAT2": ["STAT1", "STAT2"]}
+    >>> sg.tl.perturb_sets(adata, sets=sets, groupby="disease", source="dcm", target="nf")
     >>> list(adata.obsm["shift_sets"])
-    ['T cell receptor']
+    ['ISGF3', 'STAT1+STAT2']
     """
     nested = isinstance(sets, Mapping) or any(not isinstance(genes, str) for genes in (() if sets is None else sets))
     if sets is None and anchor is None:

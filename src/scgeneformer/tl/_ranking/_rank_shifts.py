@@ -1,4 +1,4 @@
-"""``tl.rank_shifts``: what was perturbed, ranked by what it did."""
+"""``tl.rank_shifts``: ranking of perturbed genes and sets of genes by their effects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rank_shifts(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    r"""Rank genes, and sets of genes, by what their perturbation did to the cells.
+    r"""Rank genes, and sets of genes, by the effect of their perturbation on the cells.
 
     Reads the shifts that :func:`~scgeneformer.tl.perturb` stored, where every stored entry is a measurement, explicit zeros
     included, and what is not stored, or NaN, was not tested. What a perturbation does to a cell is
@@ -69,7 +69,7 @@ def rank_shifts(
         number of cells they were tested in and in their mean position in the cells' tokens, as one more draw from a normal
         distribution (t). How often and how high a gene is ranked alone moves a cell; this asks for what is more.
         ``"interaction"``: for pairs of genes with an anchor. In every cell the effects of the gene alone and of the anchor
-        alone, from `singles`, are taken from the effect of the pair, and what is left is tested against 0 (Student's t).
+        alone, from `singles`, are subtracted from the effect of the pair, and the rest is tested against 0 (Student's t).
         ``"mixture"``: a mixture of two Gaussians over the genes' effects separates genes with impact from those without.
         Only without goal states; without p-values.
         ``"aggregate"``: effects with their intervals, no test.
@@ -79,26 +79,26 @@ def rank_shifts(
         ``False`` takes shifts as they are, which makes a gene's effect depend on the cells that happen to express it. By default ``True``,
         with `compat` ``False``. Interactions, which compare within cells already, are never centred.
     compat
-        ``"official"``: numbers as official Geneformer defines them, from 1 cell on. For ``"rank_sum"`` (with goal states)
-        the tested gene is in the pool too, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
-        not corrected for, and a gene that the null does not have has p = 1 and counts as a test; for ``"mixture"`` the
+        ``"official"``: numbers as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
+        states) the pool includes the tested gene, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
+        not corrected for, and a gene that is missing from the null has p = 1 and counts as a test; for ``"mixture"`` the
         first component of an unscaled fit counts as the one with impact, which it often is not. Intervals, and the tests of
-        sets, are as without `compat`. Other tests have no official counterpart that runs.
+        sets, are the same as without `compat`. Other tests have no official counterpart that runs.
     donor
         Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"`` and, where
         given, for ``"interaction"``, which is then tested over the donors' means. Cells without a donor are left out of the test.
     null
-        For ``"vs_null"``: the `key` of another perturbation in the same `adata`, or another object perturbed alike, with
-        shifts under the same `key`; genes are matched by name.
+        For ``"vs_null"``: the `key` of another perturbation in the same `adata`, or another object that was perturbed in the same way,
+        with shifts under the same `key`; genes are matched by name.
     singles
-        For ``"interaction"``: the `key` of the perturbation of single genes in the same `adata`, the anchor among them,
-        otherwise made alike.
+        For ``"interaction"``: the `key` of a perturbation of single genes in the same `adata`, the anchor among them, with otherwise
+        the same options.
     n_matched
-        For ``"random_genes"``.
+        Number of matched genes, for ``"random_genes"``.
     min_cells
-        Genes and sets measured in fewer cells get an effect, but are not tested and not counted in the false discovery rate.
-        Genes stay in the pool. By default 5, or 1 with `compat` or ``"aggregate"``. Official Geneformer tests from 1 cell,
-        where a rank-sum p-value cannot fall below 0.08.
+        Minimum number of cells for a test. Genes and sets measured in fewer cells get an effect, but are neither tested nor counted in the
+        false discovery rate; such genes stay in the pool. Defaults to 5, or to 1 with `compat` or ``"aggregate"``. Official Geneformer
+        tests from 1 cell on, where a rank-sum p-value cannot fall below 0.08.
     mod
         Modality of a MuData.
     copy
@@ -150,7 +150,7 @@ def rank_shifts(
             The same for the source and each further state, with goal states; not of numbers of cells and donors. (A state
             named low or high is ``state_low`` or ``state_high`` here.)
     ``.varm[key_<group>]``
-        Instead, where cells were perturbed ``within`` groups: the same of each group, ranked by itself.
+        Instead, if cells were perturbed ``within`` groups: the same table for each group, which is ranked by itself.
     ``.uns[key]["sets"]``
         If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. Where random sets were
         perturbed beside them (`n_random` of :func:`~scgeneformer.tl.perturb_sets`), effects are beyond those, and ``scores``, ``pvals`` and
@@ -165,7 +165,7 @@ def rank_shifts(
     Raises
     ------
     KeyError
-        If there are no shifts, no tokens where positions are needed, or no column `donor`.
+        If there are no shifts, no tokens for a test that needs positions, or no column `donor`.
     ValueError
         If the layer is dense, if `test` misses what it needs, is given what it does not use, or has no official form, or if ``.varm[key]``
         holds something else than an earlier ranking; or if `centered` and no cell has a gene to compare with.
@@ -179,6 +179,14 @@ def rank_shifts(
     ``rank_shifts(adata, compat="official")`` reproduces the official ``goal_state_shift`` table, with ``test="vs_null"`` and
     ``test="mixture"`` those of the same names, and ``test="aggregate"`` the mean of ``aggregate_data``. Official Geneformer
     samples 100,000 values from a larger pool; all are used here. For effects on genes see :func:`scgeneformer.get.effects`.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.perturb(adata, genes=["STAT1", "STAT2", "IRF9"], groupby="disease", source="dcm", target="nf")
+    >>> sg.tl.rank_shifts(adata, test="donors", donor="donor")  # donors, not cells, are the replicates
+    >>> adata.varm["shift"].loc[["STAT1", "STAT2", "IRF9"], "n_donors"].tolist()
+    [4, 4, 4]
     """
     check_arguments(test, compat, donor, null, singles, n_matched, min_cells, centered=centered)
     from scanpy import logging as logg
