@@ -1,1 +1,1 @@
-"""Training on files that do not fit in memory."""
+"""Training on counts in files, too many to fit in memory."""

@@ -1,4 +1,4 @@
-"""Files of a corpus: found, checked, and read block by block of cells."""
+"""Files of a corpus, which are looked up, checked, and read in blocks of cells."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WARN_BELOW, _FAIL_BELOW = 0.5, 0.05  # shares of the counts, as in `pp.tokenize
 
 
 def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Paths of all h5ad and zarr files that are meant: files, folders of them, and patterns such as ``"atlas/*.h5ad"``.
+    """Paths of all h5ad and zarr files that are given as files, folders of them, or patterns such as ``"atlas/*.h5ad"``.
 
     Raises
     ------
     FileNotFoundError
-        If a path or pattern leads to no file.
+        If a path or pattern matches no file.
     ValueError
-        If a file is named twice.
+        If a file is given twice.
     """
     found = []
     for name in [files] if isinstance(files, str | Path) else files:
@@ -57,7 +57,7 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def open_file(path: Path) -> Any:
-    """The open file: a group of h5py, which closes it when it is no longer used, or of zarr."""
+    """Open the file, as a group of h5py, which closes it when it is no longer used, or of zarr."""
     if path.suffix in _HDF5:
         import h5py
 
@@ -69,20 +69,20 @@ def open_file(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class CorpusFile:
-    """Counts in one file, which are read and ranked by blocks of cells.
+    """Counts in one file, which are read and ranked in blocks of cells.
 
     Attributes
     ----------
     path
-        Of an h5ad or zarr file.
+        Path of an h5ad or zarr file.
     slot
         ``"X"`` or ``"layers/<name>"``.
     token_id
-        Shape (n_vars,), int32: token of each gene, -1 if it has none.
+        Token of each gene, -1 if it has none; int32 (n_vars,).
     vocabulary, counts, log_base, max_length
         As in :func:`scgeneformer.tokens.encode`.
     bounds
-        Shape (n_obs,), int32: most tokens that a cell can have, by the number of values that are stored of it.
+        Maximum number of tokens of each cell, from the number of its stored values; int32 (n_obs,).
     """
 
     path: Path
@@ -105,25 +105,25 @@ class CorpusFile:
         counts: Literal["raw", "linear", "log1p"],
         max_length: int | None,
     ) -> CorpusFile:
-        """Look into a file: its genes, the numbers of values of its cells, and some of the values.
+        """Inspect a file: its genes, the number of stored values of each cell, and a sample of the values.
 
         Raises
         ------
         KeyError
             If there is no such layer or column of ``.var``.
         ValueError
-            If the counts are not stored by cells (CSR), look like something else, or have genes that the vocabulary does not know.
+            If the counts are not stored by cells (CSR), do not look like counts, or have almost no genes in the vocabulary.
 
         Warns
         -----
         UserWarning
-            If the vocabulary knows the genes of less than half of the counts.
+            If less than half of the counts are of genes in the vocabulary.
         """
         file = open_file(path)
         slot = "X" if layer is None else f"layers/{layer}"
         if slot not in file:
-            there = [] if "layers" not in file else list(file["layers"])
-            msg = f"{path} has no {slot}. Name one of its layers {there} by `layer=`."
+            layers = [] if "layers" not in file else list(file["layers"])
+            msg = f"{path} has no {slot}. Name one of its layers {layers} by `layer=`."
             raise KeyError(msg)
         stored, label = file[slot], f"{slot} of {path}"
         if (kind := dict(stored.attrs).get("encoding-type", "")) != "csr_matrix":
@@ -152,12 +152,12 @@ class CorpusFile:
         )
         n_stored = np.diff(np.asarray(stored["indptr"][:], dtype=np.int64))
         bounds = np.minimum(n_stored + (2 if vocabulary.has_cls else 0), max_length or vocabulary.max_length)
-        # whether values are counts was decided by the sample; one block alone may look otherwise
+        # the sample has decided whether values are counts; a single block could look otherwise
         counts = "linear" if counts == "raw" else counts
         return cls(path, slot, genes.token_id, vocabulary, counts, log_base, max_length, bounds.astype(np.int32))
 
     def read(self, file: Any, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of cells from `start` to before `stop` of the open file: uint16 (stop - start, L), right-padded, and their lengths.
+        """Read the tokens of cells `start` to `stop` (exclusive) of an open file: uint16 (stop - start, L), right-padded, and lengths.
 
         Raises
         ------
@@ -178,15 +178,15 @@ class CorpusFile:
 
 
 def _rows(stored: Any, start: int, stop: int) -> sparse.csr_matrix:
-    """A block of rows of a stored CSR matrix, whose three arrays are read where it lies in them."""
+    """A block of rows of a stored CSR matrix; only its parts of the three arrays are read."""
     indptr = np.asarray(stored["indptr"][start : stop + 1], dtype=np.int64)
-    here = slice(int(indptr[0]), int(indptr[-1]))
+    values = slice(int(indptr[0]), int(indptr[-1]))
     shape = (stop - start, int(stored.attrs["shape"][1]))
-    return sparse.csr_matrix((stored["data"][here], stored["indices"][here], indptr - indptr[0]), shape=shape)
+    return sparse.csr_matrix((stored["data"][values], stored["indices"][values], indptr - indptr[0]), shape=shape)
 
 
 def _sample(stored: Any) -> sparse.csr_matrix:
-    """Some rows from all over the matrix."""
+    """A few groups of rows at equal distances in the matrix."""
     n = int(stored.attrs["shape"][0])
     starts = np.unique(np.linspace(0, max(n - _SAMPLE_ROWS, 0), _SAMPLES).astype(int))
     ends = np.minimum(np.r_[starts[1:], n], starts + _SAMPLE_ROWS)

@@ -1,4 +1,4 @@
-"""Blocks of cells read and ranked in threads, and the batches that are made of them meanwhile."""
+"""Blocks of cells, read and ranked in threads, and the batches made from them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 
 class Blocks:
-    """Blocks of cells of several files, numbered through.
+    """Blocks of cells of several files, numbered consecutively.
 
     Parameters
     ----------
     files
-        The files.
+        Files of the corpus.
     block_cells
-        Cells in each block but for a file's last.
+        Number of cells in each block, except for the last one of a file.
     """
 
     def __init__(self, files: Sequence[CorpusFile], block_cells: int) -> None:
@@ -55,14 +55,14 @@ class Blocks:
         return len(self.file_of)
 
     def read(self, steps: Iterator[Step]) -> Iterator[tuple[Step, dict[int, np.ndarray]]]:
-        """Each step, with the tokens of its cells that lie in its blocks, by number of the cell in the corpus."""
+        """Each step, with the tokens of those of its cells that are in its blocks, by the number of the cell in the corpus."""
         opened = lru_cache(_OPEN_FILES)(open_file)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             for step in steps:
                 wanted = np.concatenate([*step.batches, step.waiting])
                 rows: dict[int, np.ndarray] = {}
-                for found in pool.map(lambda block, wanted=wanted: self._read(opened, block, wanted), step.blocks):
-                    rows |= found
+                for of_block in pool.map(lambda block, wanted=wanted: self._read(opened, block, wanted), step.blocks):
+                    rows |= of_block
                 yield step, rows
 
     def _read(self, opened: Any, block: int, wanted: np.ndarray) -> dict[int, np.ndarray]:
@@ -75,19 +75,19 @@ class Blocks:
 
 
 class CorpusLoader:
-    """Batches of a corpus, masked, made ahead in threads; remembers its place within the epoch, like `TokenLoader`.
+    """Masked batches of a corpus, prepared ahead in threads. Like `TokenLoader`, it remembers its place within the epoch.
 
-    Each batch is a dict as of `TokenDataset`. A process without a cell in the last batch gets one of a single ``<mask>``,
-    in which nothing is asked.
+    Each batch is a dict like those of `TokenDataset`. A process without a cell in the last batch gets a batch of a single ``<mask>``
+    without a target.
 
     Parameters
     ----------
     blocks, sampler
-        What is read, and in which order.
+        Blocks of cells, and the order in which they are read and batched.
     masking
-        What to hide.
+        Rule by which tokens are masked.
     longest
-        Most tokens of a cell, so that no batch is wider.
+        Maximum number of tokens of a cell, and so the maximum width of a batch.
     """
 
     batch_sampler = None  # Lightning looks for it where there is a sampler
@@ -108,23 +108,23 @@ class CorpusLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Number of batches given out in this epoch."""
+        """Number of batches yielded in this epoch."""
         return {"place": self._place % max(len(self), 1)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass start after the batches that were given out."""
+        """Start the next pass after the batches that were already yielded."""
         self.sampler.skip = state["place"]
 
     def _batches(
         self, steps: Iterator[tuple[Step, dict[int, np.ndarray]]], epoch: int
     ) -> Iterator[dict[str, torch.Tensor]]:
-        kept: dict[int, np.ndarray] = {}
+        tokens: dict[int, np.ndarray] = {}
         for step, read in steps:
-            kept |= read
+            tokens |= read
             for cells in step.batches:
                 share = cells[self.sampler.rank :: self.sampler.world].tolist()
-                yield self._batch({cell: kept[cell] for cell in share if len(kept[cell])}, epoch)
-            kept = {cell: kept[cell] for cell in step.waiting.tolist()}
+                yield self._batch({cell: tokens[cell] for cell in share if len(tokens[cell])}, epoch)
+            tokens = {cell: tokens[cell] for cell in step.waiting.tolist()}
 
     def _batch(self, rows: dict[int, np.ndarray], epoch: int) -> dict[str, torch.Tensor]:
         rows = rows or {0: np.array([self.masking.mask_id], dtype=np.uint16)}
@@ -137,7 +137,7 @@ class CorpusLoader:
 
 
 def ahead(items: Iterator[T], n: int) -> Iterator[T]:
-    """The same items, the next `n` of them being made in a thread."""
+    """The same items, while a thread prepares the next `n`."""
     pool = ThreadPoolExecutor(1)
     try:
         coming = deque(pool.submit(_at_most_one, items) for _ in range(n))

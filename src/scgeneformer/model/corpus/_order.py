@@ -1,4 +1,4 @@
-"""Which cells of a corpus make the batches of an epoch, planned from bounds of their lengths before anything is read."""
+"""Plan of the batches of an epoch of a corpus, made from bounds of the lengths of cells before any file is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT_OUT = 255  # class of cells in which no gene is detected
 
 
 def length_classes(longest: int) -> np.ndarray:
-    """Widths of batches, longest first: each holds cells that are at most 15 % shorter than it is wide, as far as trimming allows."""
+    """Widths of batches, widest first: no cell of a batch is more than 15 % shorter than the batch is wide, as far as trimming allows."""
     widths = [trimmed(max(longest, 1))]
     while (narrower := trimmed(math.ceil(SHRINK * widths[-1]))) < widths[-1]:
         widths.append(narrower)
@@ -26,20 +26,20 @@ def length_classes(longest: int) -> np.ndarray:
 
 
 def classes_of(bounds: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Class of each cell by a bound of its length, uint8: the narrowest width that holds it; `LEFT_OUT` where the bound is 0."""
-    found = len(widths) - 1 - np.searchsorted(widths[::-1], bounds)
-    return np.where(bounds > 0, found, LEFT_OUT).astype(np.uint8)
+    """Class of each cell, uint8: the narrowest width that a bound of its length fits in; `LEFT_OUT` where the bound is 0."""
+    narrowest = len(widths) - 1 - np.searchsorted(widths[::-1], bounds)
+    return np.where(bounds > 0, narrowest, LEFT_OUT).astype(np.uint8)
 
 
 class Step(NamedTuple):
-    """Blocks to read, and the batches that can be made then.
+    """Blocks to read, and the batches that can then be made.
 
     Attributes
     ----------
     blocks
-        Numbers of blocks.
+        Numbers of the blocks.
     batches
-        Cell numbers of each batch of all processes together, from these blocks or left from earlier ones.
+        Numbers of the cells in each batch of all processes together, from these blocks or left over from earlier ones.
     waiting
         Cells of these and earlier blocks that are in no batch yet.
     """
@@ -50,27 +50,27 @@ class Step(NamedTuple):
 
 
 class BlockBatches:
-    """Plan of epochs over blocks of cells that lie side by side in files.
+    """Plan of the batches of each epoch over blocks of consecutive cells.
 
-    Blocks are shuffled, and a few of them at a time are read. Their cells, together with those waiting, are shuffled and dealt by classes
-    of length into full batches; what does not fill a batch waits for the next blocks. At the end of an epoch the rest of each class
-    joins the next longer one, so that only one batch is not full. Every cell is in one batch of an epoch, and the number of batches,
-    which follows from the numbers of cells in the classes, is the same in every epoch and on every process.
+    Blocks are shuffled and read a few at a time. Their cells, together with those waiting, are shuffled and divided by classes
+    of length into full batches; cells that do not fill a batch wait for the next blocks. At the end of an epoch the rest of each class
+    joins the next longer one, so that only one batch is not full. Every cell is in one batch of an epoch. The number of batches
+    depends only on the numbers of cells in the classes, and is the same in every epoch and on every process.
 
     Parameters
     ----------
     starts
-        Numbers of the first cell of each block, and at the end the number behind the last, of the whole corpus: shape (n_blocks + 1,).
+        Number of the first cell of each block of the whole corpus and, as the last element, the number of cells; (n_blocks + 1,).
     classes
         Class of each cell of the corpus, see `classes_of`.
     widths
-        Of the classes, longest first.
+        Widths of the classes, widest first.
     blocks
         Numbers of the blocks of this set.
     token_budget, batch_size, shuffle, seed, rank, world
-        As in `TokenBatches`, but for a process' share, which may be empty where the last batch has few cells.
+        As in `TokenBatches`, except that the part of a process may be empty if the last batch has few cells.
     blocks_in_memory
-        How many blocks are read, and shuffled, together.
+        Number of blocks that are read and shuffled together.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class BlockBatches:
         self.n_cells = int(n_cells[:LEFT_OUT].sum())
         self._n_batches, rest = 0, 0
         for size, n in zip(reversed(self.sizes), n_cells[: len(self.sizes)][::-1].tolist(), strict=True):
-            # full batches while blocks are read, then those of what is left, of shorter cells too
+            # full batches while blocks are read, then batches of the rest, which includes shorter cells
             self._n_batches += n // size + (n % size + rest) // size
             rest = (n % size + rest) % size
         self._n_batches += rest > 0
@@ -123,15 +123,15 @@ class BlockBatches:
         blocks = rng.permutation(self.blocks) if self.shuffle else self.blocks
         waiting = [np.empty(0, dtype=np.int64) for _ in self.sizes]
         for start in range(0, len(blocks), self.blocks_in_memory):
-            here = blocks[start : start + self.blocks_in_memory]
-            cells = np.concatenate([np.arange(self.starts[block], self.starts[block + 1]) for block in here])
+            read = blocks[start : start + self.blocks_in_memory]
+            cells = np.concatenate([np.arange(self.starts[block], self.starts[block + 1]) for block in read])
             cells = rng.permutation(cells) if self.shuffle else cells
             batches = self._deal(cells, waiting)
             if start + self.blocks_in_memory >= len(blocks):
                 batches += self._rest(waiting)
             if self.shuffle:
                 batches = [batches[i] for i in rng.permutation(len(batches))]
-            yield Step(here, batches, np.concatenate(waiting))
+            yield Step(read, batches, np.concatenate(waiting))
 
     def remaining(self, epoch: int, skip: int) -> Iterator[Step]:
         """The steps of an epoch without the first `skip` batches; blocks are read again only for cells that are still to come."""
@@ -148,7 +148,7 @@ class BlockBatches:
             yield step
 
     def _deal(self, cells: np.ndarray, waiting: list[np.ndarray]) -> list[np.ndarray]:
-        """Full batches of each class; the others wait."""
+        """Full batches of each class; the remaining cells are left in `waiting`."""
         batches, class_of = [], self.classes[cells]
         for number, size in enumerate(self.sizes):
             pool = np.concatenate([waiting[number], cells[class_of == number]])
@@ -157,7 +157,7 @@ class BlockBatches:
         return batches
 
     def _rest(self, waiting: list[np.ndarray]) -> list[np.ndarray]:
-        """Batches of all that wait, each as wide as its longest class allows; the last need not be full."""
+        """Batches of all waiting cells, each as wide as its longest class allows; the last one need not be full."""
         batches, pool = [], np.empty(0, dtype=np.int64)
         for number in reversed(range(len(self.sizes))):
             pool, size = np.concatenate([pool, waiting[number]]), self.sizes[number]

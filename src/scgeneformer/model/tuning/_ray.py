@@ -1,4 +1,4 @@
-"""How a search runs on Ray: where, with which data, and from where it goes on."""
+"""A search on Ray: the data that are sent, the resources, and how an interrupted search is resumed."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Asha(TypedDict):
 
 
 TRIALS, SEARCH = "trials", "search.json"  # in the folder of a search
-_ENVIRONMENT = {  # for Ray, where the user has not said otherwise
+_ENVIRONMENT = {  # for Ray, unless the user has set them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths among the arguments stay valid
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one does not know how to be quiet
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one cannot be silenced
     "RAY_TQDM_PATCH_PRINT": "0",  # it replaces the built-in print for good, and numba cannot compile the other
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # what can be resumed is a second old at most
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a resumed search loses a second at most
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",  # states are small, and trials long
 }
 
 
 def portable(adata: AnnData, registry: Mapping[str, Any]) -> AnnData:
-    """The cells with what is registered of them, in memory: no counts, no graphs, no other representations."""
-    places = [field["data_registry"] for field in registry["field_registries"].values()]
-    keys = [place["attr_key"] for place in places if place.get("attr_name") == "obsm"]
+    """The cells with only their registered slots, in memory: no counts, no graphs, no other representations."""
+    slots = [field["data_registry"] for field in registry["field_registries"].values()]
+    keys = [slot["attr_key"] for slot in slots if slot.get("attr_name") == "obsm"]
     return AnnData(
         obs=adata.obs.copy(),
         var=adata.var.copy(),
@@ -59,12 +59,12 @@ def portable(adata: AnnData, registry: Mapping[str, Any]) -> AnnData:
 
 
 def remember(file: Path, search: dict[str, Any]) -> None:
-    """Write down what is searched, or check that it is what was.
+    """Write the arguments of a search to `file`, or check that they are those in it.
 
     Raises
     ------
     ValueError
-        If the folder holds another search; what differs is named.
+        If the folder holds another search; the message names what differs.
     """
     now = json.loads(json.dumps(search))
     if not file.exists():
@@ -73,29 +73,29 @@ def remember(file: Path, search: dict[str, Any]) -> None:
     before = json.loads(file.read_text())
     differs = _differences(before, now)
     if differs:
-        msg = f"{str(file.parent)!r} holds another search: {'; '.join(differs)}. Give the same arguments to go on with it, or another folder."
+        msg = f"{str(file.parent)!r} holds another search: {'; '.join(differs)}. Give the same arguments to resume it, or another folder."
         raise ValueError(msg)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Where two searches differ, and how."""
+    """Arguments in which two searches differ, with both values."""
     if before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         names = {**before, **now}
-        found = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in names]
-        return [text for texts in found for text in texts]
+        differences = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in names]
+        return [text for texts in differences for text in texts]
     return [f"{name} was {reprlib.repr(before)}, is {reprlib.repr(now)}"]
 
 
 @contextmanager
 def running(resources: Mapping[str, float]) -> Iterator[dict[str, float]]:
-    """Ray, started if it does not run, and then stopped again; yields the resources of a trial, with the defaults.
+    """Start Ray unless it is running, and stop it again; yield the resources of a trial, including the defaults.
 
     Raises
     ------
     RuntimeError
-        If this machine does not have them: Ray would wait for ever. A cluster may grow.
+        If this machine does not have these resources, since Ray would wait for them forever. (A cluster may grow.)
     """
     import ray
 
@@ -107,19 +107,17 @@ def running(resources: Mapping[str, float]) -> Iterator[dict[str, float]]:
     try:
         if started:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        there = ray.cluster_resources()
-        wanted = {"cpu": 1, "gpu": int(there.get("GPU", 0) >= 1)} | dict(resources)
-        lacking = [name for name, amount in wanted.items() if amount > there.get(name.upper(), there.get(name, 0))]
+        available = ray.cluster_resources()
+        needed = {"cpu": 1, "gpu": int(available.get("GPU", 0) >= 1)} | dict(resources)
+        amounts = {name: available.get(name.upper(), available.get(name, 0)) for name in needed}
+        lacking = {name: amount for name, amount in amounts.items() if needed[name] > amount}
         if started and lacking:
-            has = {name: there.get(name.upper(), there.get(name, 0)) for name in lacking}
-            msg = f"A trial would need resources={wanted}, of which this machine has {has}. Ask for less."
+            msg = f"A trial would need resources={needed}, of which this machine has {lacking}. Ask for less."
             raise RuntimeError(msg)
-        yield wanted
+        yield needed
     finally:
         if in_main:
-            signal.signal(
-                signal.SIGINT, on_interrupt
-            )  # Ray Tune leaves its own behind, which passes over the next interrupt
+            signal.signal(signal.SIGINT, on_interrupt)  # Ray Tune leaves its own, which ignores the next interrupt
         if started:
             ray.shutdown()
         for name in missing:
@@ -137,7 +135,7 @@ def run(
     max_concurrent: int | None,
     asha: Asha | None,
 ) -> list[Result]:
-    """Run all trials, or those that `folder` does not have; `asha` are the options of the scheduler, if any stops trials early."""
+    """Run all trials, or those missing in `folder`; `asha` are the options of the scheduler that stops trials early, if any."""
     from ray import tune
 
     trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), dict(resources))
@@ -145,7 +143,7 @@ def run(
     if tune.Tuner.can_restore(trials):
         return _listed(tune.Tuner.restore(trials, trainable))
     scheduler = None if asha is None else tune.schedulers.ASHAScheduler(time_attr="epoch", **asha)
-    kept = tune.CheckpointConfig(
+    checkpoints = tune.CheckpointConfig(
         num_to_keep=1, checkpoint_score_attribute=OBJECTIVE, checkpoint_score_order=search.mode
     )
     tuner: Tuner = tune.Tuner(
@@ -159,10 +157,10 @@ def run(
             scheduler=scheduler,
             max_concurrent_trials=max_concurrent,
             trial_dirname_creator=_dirname,
-            reuse_actors=True,  # to import torch and scvi-tools takes seconds
+            reuse_actors=True,  # importing torch and scvi-tools takes seconds
         ),
         run_config=tune.RunConfig(
-            name=TRIALS, storage_path=str(folder), checkpoint_config=kept, verbose=int(settings.progress)
+            name=TRIALS, storage_path=str(folder), checkpoint_config=checkpoints, verbose=int(settings.progress)
         ),
     )
     return _listed(tuner)
@@ -174,14 +172,14 @@ def _listed(tuner: Tuner) -> list[Result]:
 
 
 def ended(result: Result) -> bool:
-    """Whether a trial came to an end: its own, by the scheduler or by an error; not by an interrupt of the search.
+    """Whether a trial finished, was stopped by the scheduler or failed, and was not interrupted with the search.
 
-    Ray marks trials that end themselves as done in memory, but not always in the file that a search goes on from.
+    Ray marks trials that finish by themselves as done in memory, but not always in the file from which a search is resumed.
     """
     last = result.metrics or {}
     return result.error is not None or bool(last.get("done") or last.get("finished"))
 
 
 def _dirname(trial: Trial) -> str:
-    """Folder of a trial, by its number; the rest of Ray's tag are its hyperparameters."""
+    """Folder of a trial, named by its number; the rest of Ray's tag are its hyperparameters."""
     return f"trial_{int(trial.experiment_tag.split('_')[0]):05d}"

@@ -1,4 +1,4 @@
-"""One trial of hyperparameter tuning, as it runs in a worker of Ray."""
+"""One trial of hyperparameter tuning, which runs in a worker of Ray."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 
     from scgeneformer.model._base import TransformerModel
 
-OBJECTIVE = "objective"  # what trials are compared by: the best value of the metric so far
+OBJECTIVE = "objective"  # by which trials are compared: the best value of the metric so far
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What all trials share. Ray keeps one copy per machine, whose arrays the workers read without copying.
+    """Data and arguments that all trials share. Ray keeps one copy per machine, whose arrays the workers read without copying.
 
     Attributes
     ----------
     model_cls
         Class of the model.
     adata
-        Cells, with what is registered of them and nothing else.
+        Cells with only their registered slots.
     setup_method, setup_args
-        How they are registered.
+        Method that registers them, and its arguments.
     model_params, train_params
         Arguments of the constructor and of ``train`` that are the same in all trials.
     constructed
-        Those of the names in the space that are arguments of the constructor.
+        Names in the space that are arguments of the constructor.
     metric, mode
-        Metric of validation, and whether the best is its ``"min"`` or ``"max"``.
+        Validation metric, and whether its ``"min"`` or ``"max"`` is best.
     rng
         Seed of the weights and of dropout.
     threads
-        Of torch, in a trial.
+        Number of threads of torch in a trial.
     settings
-        Those of the process that tunes.
+        Settings of the process that called `tune`.
     """
 
     model_cls: type[TransformerModel]
@@ -66,18 +66,17 @@ class Search:
 
 
 def run_trial(config: dict[str, Any], search: Search) -> dict[str, Any]:
-    """Train one model with the hyperparameters of `config`, reporting each validation; returns the last report, marked as such.
+    """Train one model with the hyperparameters of `config` and report each validation; return the last report, marked as finished.
 
     Raises
     ------
     ValueError
-        If the metric is not among those of validation, or nothing is validated.
+        If the metric is not a validation metric, or nothing is validated.
     FloatingPointError
-        If the metric is not a number.
+        If the metric is not finite.
     """
-    os.environ.setdefault(
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S", "300"
-    )  # to clean up after a stop, before this process is used again
+    # time to clean up after a stop, before this process is reused
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "300")
     torch.set_num_threads(search.threads)
     for name, value in search.settings.items():
         setattr(settings, name, value)
@@ -90,15 +89,15 @@ def run_trial(config: dict[str, Any], search: Search) -> dict[str, Any]:
     report = Report(model, search.metric, search.mode)
     model.train(**arguments | {"callbacks": [*arguments.get("callbacks", ()), report]})
     if not report.last:
-        msg = f"There was no validation, so that {search.metric!r} is not known. Give train_params a `validation_size` above 0."
+        msg = f"There was no validation, so {search.metric!r} is not known. Give train_params a `validation_size` above 0."
         raise ValueError(msg)
     return report.last | {"finished": True}
 
 
 class Report(Callback):
-    """Tells Ray the metrics of each validation, and gives it the model whenever that is the best so far.
+    """Reports the metrics of each validation to Ray, with the model if it is the best so far.
 
-    Ray may end the trial here, by an exit of its thread, when other trials are better.
+    Ray may end the trial here, by an exit of its thread, if other trials are better.
     """
 
     def __init__(self, model: TransformerModel, metric: str, mode: str) -> None:
@@ -115,7 +114,7 @@ class Report(Callback):
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("validation_")}
         if self.metric not in metrics:
-            msg = f"metric={self.metric!r} is not among the metrics of validation: {sorted(metrics)}."
+            msg = f"metric={self.metric!r} is not among the validation metrics: {sorted(metrics)}."
             raise ValueError(msg)
         epoch, value = trainer.current_epoch + 1, metrics[self.metric]
         if not math.isfinite(value):
@@ -134,7 +133,7 @@ class Report(Callback):
             tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _save(self, trainer: Trainer, folder: str) -> None:
-        """Save the model as the runner would leave it now: trained, with its history and the cells of each set."""
+        """Save the model as it would be if training ended now: trained, with its history and the cells of each set."""
         model, data = self.model, trainer.datamodule
         before = model.history_, model.is_trained_
         model.history_, model.is_trained_ = trainer.logger.history, True
