@@ -171,7 +171,18 @@ class Classifier(TransformerModel):
         self._export(folder, plain_copy(self.module.network), dtype, labels=labels, **config)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Save the LoRA adapters and the head in the layout of peft, which ``PeftModel.from_pretrained`` loads."""
+        """Save the LoRA adapters and the head in the layout of peft, which ``PeftModel.from_pretrained`` loads.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.model.CellClassifier.setup_anndata(adata, "disease")
+        >>> model = sg.model.CellClassifier(adata, "default", lora=4)
+        >>> model.train(max_epochs=1)
+        >>> model.save_adapter("adapter")
+        >>> other = sg.model.CellClassifier(adata, "default")
+        >>> other.load_adapter("adapter")
+        """
         nn.save_adapter(folder, self.module.network)
 
     def load_adapter(self, folder: str | Path) -> None:
