@@ -70,16 +70,16 @@ def effects(
     """
     data = _keys.as_adata(adata, mod)
     symbols = _keys.symbols(data, gene_symbols)
-    found = _effects_of_gene(data, key, perturbed, symbols)
-    if found is None and _keys.has_sets(data, data.varm, key):
-        found = _effects_of_set(data, _keys.sets_key(key), perturbed)
-    if found is None:
+    recorded = _effects_of_gene(data, key, perturbed, symbols)
+    if recorded is None and _keys.has_sets(data, data.varm, key):
+        recorded = _effects_of_set(data, _keys.sets_key(key), perturbed)
+    if recorded is None:
         msg = (
             f"No effects of {perturbed!r} on genes, neither as a gene in .varp[{key!r}] nor as a set in "
             f".varm[{_keys.sets_key(key)!r}]. Run `sg.tl.perturb` so that it records effects on genes."
         )
         raise KeyError(msg)
-    affected, columns = found
+    affected, columns = recorded
     frame = pd.DataFrame(columns)
     insert_names(frame, data.var_names.to_numpy()[affected], None if symbols is None else symbols[affected])
     return frame.sort_values("cosine", kind="stable")[:n_top].reset_index(drop=True)

@@ -258,10 +258,10 @@ def cross_validate_genes(
     return _cross_validate(model, items, {GENE_BASELINES[name]: name for name in baselines}, n_folds, rng, train_kwargs)
 
 
-def _check(baselines: Sequence[str], known: Mapping[str, str], train_kwargs: Mapping[str, Any]) -> None:
-    unknown = sorted(set(baselines) - set(known))
+def _check(baselines: Sequence[str], available: Mapping[str, str], train_kwargs: Mapping[str, Any]) -> None:
+    unknown = sorted(set(baselines) - set(available))
     if unknown:
-        msg = f"baselines={tuple(baselines)} has {unknown}, which are none of {tuple(known)}."
+        msg = f"baselines={tuple(baselines)} has {unknown}, which are none of {tuple(available)}."
         raise ValueError(msg)
     fixed = sorted(_SET_BY_FOLDS & set(train_kwargs))
     if fixed:

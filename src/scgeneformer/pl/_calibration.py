@@ -65,20 +65,20 @@ def calibration(
     >>> sg.tl.evaluate(adata, model)
     >>> ax = sg.pl.calibration(adata, n_bins=5, show=False)
     """
-    found = read_evaluation(adata, key, mod)
+    evaluated = read_evaluation(adata, key, mod)
     own_figure = ax is None
     ax = begin(ax, 4.4, 4.8)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     handles, labels = [], []
-    for i, (name, proba) in enumerate(found.proba.items()):
+    for i, (name, proba) in enumerate(evaluated.proba.items()):
         colour, dashes = STYLES[i]
-        bins = evaluation.reliability(found.truth, proba, n_bins=n_bins)
+        bins = evaluation.reliability(evaluated.truth, proba, n_bins=n_bins)
         some = bins.n > 0
         x, y, share = bins.confidence[some], bins.accuracy[some], bins.n[some] / bins.n.sum()
         handles.append(ax.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, zorder=4 - i)[0])
         ax.scatter(x, y, s=8 + 160 * share, color=colour, alpha=0.8, linewidths=0, zorder=5 - i)
         labels.append(f"{name}, {bins.error:.3f}")
-    least = np.floor(10 / len(found.classes)) / 10  # no prediction is less sure
+    least = np.floor(10 / len(evaluated.classes)) / 10  # no prediction is less sure
     ax.set(xlim=(least - 0.02, 1.03), ylim=(-0.03, 1.03))
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("probability of the predicted class")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def symbols_of(data: AnnData, gene_symbols: str | None) -> np.ndarray:
     """Symbols as in `_keys.symbols`, or ``var_names``; (n_vars,) of str."""
-    found = _keys.symbols(data, gene_symbols)
-    return data.var_names.astype(str).to_numpy() if found is None else found
+    symbols = _keys.symbols(data, gene_symbols)
+    return data.var_names.astype(str).to_numpy() if symbols is None else symbols
 
 
 def effects_in_cells(
@@ -78,11 +78,11 @@ def effects_in_cells(
     symbols = symbols_of(data, gene_symbols)
     columns, labels = [], []
     for name in names:
-        found = np.flatnonzero(data.var_names == name)
-        found = found if len(found) else np.flatnonzero(symbols == name)
+        matches = np.flatnonzero(data.var_names == name)
+        matches = matches if len(matches) else np.flatnonzero(symbols == name)
         column = _keys.slot_name(name)
-        if len(found) and layer is not None:
-            values, label = _stored(layer, found, data.n_obs), symbols[found[0]]
+        if len(matches) and layer is not None:
+            values, label = _stored(layer, matches, data.n_obs), symbols[matches[0]]
             center = _mean_of_genes(data, run, layer, key, state) if centered else 0.0
         elif sets is not None and column in sets:
             values, label = sets[column].to_numpy(dtype=np.float64), str(name)
@@ -92,8 +92,8 @@ def effects_in_cells(
                 else 0.0
             )
         else:
-            there = f" The sets are {list(sets)}." if sets is not None else ""
-            msg = f"{name!r} is neither in .var_names, nor a symbol, nor a set in .obsm[{sets_slot!r}].{there}"
+            hint = f" The sets are {list(sets)}." if sets is not None else ""
+            msg = f"{name!r} is neither in .var_names, nor a symbol, nor a set in .obsm[{sets_slot!r}].{hint}"
             raise KeyError(msg)
         if np.isnan(values).all():
             msg = f"{name!r} was perturbed in no cell: .layers[{slot!r}] holds nothing for it."

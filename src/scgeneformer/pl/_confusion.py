@@ -76,31 +76,31 @@ def confusion(
     >>> sg.tl.evaluate(adata, model)
     >>> ax = sg.pl.confusion(adata, model="linear probe", show=False)
     """
-    found = read_evaluation(adata, key, mod)
-    model = next(iter(found.proba)) if model is None else model
-    if model not in found.proba:
-        msg = f"There are no predictions of model={model!r}, only of {list(found.proba)}."
+    evaluated = read_evaluation(adata, key, mod)
+    model = next(iter(evaluated.proba)) if model is None else model
+    if model not in evaluated.proba:
+        msg = f"There are no predictions of model={model!r}, only of {list(evaluated.proba)}."
         raise ValueError(msg)
-    n = len(found.classes)
+    n = len(evaluated.classes)
     counts = np.zeros((n, n), dtype=np.int64)
-    np.add.at(counts, (found.truth, found.proba[model].argmax(axis=1)), 1)
+    np.add.at(counts, (evaluated.truth, evaluated.proba[model].argmax(axis=1)), 1)
 
     own_figure = ax is None
-    names, side = 0.075 * max(map(len, found.classes)), max(2.3, 0.36 * n)  # inches
+    names, side = 0.075 * max(map(len, evaluated.classes)), max(2.3, 0.36 * n)  # inches
     ax = begin(ax, 2.2 + names + side, 1.2 + 0.8 * names + side)
-    _draw(ax, counts, found.classes, cmap=cmap, normalize=normalize)
-    ax.set_xlabel(f"{found.label}, predicted ({model})")
-    ax.set_ylabel(f"{found.label}, true", labelpad=8)
-    ax.set_title(_caption(found), loc="left", fontsize="small")
+    _draw(ax, counts, evaluated.classes, cmap=cmap, normalize=normalize)
+    ax.set_xlabel(f"{evaluated.label}, predicted ({model})")
+    ax.set_ylabel(f"{evaluated.label}, true", labelpad=8)
+    ax.set_title(_caption(evaluated), loc="left", fontsize="small")
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
 
 
-def _caption(found: Evaluation) -> str:
+def _caption(evaluated: Evaluation) -> str:
     """A line of scores for each model."""
     return "\n".join(
         f"{name}: " + ", ".join(f"{text} {row[score]:.2f}" for score, text in SHOWN_SCORES.items())
-        for name, row in found.metrics.iterrows()
-        if name in found.proba
+        for name, row in evaluated.metrics.iterrows()
+        if name in evaluated.proba
     )
 
 

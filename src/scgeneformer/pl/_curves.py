@@ -71,11 +71,11 @@ def roc(
     >>> sg.tl.evaluate(adata, model)
     >>> ax = sg.pl.roc(adata, show=False)
     """
-    found, codes, which = _choose(adata, key, group, mod)
+    evaluated, codes, which = _choose(adata, key, group, mod)
     own_figure = ax is None
     ax = begin(ax, 4.4, 4.9)
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-    _draw(ax, found, codes, evaluation.roc, _true_positive_rate, "area under the curve")
+    _draw(ax, evaluated, codes, evaluation.roc, _true_positive_rate, "area under the curve")
     ax.set_xlabel("false positive rate")
     ax.set_ylabel(f"true positive rate, {which}")
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
@@ -130,11 +130,11 @@ def precision_recall(
     >>> sg.tl.evaluate(adata, model)
     >>> ax = sg.pl.precision_recall(adata, group="dcm", show=False)
     """
-    found, codes, which = _choose(adata, key, group, mod)
+    evaluated, codes, which = _choose(adata, key, group, mod)
     own_figure = ax is None
     ax = begin(ax, 4.4, 4.9)
-    ax.axhline(np.mean(found.truth[:, None] == codes), color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-    _draw(ax, found, codes, evaluation.precision_recall, _precision, "average precision")
+    ax.axhline(np.mean(evaluated.truth[:, None] == codes), color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    _draw(ax, evaluated, codes, evaluation.precision_recall, _precision, "average precision")
     ax.set_xlabel("recall")
     ax.set_ylabel(f"precision, {which}")
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
@@ -142,35 +142,33 @@ def precision_recall(
 
 def _choose(adata: AnnData | MuData, key: str, group: str | None, mod: str) -> tuple[Evaluation, np.ndarray, str]:
     """The evaluation, codes of the classes whose curves are drawn, and how to call them."""
-    found = read_evaluation(adata, key, mod)
-    if len(found.occurring) == 0:
-        msg = (
-            f"All evaluated cells are of one class of .obs[{found.label!r}]: no curve is defined. Evaluate more cells."
-        )
+    evaluated = read_evaluation(adata, key, mod)
+    if len(evaluated.occurring) == 0:
+        msg = f"All evaluated cells are of one class of .obs[{evaluated.label!r}]: no curve is defined. Evaluate more cells."
         raise ValueError(msg)
-    if group is None and len(found.classes) == 2:
-        group = found.classes[1]
+    if group is None and len(evaluated.classes) == 2:
+        group = evaluated.classes[1]
     if group is None:
-        return found, found.occurring, f"mean of {len(found.occurring)} classes"
-    code = found.code_of(group)
-    if code not in found.occurring:
-        msg = f"No evaluated cell is of class {group!r}. Choose one of {[found.classes[c] for c in found.occurring]}."
+        return evaluated, evaluated.occurring, f"mean of {len(evaluated.occurring)} classes"
+    code = evaluated.code_of(group)
+    if code not in evaluated.occurring:
+        msg = f"No evaluated cell is of class {group!r}. Choose one of {[evaluated.classes[c] for c in evaluated.occurring]}."
         raise ValueError(msg)
-    return found, np.array([code]), group
+    return evaluated, np.array([code]), group
 
 
 def _draw(
     ax: Axes,
-    found: Evaluation,
+    evaluated: Evaluation,
     codes: np.ndarray,
     curve_of: Callable[[np.ndarray, np.ndarray], evaluation.Curve],
     on_grid: Callable[[evaluation.Curve], np.ndarray],
     measure: str,
 ) -> None:
     handles, labels = [], []
-    for i, (name, proba) in enumerate(found.proba.items()):
+    for i, (name, proba) in enumerate(evaluated.proba.items()):
         colour, dashes = STYLES[i]
-        curves = [curve_of(found.truth == code, proba[:, code]) for code in codes]
+        curves = [curve_of(evaluated.truth == code, proba[:, code]) for code in codes]
         heights = np.stack([on_grid(curve) for curve in curves])
         if i == 0 and len(curves) > 1:
             thin = [ax.plot(GRID, height, color=OTHER, linewidth=0.6, zorder=1)[0] for height in heights]
@@ -179,7 +177,7 @@ def _draw(
         labels.append(f"{name}, {np.mean([curve.area for curve in curves]):.3f}")
     if len(codes) > 1:
         handles.append(thin[0])
-        labels.append(f"each class, {next(iter(found.proba))}")
+        labels.append(f"each class, {next(iter(evaluated.proba))}")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
     legend_above(ax, handles, labels, title=measure)

@@ -64,7 +64,7 @@ def training(
         msg = f"kind={kind!r} is not one of {KINDS}."
         raise ValueError(msg)
     history = {name: frame.iloc[:, 0].dropna() for name, frame in _history(model).items()}
-    names = {name: found for name in KINDS if (found := _names(history, name))}
+    names = {name: metrics for name in KINDS if (metrics := _names(history, name))}
     if not names:
         msg = "The history is empty. Call `model.train()` first."
         raise ValueError(msg)

@@ -117,9 +117,9 @@ def embed(
         values = [_lazily(inputs)]
     else:
         encoder = inputs.pretrained.encoder
-        found = engine.embed(encoder, inputs.tokens, genes=genes, progress=settings.progress, **inputs.options)
-        values = [found.cells, *([] if token_id is None else [by_gene(found.genes, token_id)])]
-        n_empty = int(np.isnan(found.cells).any(axis=1).sum())
+        embeddings = engine.embed(encoder, inputs.tokens, genes=genes, progress=settings.progress, **inputs.options)
+        values = [embeddings.cells, *([] if token_id is None else [by_gene(embeddings.genes, token_id)])]
+        n_empty = int(np.isnan(embeddings.cells).any(axis=1).sum())
         if n_empty:
             msg = (
                 f"{n_empty} cells have no gene of vocabulary {inputs.vocabulary.name!r}: their rows of "

@@ -25,7 +25,7 @@ from scgeneformer.model import CellClassifier, Geneformer
 from scgeneformer.model.tuning._ray import ended, portable
 from scgeneformer.model.tuning._space import default_space, described, longest, resolve_space
 from scgeneformer.model.tuning._trial import Search, run_trial
-from scgeneformer.model.tuning._tune import _found, tune
+from scgeneformer.model.tuning._tune import _read_result, tune
 
 SIZES = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 32}
 TRAINING = {"token_budget": 512, "precision": "32-true"}
@@ -281,7 +281,7 @@ def test_a_search_without_survivors_is_an_error(tmp_path):
     (tmp_path / "params.json").write_text(json.dumps({"warmup": 0.1}))
     dead = SimpleNamespace(path=str(tmp_path), metrics={}, error=OSError("disk\nfull"), best_checkpoints=[])
     with pytest.raises(RuntimeError, match="All 1 trials failed; the first: OSError: disk"):
-        _found([dead], SimpleNamespace(metric="validation_loss", mode="min"), None, tmp_path)
+        _read_result([dead], SimpleNamespace(metric="validation_loss", mode="min"), None, tmp_path)
 
 
 @pytest.mark.parametrize("model_cls", [Geneformer, CellClassifier])

@@ -122,11 +122,12 @@ class Corpus(LightningDataModule):
         self._classes = np.concatenate([classes_of(file.bounds, self._widths) for file in checked])
         everything = np.arange(len(self._blocks))
         if isinstance(validation, int | float):
-            held_out = _held_out(len(everything), float(validation), np.random.default_rng(rng), block_cells)
+            held_out = _draw_blocks(len(everything), float(validation), np.random.default_rng(rng), block_cells)
         else:
             held_out = np.flatnonzero(self._blocks.file_of >= n_training)
-        self._held_out, self._kept = held_out, np.setdiff1d(everything, held_out)
-        self.n_train, self.n_val = self._batches(self._kept).n_cells, self._batches(self._held_out).n_cells
+        self._train_blocks, self._validation_blocks = np.setdiff1d(everything, held_out), held_out
+        self.n_train = self._batches(self._train_blocks).n_cells
+        self.n_val = self._batches(self._validation_blocks).n_cells
         if self.n_train == 0:
             msg = "No cell of the corpus that is not held out has any gene detected: there is nothing to train on."
             raise ValueError(msg)
@@ -163,11 +164,11 @@ class Corpus(LightningDataModule):
 
     def train_dataloader(self) -> CorpusLoader:
         """Batches of the training cells, shuffled."""
-        return self._loader(self._kept, shuffle=True)
+        return self._loader(self._train_blocks, shuffle=True)
 
     def val_dataloader(self) -> CorpusLoader | None:
         """Batches of the validation cells, the same at every check."""
-        return self._loader(self._held_out, shuffle=False) if self.n_val else None
+        return self._loader(self._validation_blocks, shuffle=False) if self.n_val else None
 
     def _loader(self, blocks: np.ndarray, *, shuffle: bool) -> CorpusLoader:
         plan = getattr(self.trainer, "lightning_module", None)
@@ -193,7 +194,7 @@ class Corpus(LightningDataModule):
         )
 
 
-def _held_out(n_blocks: int, share: float, rng: np.random.Generator, block_cells: int) -> np.ndarray:
+def _draw_blocks(n_blocks: int, share: float, rng: np.random.Generator, block_cells: int) -> np.ndarray:
     """Numbers of the blocks that validate, drawn at random."""
     if not 0 <= share < 1:
         msg = f"validation={share!r} must be a share of the blocks below 1, or files."

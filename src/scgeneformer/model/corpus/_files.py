@@ -34,26 +34,26 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
     ValueError
         If a file is given twice.
     """
-    found = []
+    paths = []
     for name in [files] if isinstance(files, str | Path) else files:
         path = Path(name).expanduser()
         if path.suffix in SUFFIXES and path.exists():
-            here = [path]
+            matches = [path]
         elif path.is_dir():
-            here = list(path.iterdir())
+            matches = list(path.iterdir())
         else:
-            here = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        here = sorted(each for each in here if each.suffix in SUFFIXES)
-        if not here:
+            matches = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        matches = sorted(match for match in matches if match.suffix in SUFFIXES)
+        if not matches:
             msg = f"No h5ad or zarr file at {str(path)!r}: name files, a folder that holds them, or a pattern such as 'atlas/*.h5ad'."
             raise FileNotFoundError(msg)
-        found += here
-    resolved = [path.resolve() for path in found]
-    twice = sorted({str(path) for path in resolved if resolved.count(path) > 1})
-    if twice:
-        msg = f"Files are named twice in the corpus: {twice}."
+        paths += matches
+    resolved = [path.resolve() for path in paths]
+    repeated = sorted({str(path) for path in resolved if resolved.count(path) > 1})
+    if repeated:
+        msg = f"Files are named twice in the corpus: {repeated}."
         raise ValueError(msg)
-    return found
+    return paths
 
 
 def open_file(path: Path) -> Any:

@@ -165,8 +165,8 @@ def check_setup_words(model_cls: type[BaseModelClass], words: Iterable[str]) -> 
     """
     for word in set(words) - _TRANSFER_WORDS:
         ours = _OURS.get(word)
-        known = ours in inspect.signature(model_cls.setup_anndata).parameters
-        msg = f"{model_cls.__name__} sets up no {word!r}.{f' Use {ours}.' if known else ''}"
+        applies = ours in inspect.signature(model_cls.setup_anndata).parameters
+        msg = f"{model_cls.__name__} sets up no {word!r}.{f' Use {ours}.' if applies else ''}"
         raise TypeError(msg)
 
 

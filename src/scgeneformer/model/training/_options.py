@@ -174,10 +174,10 @@ def check_trainer_options(names: Iterable[str]) -> None:
     TypeError
         If there is such a name; the nearest option is named.
     """
-    known = _trainer_options()
+    allowed = _trainer_options()
     for name in names:
-        if name not in known:
-            msg = f"train() has no option {name!r}, and neither has Lightning's trainer.{_hint(name, {*_DEFAULTS, *known})}"
+        if name not in allowed:
+            msg = f"train() has no option {name!r}, and neither has Lightning's trainer.{_hint(name, {*_DEFAULTS, *allowed})}"
             raise TypeError(msg)
 
 
@@ -190,10 +190,10 @@ def named_plan_options(given: dict[str, Any] | None) -> dict[str, Any]:
         If there is no such option; the nearest one is named.
     """
     options = {"learning_rate" if name == "lr" else name: value for name, value in (given or {}).items()}
-    known = {*PLAN_OPTIONS, *_PLAN_ONLY}
+    allowed = {*PLAN_OPTIONS, *_PLAN_ONLY}
     for name in options:
-        if name not in known:
-            msg = f"plan_kwargs has {name!r}, which the training plan does not know.{_hint(name, known)}"
+        if name not in allowed:
+            msg = f"plan_kwargs has {name!r}, which the training plan does not know.{_hint(name, allowed)}"
             raise TypeError(msg)
     return options
 
@@ -204,6 +204,6 @@ def _trainer_options() -> frozenset[str]:
     return frozenset(options - {"kwargs", "max_epochs", "gradient_clip_val", "accumulate_grad_batches"})
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    nearest = [_OURS[name]] if name in _OURS else difflib.get_close_matches(name, sorted(known), 1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else f" Options are {sorted(known)}."
+def _hint(name: str, allowed: Iterable[str]) -> str:
+    nearest = [_OURS[name]] if name in _OURS else difflib.get_close_matches(name, sorted(allowed), 1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else f" Options are {sorted(allowed)}."

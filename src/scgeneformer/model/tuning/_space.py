@@ -81,8 +81,8 @@ def default_space(model_cls: type[TransformerModel]) -> dict[str, Any]:
         "warmup": tune.uniform(0.0, 0.3),
         "freeze": [0, 1, 2],
     }
-    known = _names(model_cls.__init__) | _names(model_cls.train)
-    return {name: values for name, values in space.items() if name in known}
+    arguments = _names(model_cls.__init__) | _names(model_cls.train)
+    return {name: values for name, values in space.items() if name in arguments}
 
 
 def resolve_space(
@@ -97,7 +97,7 @@ def resolve_space(
         neither a list of plain values nor a distribution of Ray.
     """
     tune = ray_tune()
-    known = _names(model_cls.__init__) | _names(model_cls.train)
+    arguments = _names(model_cls.__init__) | _names(model_cls.train)
     if space is None:
         space = {name: values for name, values in default_space(model_cls).items() if name not in fixed}
     resolved = {}
@@ -105,10 +105,8 @@ def resolve_space(
         if name in _SPLIT:
             msg = f"{name!r} decides which cells validate, so trials could not be compared. Give it in train_params instead."
             raise ValueError(msg)
-        if name not in known:
-            msg = (
-                f"{name!r} in the space is no argument of {model_cls.__name__} or its train: {sorted(known - _SPLIT)}."
-            )
+        if name not in arguments:
+            msg = f"{name!r} in the space is no argument of {model_cls.__name__} or its train: {sorted(arguments - _SPLIT)}."
             raise ValueError(msg)
         if name in fixed:
             msg = f"{name!r} is in the space and among the fixed arguments. Keep one of them."

@@ -224,10 +224,10 @@ def tune(
         if len(results) < n_trials or any(not ended(result) for result in results):
             msg = f"Tuning was interrupted. Call it again with the same arguments to go on from {str(folder)!r}."
             raise KeyboardInterrupt(msg)
-        return _found(results, search, adata, folder)
+        return _read_result(results, search, adata, folder)
 
 
-def _found(results: Iterable[Result], search: Search, adata: AnnData, folder: Path) -> TuneResult:
+def _read_result(results: Iterable[Result], search: Search, adata: AnnData, folder: Path) -> TuneResult:
     """Read the trials, and load the best model."""
     trials = sorted(results, key=lambda result: Path(result.path).name)
     params = [json.loads((Path(result.path) / "params.json").read_text()) for result in trials]
@@ -272,9 +272,9 @@ def _reason(error: Exception | None) -> str | None:
 
 
 def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, known) in choices.items():
-        if value not in known:
-            msg = f"{name}={value!r} is not one of {known}."
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            msg = f"{name}={value!r} is not one of {allowed}."
             raise ValueError(msg)
 
 

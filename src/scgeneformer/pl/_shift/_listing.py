@@ -36,8 +36,8 @@ def draw_listing(ax: Axes, ranking: Ranking, rows: np.ndarray) -> None:
         ax.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     if ranking.intervals is not None:
         low, high = (end[rows] for end in ranking.intervals)
-        known = np.isfinite(low) & np.isfinite(high)
-        ax.hlines(y[known], low[known], high[known], color="0.35", linewidth=1, label="95 % interval", zorder=2.5)
+        finite = np.isfinite(low) & np.isfinite(high)
+        ax.hlines(y[finite], low[finite], high[finite], color="0.35", linewidth=1, label="95 % interval", zorder=2.5)
     for d, colour in ((0, OTHER), (-1, BELOW), (1, ABOVE)):
         at = direction == d
         if at.any():

@@ -98,46 +98,46 @@ def annotate(
     from scanpy import logging as logg
 
     classifier = load_classifier(model, "CellClassifier")
-    asked = classifier.task(task)
+    target = classifier.task(task)
     if not classifier.is_trained_:
         msg = "This classifier is not trained: its labels would be chance. Call `model.train()` first."
         raise ValueError(msg)
-    if min_score is not None and asked.kind == "continuous":
-        msg = f"min_score={min_score} is a probability, and the continuous {asked.name!r} has none. Leave it out."
+    if min_score is not None and target.kind == "continuous":
+        msg = f"min_score={min_score} is a probability, and the continuous {target.name!r} has none. Leave it out."
         raise ValueError(msg)
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
-    found = classifier.to_pretrained()
-    tokens = read_tokens(data, tokens_key, found.vocabulary, model=found.name)
-    key = f"{asked.name}_predicted" if key_added is None else key_added
-    slots.check_free(data, "tl.annotate", key, [*_slots_of(key, asked.kind), f"uns/{key}"])
+    pretrained = classifier.to_pretrained()
+    tokens = read_tokens(data, tokens_key, pretrained.vocabulary, model=pretrained.name)
+    key = f"{target.name}_predicted" if key_added is None else key_added
+    slots.check_free(data, "tl.annotate", key, [*_slots_of(key, target.kind), f"uns/{key}"])
     options = engine_options()
 
-    start = logg.info(f"labelling {data.n_obs} cells by {asked.name!r}")
+    start = logg.info(f"labelling {data.n_obs} cells by {target.name!r}")
     ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk
     parts = (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
-    answer = np.concatenate([classifier.answer(part, task=asked.name, **options) for part in parts])
+    answer = np.concatenate([classifier.answer(part, task=target.name, **options) for part in parts])
     n_empty = int(np.isnan(answer.reshape(len(answer), -1)[:, 0]).sum())
     if n_empty:
         logg.warning(f"{n_empty} cells have no tokens in .obsm[{tokens_key!r}], and get no label.")
 
     values = [answer]
-    if asked.kind != "continuous":
-        values = _of_classes(data, answer, asked.classes, ordinal=asked.kind == "ordinal", min_score=min_score)
+    if target.kind != "continuous":
+        values = _of_classes(data, answer, target.classes, ordinal=target.kind == "ordinal", min_score=min_score)
     slots.write(
         data,
         "tl.annotate",
         key,
-        dict(zip(_slots_of(key, asked.kind), values, strict=True)),
-        task=asked.name,
-        kind=asked.kind,
+        dict(zip(_slots_of(key, target.kind), values, strict=True)),
+        task=target.name,
+        kind=target.kind,
         min_score=min_score,
-        temperature=classifier.temperature_.get(asked.name),
-        model=found.name,
-        weights_sha256=found.sha256,
-        vocabulary=found.vocabulary.name,
-        vocabulary_hash=found.vocabulary.hash,
+        temperature=classifier.temperature_.get(target.name),
+        model=pretrained.name,
+        weights_sha256=pretrained.sha256,
+        vocabulary=pretrained.vocabulary.name,
+        vocabulary_hash=pretrained.vocabulary.hash,
         tokens_key=tokens_key,
         precision=options["precision"],
     )
@@ -157,9 +157,9 @@ def _of_classes(
     data: AnnData, proba: np.ndarray, classes: tuple[str, ...], *, ordinal: bool, min_score: float | None
 ) -> list[Any]:
     """What is to be written to these slots."""
-    there = ~np.isnan(proba[:, 0])
+    scored = ~np.isnan(proba[:, 0])
     codes, score = np.full(len(proba), -1), np.full(len(proba), np.nan)
-    codes[there], score[there] = proba[there].argmax(axis=1), proba[there].max(axis=1)
+    codes[scored], score[scored] = proba[scored].argmax(axis=1), proba[scored].max(axis=1)
     if min_score is not None:
         codes[score < min_score] = -1
     labels = pd.Categorical.from_codes(codes, list(classes), ordered=ordinal)

@@ -108,29 +108,29 @@ def classify_genes(
         proba, params = _of_classifier(data, classifier, genes, tokens_key, options)
         tables = {}
     of_gene = by_gene(proba.to_numpy(), token_ids(data, tokens_key, vocabulary))
-    there = ~np.isnan(of_gene[:, 0])
-    codes = np.where(there, np.nan_to_num(of_gene).argmax(1), -1)
+    classified = ~np.isnan(of_gene[:, 0])
+    codes = np.where(classified, np.nan_to_num(of_gene).argmax(1), -1)
 
     table = pd.DataFrame(of_gene, index=data.var_names, columns=[keys.slot_name(name) for name in proba])
     values = dict(zip(written, (table, pd.Categorical.from_codes(codes, list(proba))), strict=True))
     slots.write(data, "tl.classify_genes", key_added, values, classes=tuple(proba), tokens_key=tokens_key, **params)
     data.uns[key_added] |= tables
-    added = f"    {key_added!r}, probabilities of classes for {there.sum()} genes (adata.varm)"
+    added = f"    {key_added!r}, probabilities of classes for {classified.sum()} genes (adata.varm)"
     logg.info("    finished", time=start, deep=f"added\n{added}")
     return adata if copy else None
 
 
 def _of_folds(
-    data: AnnData, found: CrossValidation, genes: Sequence[str] | None, tokens_key: str
+    data: AnnData, folds: CrossValidation, genes: Sequence[str] | None, tokens_key: str
 ) -> tuple[pd.DataFrame, dict[str, Any], dict[str, pd.DataFrame]]:
     """Out-of-fold probabilities by token, what made them, and their scores."""
-    vocabulary = found.vocabulary
-    read_tokens(data, tokens_key, vocabulary, model=str(found.params["model"]))  # whose genes these are
-    tokens = vocabulary.token_of(found.table.index)
-    asked = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
-    proba = np.full((len(vocabulary), len(found.classes)), np.nan)
-    proba[tokens[asked]] = found.predictions.to_numpy()[asked]
-    return pd.DataFrame(proba, columns=list(found.classes)), dict(found.params), {"scores": found.summary}
+    vocabulary = folds.vocabulary
+    read_tokens(data, tokens_key, vocabulary, model=str(folds.params["model"]))  # whose genes these are
+    tokens = vocabulary.token_of(folds.table.index)
+    selected = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
+    proba = np.full((len(vocabulary), len(folds.classes)), np.nan)
+    proba[tokens[selected]] = folds.predictions.to_numpy()[selected]
+    return pd.DataFrame(proba, columns=list(folds.classes)), dict(folds.params), {"scores": folds.summary}
 
 
 def _of_classifier(

@@ -105,14 +105,14 @@ def transfer(
 
     if copy:
         adata = adata.copy()
-    data, known = _keys.as_adata(adata, mod), _keys.as_adata(reference, mod)
+    data, annotated = _keys.as_adata(adata, mod), _keys.as_adata(reference, mod)
     key = f"{labels}_transferred" if key_added is None else key_added
     slots = [f"obs/{key}", f"obs/{_keys.score_key(key)}", f"obsm/{_keys.answer_key(key)}"]
     _slots.check_free(data, "tl.transfer", key, [*slots, f"uns/{key}"])
     classes = pd.Categorical(_keys.obs_column(reference, labels, mod, slot="reference.obs")).remove_unused_categories()
-    query, points = _read_rep(data, use_rep, "adata"), _read_rep(known, use_rep, "reference")
+    query, points = _read_rep(data, use_rep, "adata"), _read_rep(annotated, use_rep, "reference")
     placed, labelled = np.isfinite(query).all(axis=1), np.isfinite(points).all(axis=1) & (classes.codes >= 0)
-    _check_alike(data, known, use_rep, query.shape[1], points.shape[1])
+    _check_alike(data, annotated, use_rep, query.shape[1], points.shape[1])
 
     if not labelled.any():
         msg = f"No cell of the reference has both a label in .obs[{labels!r}] and a place in .obsm[{use_rep!r}]."
@@ -159,13 +159,13 @@ def _read_rep(data: AnnData, use_rep: str, name: str) -> np.ndarray:
     return np.asarray(data.obsm[use_rep], dtype=np.float32)
 
 
-def _check_alike(data: AnnData, known: AnnData, use_rep: str, width: int, known_width: int) -> None:
+def _check_alike(data: AnnData, annotated: AnnData, use_rep: str, width: int, reference_width: int) -> None:
     """Distances between embeddings of different models are numbers without a meaning."""
-    if width != known_width:
-        msg = f".obsm[{use_rep!r}] has {width} columns in adata, {known_width} in the reference. Embed both alike."
+    if width != reference_width:
+        msg = f".obsm[{use_rep!r}] has {width} columns in adata, {reference_width} in the reference. Embed both alike."
         raise ValueError(msg)
     slot = use_rep.removeprefix(_keys.embedding_key(""))
-    ours, theirs = (x.uns.get(slot, {}).get("params", {}) for x in (data, known))
+    ours, theirs = (x.uns.get(slot, {}).get("params", {}) for x in (data, annotated))
     for name in ("weights_sha256", "vocabulary_hash", "pooling", "emb_layer"):
         if name in ours and name in theirs and ours[name] != theirs[name]:
             msg = (

@@ -122,28 +122,28 @@ def evaluate(
     if copy:
         adata = adata.copy()
     cells = keys.as_adata(adata, mod)
-    asked = classifier.task(task)
-    written = [f"obs/{key_added}", *answer_slots(key_added, ("", *wanted), asked.kind).values(), f"uns/{key_added}"]
+    target = classifier.task(task)
+    written = [f"obs/{key_added}", *answer_slots(key_added, ("", *wanted), target.kind).values(), f"uns/{key_added}"]
     slots.check_free(cells, "tl.evaluate", key_added, written)
     split = _split_of(classifier, cells, mod)
     tokens_key = classifier.registry["setup_args"]["tokens_key"]
-    labels = _labels_of(classifier, asked)
+    labels = _labels_of(classifier, target)
 
     train = split.train[~np.isnan(labels[split.train])]
     which, rows = _evaluated(split, labels)
-    start = logg.info(f"evaluating {asked.name!r} on {len(rows)} {which} cells")
-    told = _told(classifier, asked, rows)
-    seen = np.isfinite(told.reshape(len(told), -1)[:, 0])
-    if not seen.all():
-        logg.warning(f"{np.sum(~seen)} {which} cells have no tokens in .obsm[{tokens_key!r}], and are left out.")
-    rows, answers = rows[seen], {"": told[seen]}
+    start = logg.info(f"evaluating {target.name!r} on {len(rows)} {which} cells")
+    predictions = _predictions(classifier, target, rows)
+    predicted = np.isfinite(predictions.reshape(len(predictions), -1)[:, 0])
+    if not predicted.all():
+        logg.warning(f"{np.sum(~predicted)} {which} cells have no tokens in .obsm[{tokens_key!r}], and are left out.")
+    rows, answers = rows[predicted], {"": predictions[predicted]}
     if which == "validation":
         logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
 
     if wanted:
         samples = classifier.samples()
         groups = None if samples is None else samples[train]
-        n_classes = None if asked.kind == "continuous" else len(asked.classes)
+        n_classes = None if target.kind == "continuous" else len(target.classes)
         both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
         for name in wanted:
             features = (
@@ -151,23 +151,23 @@ def evaluate(
                 if name == "probe"
                 else gene_features(cells, both, is_train, layer=layer, tokens_key=tokens_key)
             )
-            known = np.isfinite(features).all(axis=1) if name == "probe" else np.ones(len(both), dtype=bool)
+            usable = np.isfinite(features).all(axis=1) if name == "probe" else np.ones(len(both), dtype=bool)
             answers[name] = answer(
-                features[known],
-                is_train[known],
-                labels[train][known[is_train]],
+                features[usable],
+                is_train[usable],
+                labels[train][usable[is_train]],
                 n_classes=n_classes,
-                groups=None if groups is None else groups[known[is_train]],
+                groups=None if groups is None else groups[usable[is_train]],
                 rng=rng,
             )
 
-    found = Evaluated(
-        label=asked.name,
-        kind=asked.kind,
-        classes=asked.classes,
+    evaluated = Evaluated(
+        label=target.name,
+        kind=target.kind,
+        classes=target.classes,
         split=split,
         rows=rows,
-        truth=labels[rows] if asked.kind == "continuous" else labels[rows].astype(np.int64),
+        truth=labels[rows] if target.kind == "continuous" else labels[rows].astype(np.int64),
         training=labels[train],
         answers=answers,
         name="trained head" if classifier.module.frozen else "fine-tuned",
@@ -176,13 +176,13 @@ def evaluate(
     metrics = write_evaluation(
         cells,
         key_added,
-        found,
+        evaluated,
         set=which,
         n_cells=len(rows),
         model=pretrained.name,
         weights_sha256=pretrained.sha256,
         vocabulary_hash=pretrained.vocabulary.hash,
-        temperature=classifier.temperature_.get(asked.name),
+        temperature=classifier.temperature_.get(target.name),
         tokens_key=tokens_key,
         precision=settings.precision,
         rng=rng,
@@ -212,21 +212,21 @@ def _split_of(classifier: CellClassifier, cells: AnnData, mod: str) -> Split:
     if classifier.split_ is None:
         msg = "This classifier has not been trained, and so has no split of cells. Call `model.train()` first."
         raise ValueError(msg)
-    known = keys.as_adata(classifier.adata, mod)
-    if known.n_obs != cells.n_obs or not known.obs_names.equals(cells.obs_names):
+    registered = keys.as_adata(classifier.adata, mod)
+    if registered.n_obs != cells.n_obs or not registered.obs_names.equals(cells.obs_names):
         msg = (
-            f"adata has {cells.n_obs} cells that are not the {known.n_obs} which this classifier was trained and split on. Pass those, "
+            f"adata has {cells.n_obs} cells that are not the {registered.n_obs} which this classifier was trained and split on. Pass those, "
             "or label others by `sg.tl.annotate(adata, model)`."
         )
         raise ValueError(msg)
     return classifier.split
 
 
-def _labels_of(classifier: CellClassifier, asked: Any) -> np.ndarray:
+def _labels_of(classifier: CellClassifier, target: Any) -> np.ndarray:
     """Codes of classes or numbers, float64 (n_obs,), NaN where missing."""
     names = [task.name for task in classifier.tasks]
-    labels = classifier.labels()[:, names.index(asked.name)].astype(np.float64)
-    return labels * asked.sd + asked.mean if asked.kind == "continuous" else labels
+    labels = classifier.labels()[:, names.index(target.name)].astype(np.float64)
+    return labels * target.sd + target.mean if target.kind == "continuous" else labels
 
 
 def _evaluated(split: Split, labels: np.ndarray) -> tuple[str, np.ndarray]:
@@ -240,6 +240,6 @@ def _evaluated(split: Split, labels: np.ndarray) -> tuple[str, np.ndarray]:
     raise ValueError(msg)
 
 
-def _told(classifier: CellClassifier, asked: Any, rows: np.ndarray) -> np.ndarray:
+def _predictions(classifier: CellClassifier, target: Any, rows: np.ndarray) -> np.ndarray:
     """Probabilities of classes (n_rows, n_classes), or numbers (n_rows,), by the classifier."""
-    return np.asarray(classifier.predict(indices=rows, soft=asked.kind != "continuous", task=asked.name))
+    return np.asarray(classifier.predict(indices=rows, soft=target.kind != "continuous", task=target.name))

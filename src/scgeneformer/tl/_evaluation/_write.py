@@ -68,21 +68,21 @@ def answer_slots(key: str, baselines: Iterable[str], kind: str) -> dict[str, str
     return {baseline: f"{place}/{keys.answer_key(key, baseline, proba=not numbers)}" for baseline in baselines}
 
 
-def write_evaluation(cells: AnnData, key: str, found: Evaluated, **params: Any) -> pd.DataFrame:
+def write_evaluation(cells: AnnData, key: str, evaluated: Evaluated, **params: Any) -> pd.DataFrame:
     """Score all answers, write the slots that :func:`~scgeneformer.tl.evaluate` names, and return the table of scores."""
-    numbers = found.kind == "continuous"
-    tables = {} if numbers else _tables_of_classes(found)
-    metrics = pd.DataFrame({name: _scores(found, answer) for name, answer in _all_answers(found).items()}).T
+    numbers = evaluated.kind == "continuous"
+    tables = {} if numbers else _tables_of_classes(evaluated)
+    metrics = pd.DataFrame({name: _scores(evaluated, answer) for name, answer in _all_answers(evaluated).items()}).T
 
     sets = np.full(cells.n_obs, -1)
     for code, name in enumerate(SETS):
-        sets[getattr(found.split, name)] = code
+        sets[getattr(evaluated.split, name)] = code
     values: dict[str, Any] = {f"obs/{key}": pd.Categorical.from_codes(sets, list(SETS))}
-    slot_of = answer_slots(key, found.answers, found.kind)
-    columns = [keys.slot_name(name) for name in found.classes]
-    for baseline, answer in found.answers.items():
+    slot_of = answer_slots(key, evaluated.answers, evaluated.kind)
+    columns = [keys.slot_name(name) for name in evaluated.classes]
+    for baseline, answer in evaluated.answers.items():
         of_cells = np.full((cells.n_obs, *answer.shape[1:]), np.nan)
-        of_cells[found.rows] = answer
+        of_cells[evaluated.rows] = answer
         table = of_cells if numbers else pd.DataFrame(of_cells, index=cells.obs_names, columns=columns)
         values[slot_of[baseline]] = table
     slots.write(
@@ -90,9 +90,9 @@ def write_evaluation(cells: AnnData, key: str, found: Evaluated, **params: Any) 
         "tl.evaluate",
         key,
         values,
-        labels=found.label,
-        kind=found.kind,
-        classes=found.classes,
+        labels=evaluated.label,
+        kind=evaluated.kind,
+        classes=evaluated.classes,
         answers=tuple(slot.split("/", 1)[1] for slot in slot_of.values()),
         **params,
     )
@@ -100,31 +100,33 @@ def write_evaluation(cells: AnnData, key: str, found: Evaluated, **params: Any) 
     return metrics
 
 
-def _all_answers(found: Evaluated) -> dict[str, np.ndarray]:
+def _all_answers(evaluated: Evaluated) -> dict[str, np.ndarray]:
     """The answers by name, and that of someone who knows only the labels of the training cells."""
-    answers = {found.named(baseline): answer for baseline, answer in found.answers.items()}
-    if found.kind == "continuous":
-        return answers | {"mean of training cells": np.full(len(found.rows), found.training.mean())}
-    frequency = np.bincount(found.training.astype(np.int64), minlength=len(found.classes)) / len(found.training)
-    return answers | {"most frequent class": np.tile(frequency, (len(found.rows), 1))}
+    answers = {evaluated.named(baseline): answer for baseline, answer in evaluated.answers.items()}
+    if evaluated.kind == "continuous":
+        return answers | {"mean of training cells": np.full(len(evaluated.rows), evaluated.training.mean())}
+    frequency = np.bincount(evaluated.training.astype(np.int64), minlength=len(evaluated.classes)) / len(
+        evaluated.training
+    )
+    return answers | {"most frequent class": np.tile(frequency, (len(evaluated.rows), 1))}
 
 
-def _scores(found: Evaluated, answer: np.ndarray) -> pd.Series:
-    if found.kind == "continuous":
-        return evaluation.regression(found.truth, answer)
-    scores = evaluation.classification(found.truth, answer, found.classes).scores
-    if found.kind == "ordinal":
-        n_levels = len(found.classes)
+def _scores(evaluated: Evaluated, answer: np.ndarray) -> pd.Series:
+    if evaluated.kind == "continuous":
+        return evaluation.regression(evaluated.truth, answer)
+    scores = evaluation.classification(evaluated.truth, answer, evaluated.classes).scores
+    if evaluated.kind == "ordinal":
+        n_levels = len(evaluated.classes)
         level = answer @ np.arange(n_levels)
-        scores = pd.concat([scores, evaluation.regression(found.truth, level, n_levels=n_levels)[["mae", "kappa"]]])
+        scores = pd.concat([scores, evaluation.regression(evaluated.truth, level, n_levels=n_levels)[["mae", "kappa"]]])
     return scores
 
 
-def _tables_of_classes(found: Evaluated) -> dict[str, pd.DataFrame]:
+def _tables_of_classes(evaluated: Evaluated) -> dict[str, pd.DataFrame]:
     """Table of each class, the baselines' F1 beside the model's, and the model's confusion matrix."""
     reports = {
-        baseline: evaluation.classification(found.truth, answer, found.classes)
-        for baseline, answer in found.answers.items()
+        baseline: evaluation.classification(evaluated.truth, answer, evaluated.classes)
+        for baseline, answer in evaluated.answers.items()
     }
     per_class = reports[""].per_class.copy()
     for baseline, report in reports.items():
