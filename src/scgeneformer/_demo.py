@@ -81,8 +81,8 @@ def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say
     )
     say(accuracy.to_string(float_format="{:.3f}".format))
     say("")
-    say(f"Deletions in {SOURCE} cells: strongest mean shifts towards {TARGET} and away from it")
-    tested = shifts[shifts["pvals"].notna()].sort_values("effect", ascending=False)
+    say(f"Deletions in {SOURCE} cells: genes that most reliably move cells towards {TARGET} and away from it")
+    tested = shifts[shifts["pvals"].notna()]  # by falling score
     extremes = pd.concat([tested.head(5), tested.tail(5)])[["names", "n_cells", "effect", "pvals", "pvals_adj"]]
     say(extremes.to_string(index=False, float_format="{:.2g}".format))
     say(

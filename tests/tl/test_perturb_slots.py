@@ -55,6 +55,8 @@ def assert_same(found, expected):
         assert found.dtype == expected.dtype
         for part in ("data", "indices", "indptr"):
             np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(found, expected)
     else:
         pd.testing.assert_frame_equal(found, expected, check_index_type=False, check_column_type=False)
 
@@ -109,7 +111,8 @@ def test_files_and_what_follows(tokenized, folder, tmp_path, name, ending):
     again |= {option: RUNS[name][option] for option in ("sets", "anchor", "refine") if option in RUNS[name]}
     perturb_by(third, folder, max_cells=2, **again)
     slot = "obsm" if "sets" in again else "layers"
-    assert names(third)[slot] == ([key, f"{key}__method"] if again.get("refine") else [key])
+    further = [f"{key}__random"] if "sets" in again else [f"{key}__method"] if again.get("refine") else []
+    assert names(third)[slot] == [key, *further]
     assert names(third)["varm"] == names(third)["varp"] == []
 
 
@@ -144,8 +147,8 @@ def test_states_of_any_name(tokenized, folder, tmp_path, state):
     sg.tl.perturb(tokenized, folder, ["SYM1", "SYM5"], **goal)
     sg.tl.perturb_sets(tokenized, folder, SETS, **goal)
     bar = state.replace("/", "|")
-    assert names(tokenized)["layers"] == sorted(["shift", "shift_odd", f"shift_{bar}"])
-    assert names(tokenized)["obsm"] == sorted(["shift_sets", "shift_sets_odd", f"shift_sets_{bar}"])
+    for place, slot, beside in (("layers", "shift", "shift__reference"), ("obsm", "shift_sets", "shift_sets__random")):
+        assert names(tokenized)[place] == sorted(x for y in (slot, beside) for x in (y, f"{y}_odd", f"{y}_{bar}"))
     for key in ("shift", "shift_sets"):
         assert set(tokenized.uns[key]["centroids"]) == {"well", bar, "odd"}
         sg.tl.rank_shifts(tokenized, key=key, min_cells=1)
@@ -156,5 +159,5 @@ def test_states_of_any_name(tokenized, folder, tmp_path, state):
         assert len(expected) == 2
     sg.tl.perturb(tokenized, folder, ["SYM1"], max_cells=2)
     sg.tl.perturb_sets(tokenized, folder, SETS, max_cells=2)
-    assert names(tokenized)["layers"] == ["shift"]
-    assert names(tokenized)["obsm"] == ["shift_sets"]
+    assert names(tokenized)["layers"] == ["shift", "shift__reference"]
+    assert names(tokenized)["obsm"] == ["shift_sets", "shift_sets__random"]

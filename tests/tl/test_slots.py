@@ -70,6 +70,7 @@ def ranked(adata, folder, **options):
 
 
 # Each verb with what it is given, and the slots that it writes under the key "mine".
+REFERENCE = ("mine__reference", "mine__reference_sick", "mine__reference_odd")
 VERBS = {
     "tokenize": (
         lambda adata, world, key: sg.pp.tokenize(adata, world[1], keep_counts=True, key_added=key),
@@ -81,18 +82,21 @@ VERBS = {
     ),
     "perturb": (
         lambda adata, world, key: sg.tl.perturb(adata, world[1], ["ENSG00000000001"], **GOAL, key_added=key),
-        {"layers": ["mine", "mine_sick", "mine_odd"]},
+        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE]},
     ),
     "perturb effects": (
         lambda adata, world, key: sg.tl.perturb(
             adata, world[1], ["ENSG00000000001"], effects=True, **GOAL, key_added=key
         ),
-        {"layers": ["mine", "mine_sick", "mine_odd"], "varp": ["mine", "mine_n", "mine_sd"]},
+        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE], "varp": ["mine", "mine_n", "mine_sd"]},
     ),
     "perturb sets": (
         lambda adata, world, key: sg.tl.perturb_sets(adata, world[1], SETS, effects=True, **GOAL, key_added=key),
         {
-            "obsm": ["mine_sets", "mine_sets_sick", "mine_sets_odd"],
+            "obsm": [
+                *("mine_sets", "mine_sets_sick", "mine_sets_odd"),
+                *("mine_sets__random", "mine_sets__random_sick", "mine_sets__random_odd"),
+            ],
             "varm": ["mine_sets", "mine_sets_n", "mine_sets_sd"],
         },
     ),
@@ -211,7 +215,13 @@ def test_what_a_run_no_longer_writes_is_removed(world, adata, tmp_path, ending) 
     view = adata[:30]
     sg.tl.perturb(view, world[1], ["ENSG00000000001"], max_cells=2, key_added="mine")
     VERBS["annotate numbers"][0](view, world, "labels")
-    assert slots_of(view) - before == {"layers/mine", "uns/mine", "obs/labels", "uns/labels"}
+    assert slots_of(view) - before == {
+        "layers/mine",
+        "layers/mine__reference",
+        "uns/mine",
+        "obs/labels",
+        "uns/labels",
+    }
 
 
 def test_a_ranking_belongs_to_its_run(world, adata) -> None:
