@@ -43,11 +43,9 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
     "auroc",
     "linear_shift",
 )
-RESERVED_STATES = (
-    "_method_",
-    "_reference_",
-    "_random_",
-)  # beginnings of names of states whose slots would be those below
+# beginnings of names of states whose slots would be those of further results
+RESERVED_STATES = ("_method_", "_reference_", "_random_")
+UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
 
@@ -129,6 +127,21 @@ def method_layer(key: str) -> str:
 def score_key(key: str) -> str:
     """Name of the `obs` column with the probability of, or the share of votes for, the labels in ``.obs[key]``."""
     return f"{key}_score"
+
+
+def distance_key(key: str) -> str:
+    """Name of the `obs` column with the distance to labelled cells, relative to what is typical of the labels in ``.obs[key]``."""
+    return f"{key}_distance"
+
+
+def novelty_key(key: str) -> str:
+    """Name of the `obs` column with the conformal p of that distance: small where a cell is unlike all labelled ones."""
+    return f"{key}_novelty"
+
+
+def nearest_key(key: str) -> str:
+    """Name of the `obs` column with the labels of all cells, also of those that are "unknown" in ``.obs[key]``."""
+    return f"{key}_nearest"
 
 
 def value_key(key: str) -> str:

@@ -106,7 +106,11 @@ VERBS = {
     ),
     "transfer": (
         lambda adata, world, key: sg.tl.transfer(adata, world[0], "state", key_added=key),
-        {"obs": ["mine", "mine_score"], "obsm": ["mine_proba"]},
+        {"obs": ["mine", "mine_score", "mine_distance", "mine_novelty"], "obsm": ["mine_proba"]},
+    ),
+    "transfer unknown": (
+        lambda adata, world, key: sg.tl.transfer(adata, world[0], "state", unknown=0.2, key_added=key),
+        {"obs": ["mine", "mine_score", "mine_distance", "mine_novelty", "mine_nearest"], "obsm": ["mine_proba"]},
     ),
     "annotate": (
         lambda adata, world, key: sg.tl.annotate(adata, world[2], task="stage", key_added=key),
@@ -171,7 +175,7 @@ def nothing_computed(monkeypatch):
 
     monkeypatch.setattr(hub, "load", fail)
     monkeypatch.setattr(hub, "vocabulary", fail)
-    monkeypatch.setattr("scgeneformer.tl._annotation._transfer.nearest", fail)
+    monkeypatch.setattr("scgeneformer.stats.NeighborIndex.nearest", fail)
     monkeypatch.setattr(sg.model.CellClassifier, "answer", fail)
     monkeypatch.setattr(sg.model.CellClassifier, "predict", fail)
     monkeypatch.setattr("scgeneformer.engine.classify_genes", fail)

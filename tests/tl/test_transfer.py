@@ -49,6 +49,8 @@ def test_index_agrees_with_brute_force() -> None:
     sg.tl.transfer(query, reference, "cell_type", key_added="index", exact=False)
     assert np.mean(query.obs["exact"] == query.obs["index"]) > 0.99
     np.testing.assert_allclose(query.obsm["exact_proba"], query.obsm["index_proba"], atol=0.1)
+    np.testing.assert_allclose(query.obs["exact_distance"], query.obs["index_distance"], atol=0.02)
+    np.testing.assert_allclose(query.obs["exact_novelty"], query.obs["index_novelty"], atol=0.05)
     again = query.copy()
     sg.tl.transfer(again, reference, "cell_type", key_added="index", exact=False)
     np.testing.assert_array_equal(again.obsm["index_proba"], query.obsm["index_proba"])

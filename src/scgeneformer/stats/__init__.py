@@ -1,6 +1,8 @@
 """Statistics of shifts: every gene against a pool, a null, its likes, or no effect; donors as replicates; mixtures; false discovery.
 
-Functions of arrays. Values come in long form: `values[i]` is one measured shift and `groups[i]` in ``range(n_groups)`` says
+Also of cells: nearest neighbours, and how unusual a cell is among those of its label.
+
+Functions of arrays. Values of shifts come in long form: `values[i]` is one measured shift and `groups[i]` in ``range(n_groups)`` says
 whose (here: which gene's). Groups may be of any size and empty; where a statistic is undefined it is NaN.
 """
 
@@ -12,26 +14,35 @@ from ._matched import draw_test, matched_groups, matched_test
 from ._means import Summary, cell_means, group_means, summarise, t_test
 from ._mixture import Mixture, two_components
 from ._moderated import moderate
+from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors
+from ._novelty import conformal_p, median_distances, relative_distances, smallest_sample
 from ._ranks import auroc, rank_sum, rank_sum_null, rank_sum_pool
 from ._results import GroupTest
 
 __all__ = [
+    "LARGEST_EXACT",
     "GroupTest",
     "Mixture",
+    "NeighborIndex",
+    "Neighbors",
     "Summary",
     "auroc",
     "benjamini_hochberg",
     "cell_means",
+    "conformal_p",
     "donor_differences",
     "donor_means",
     "draw_test",
     "group_means",
     "matched_groups",
     "matched_test",
+    "median_distances",
     "moderate",
     "rank_sum",
     "rank_sum_null",
     "rank_sum_pool",
+    "relative_distances",
+    "smallest_sample",
     "summarise",
     "t_test",
     "two_components",

@@ -1,0 +1,56 @@
+"""Labels that say when they do not know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scgeneformer import _keys as keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pandas as pd
+
+
+def novelty_slots(key: str, *, unknown: float | None) -> list[str]:
+    """Slots of what `novelty_values` returns."""
+    nearest = [] if unknown is None else [f"obs/{keys.nearest_key(key)}"]
+    return [f"obs/{keys.distance_key(key)}", f"obs/{keys.novelty_key(key)}", *nearest]
+
+
+def novelty_values(
+    distance: np.ndarray, novelty: np.ndarray, nearest: pd.Categorical, *, unknown: float | None
+) -> list[Any]:
+    """Relative distances, conformal p and, if `unknown`, the labels before any was made unknown."""
+    return [distance, novelty, *([] if unknown is None else [nearest])]
+
+
+def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | None) -> pd.Categorical:
+    """`labels` with the extra category "unknown", which has no place in an order, for cells with a novelty below `unknown`."""
+    if unknown is None:
+        return labels
+    labels = labels.as_unordered().add_categories([keys.UNKNOWN])
+    labels[novelty < unknown] = keys.UNKNOWN
+    return labels
+
+
+def check_unknown(unknown: float | None, classes: Sequence[object]) -> None:
+    """Raise if `unknown` is no probability, or a label already has the name that it gives to cells.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    if unknown is None:
+        return
+    if not 0 < unknown < 1:
+        msg = f"unknown={unknown} must be between 0 and 1: the share of known cells that may be taken for unknown, such as 0.05."
+        raise ValueError(msg)
+    if keys.UNKNOWN in map(str, classes):
+        msg = (
+            f"There is a label {keys.UNKNOWN!r} already, which could not be told from cells that `unknown` finds. Make these labels "
+            "missing (NaN), or leave `unknown` out."
+        )
+        raise ValueError(msg)
