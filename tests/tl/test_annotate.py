@@ -90,7 +90,8 @@ def test_min_score_leaves_unsure_cells_without_a_label(classifier, query) -> Non
 def test_nothing_else_is_written(classifier, query) -> None:
     before = query.copy()
     sg.tl.annotate(query, classifier, task="type")
-    assert set(query.obs) - set(before.obs) == {"type_predicted", "type_predicted_score"}
+    columns = {f"type_predicted{end}" for end in ("", "_score", "_distance", "_novelty")}
+    assert set(query.obs) - set(before.obs) == columns
     assert set(query.uns) - set(before.uns) == {"type_predicted"}
     assert set(query.obsm) - set(before.obsm) == {"type_predicted_proba"}
 

@@ -114,7 +114,11 @@ VERBS = {
     ),
     "annotate": (
         lambda adata, world, key: sg.tl.annotate(adata, world[2], task="stage", key_added=key),
-        {"obs": ["mine", "mine_score", "mine_value"], "obsm": ["mine_proba"]},
+        {"obs": ["mine", "mine_score", "mine_value", "mine_distance", "mine_novelty"], "obsm": ["mine_proba"]},
+    ),
+    "annotate unknown": (
+        lambda adata, world, key: sg.tl.annotate(adata, world[2], task="state", unknown=0.2, key_added=key),
+        {"obs": ["mine", "mine_score", "mine_distance", "mine_novelty", "mine_nearest"], "obsm": ["mine_proba"]},
     ),
     "annotate numbers": (
         lambda adata, world, key: sg.tl.annotate(adata, world[2], task="age", key_added=key),

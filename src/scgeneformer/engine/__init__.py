@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from . import perturb
 from ._batching import for_each_batch, row_lengths, to_device
-from ._classify import classify
+from ._classify import CellScores, classify
 from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
 
 __all__ = [
+    "CellScores",
     "Embeddings",
     "GeneScores",
     "Pooling",

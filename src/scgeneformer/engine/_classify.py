@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,17 +15,32 @@ if TYPE_CHECKING:
     from scgeneformer.nn import CellClassifier
 
 
+@dataclass(frozen=True)
+class CellScores:
+    """What a classifier says of cells, and of what; NaN for empty rows of tokens.
+
+    Attributes
+    ----------
+    scores
+        float32 (n, outputs).
+    states
+        float32 (n, H): the states that the head makes the scores from.
+    """
+
+    scores: np.ndarray
+    states: np.ndarray
+
+
 def classify(
     network: CellClassifier,
     tokens: np.ndarray,
     *,
-    pooled: bool = False,
     device: str = "auto",
     precision: str = "auto",
     token_budget: int | None = None,
     progress: bool = False,
-) -> np.ndarray:
-    """Scores of cells.
+) -> CellScores:
+    """Scores of cells, with the states that they are made from.
 
     Parameters
     ----------
@@ -32,15 +48,12 @@ def classify(
         Left as it is, on whatever device.
     tokens
         uint16 (n, L), right-padded with 0.
-    pooled
-        Return the states that the scores are made from instead.
     device, precision, token_budget, progress
         As in `embed`.
 
     Returns
     -------
-    float32 (n, outputs) or (n, H), in the order of the rows of tokens; NaN for empty rows. They do not depend on batches or padding
-    beyond rounding.
+    In the order of the rows of tokens. They do not depend on batches or padding beyond rounding.
 
     Raises
     ------
@@ -49,16 +62,16 @@ def classify(
     """
     place = resolve_device(device)
     lengths = row_lengths(tokens)
-    width = network.encoder.config.width if pooled else network.classifier.out_features
-    out = np.full((len(tokens), width), np.nan, dtype=np.float32)
+    widths = network.classifier.out_features, network.encoder.config.width
+    out = CellScores(*(np.full((len(tokens), width), np.nan, dtype=np.float32) for width in widths))
     with on_device(network, place, resolve_precision(precision, place)) as working:
-        read = working.pooled if pooled else working
 
         def step(rows: np.ndarray) -> None:
             batch, mask = to_device(tokens[rows], lengths[rows], place)
-            scores = read(batch, mask).float().cpu().numpy()
-            check_finite(scores)
-            out[rows] = scores
+            pooled = working.pooled(batch, mask)
+            for read, values in zip((out.scores, out.states), (working.scores(pooled), pooled), strict=True):
+                read[rows] = values.float().cpu().numpy()
+                check_finite(read[rows])
 
         for_each_batch(lengths, token_budget or default_token_budget(place), step, progress=progress, desc="classify")
     return out

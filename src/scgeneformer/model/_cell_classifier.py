@@ -10,6 +10,7 @@ import numpy as np
 from scgeneformer import engine, evaluation, hub, nn
 from scgeneformer._docs import doc_params
 
+from ._calibration import fit_calibrations
 from ._classifier import DOCS, SETS, Backbone, limit_training
 from ._cross_validation import CrossValidation, cross_validate_cells
 from ._labelled_cells import LabelledCells
@@ -98,6 +99,7 @@ class CellClassifier(LabelledCells):
         self.module = self._module_cls(network, self.tasks, task_weights=weights, frozen=freeze == "all")
         self._init_start(start)
         self.temperature_: dict[str, float] = {}
+        self.reference_: dict[str, dict[str, np.ndarray]] = {}
         self._model_summary_string = (
             f"CellClassifier of {', '.join(f'{t.name} ({t.kind})' for t in self.tasks)}: {start.config.n_layers} layers, "
             f"width {start.config.width}, pooling {pooling}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
@@ -171,28 +173,25 @@ class CellClassifier(LabelledCells):
         sets = {name: getattr(chosen, name) for name in SETS}
         objective = CellLabels(self.tasks, labels, chosen)
         rows = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader_options(options))
-        self.module.class_weights, self.split_, self.temperature_ = weights, sets, {}
+        self.module.class_weights, self.split_, self.temperature_, self.reference_ = weights, sets, {}, {}
         run_training(self, objective, rows, max_epochs=max_epochs, options=options)
         self.calibrate()
 
     def calibrate(self) -> dict[str, float]:
         """Fit a temperature to the scores of the validation cells, for each categorical column (Guo 2017).
 
+        Keeps how far these cells are from the training cells, too, by which :func:`scgeneformer.tl.annotate` tells new cells of no class.
+
         Returns
         -------
         Temperature of each task, by which :meth:`predict` divides its scores; empty without validation cells.
         """
-        cells, labels = self.split.validation, self.labels()
-        self.temperature_ = {}
-        for i, task in enumerate(self.tasks):
-            labelled = cells[~np.isnan(labels[cells, i])]
-            if task.kind == "categorical" and len(labelled):
-                scores = self.scores(indices=labelled, task=task.name)
-                scored = np.isfinite(scores[:, 0])  # not cells without tokens
-                if scored.any():
-                    codes = labels[labelled, i].astype(np.int64)
-                    self.temperature_[task.name] = evaluation.temperature(scores[scored], codes[scored])
+        self.temperature_, self.reference_ = fit_calibrations(self)
         return dict(self.temperature_)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        super().load_adapter(folder)
+        self.temperature_, self.reference_ = {}, {}  # of other weights
 
     def cross_validate(
         self,

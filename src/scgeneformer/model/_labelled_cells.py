@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from scgeneformer import _keys, engine
 from scgeneformer._settings import engine_options
 
+from ._calibration import CellAnswer, novelty_of
 from ._classifier import Classifier
 from .data._fields import (
     LABELS_PREFIX,
@@ -43,6 +43,7 @@ class LabelledCells(Classifier):
     module: CellClassifierModule
     tasks: tuple[CellTask, ...]
     temperature_: dict[str, float]
+    reference_: dict[str, Any]
 
     @classmethod
     def setup_anndata(
@@ -227,7 +228,7 @@ class LabelledCells(Classifier):
             msg = f"{target.name!r} is continuous and has no probabilities: leave out soft=True."
             raise ValueError(msg)
         tokens = self._read_tokens(adata, indices)
-        answer = self.answer(tokens, task=target.name, calibrated=calibrated, **engine_kwargs)
+        answer = self._answer(self._classify(tokens, **engine_kwargs).scores, target, calibrated=calibrated)
         if target.kind == "continuous":
             return answer
         if soft:
@@ -237,41 +238,28 @@ class LabelledCells(Classifier):
         classes[scored] = np.array(target.classes, dtype=object)[answer[scored].argmax(1)]
         return classes
 
-    def answer(
-        self, tokens: np.ndarray, *, task: str | None = None, calibrated: bool = True, **engine_kwargs: Any
-    ) -> np.ndarray:
-        """Predict labels from tokens, which need not be registered.
+    def answer(self, tokens: np.ndarray, *, task: str | None = None, **engine_kwargs: Any) -> CellAnswer:
+        """Predict from tokens, which need not be registered, and compare the cells with those of the training.
 
         Parameters
         ----------
         tokens
-            Tokens of the vocabulary of this model, uint16 (n_cells, L), right-padded with 0.
-        task, calibrated, **engine_kwargs
+            Of this model's vocabulary, uint16 (n_cells, L), right-padded with 0.
+        task, **engine_kwargs
             As in :meth:`predict`.
 
         Returns
         -------
-        Probabilities of classes, float64 (n_cells, n_classes), or continuous labels, float64 (n_cells,). NaN for cells without tokens.
+        Calibrated probabilities or continuous labels, and how far the cells are from the training cells.
 
         Raises
         ------
         ValueError
             If a cell has more tokens than the model has positions.
-
-        Examples
-        --------
-        `model` is a trained :class:`CellClassifier`.
-
-        >>> sg.pp.tokenize(adata, model.vocabulary)
-        >>> model.answer(adata.obsm["geneformer_tokens"][:5]).shape
-        (5, 2)
         """
-        target = self.task(task)
-        scores = self._scores(tokens, target, **engine_kwargs)
-        if target.kind == "continuous":
-            return scores[:, 0].astype(np.float64) * target.sd + target.mean
-        temperature = self.temperature_.get(target.name, 1.0) if calibrated else 1.0
-        return target.log_proba(torch.from_numpy(scores / temperature).double()).exp().numpy()
+        target, read = self.task(task), self._classify(tokens, **engine_kwargs)
+        answer = self._answer(read.scores, target)
+        return CellAnswer(answer, *novelty_of(self.reference_.get(target.name), read.states, answer))
 
     def scores(
         self,
@@ -281,7 +269,7 @@ class LabelledCells(Classifier):
         task: str | None = None,
         **engine_kwargs: Any,
     ) -> np.ndarray:
-        """Outputs of the network for each cell: logits of classes, or standardised values of continuous labels.
+        """Scores of cells before they become probabilities: logits, or standardised values.
 
         Parameters
         ----------
@@ -292,24 +280,24 @@ class LabelledCells(Classifier):
         -------
         float32 (n_cells, outputs of the task); NaN for cells without tokens.
         """
-        return self._scores(self._read_tokens(adata, indices), self.task(task), **engine_kwargs)
+        target, tokens = self.task(task), self._read_tokens(adata, indices)
+        return self._outputs(self._classify(tokens, **engine_kwargs).scores, target)
 
-    def _scores(self, tokens: np.ndarray, target: CellTask, **engine_kwargs: Any) -> np.ndarray:
+    def _classify(self, tokens: np.ndarray, **engine_kwargs: Any) -> engine.CellScores:
         self.check_tokens(tokens)
+        return engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
+
+    def _outputs(self, scores: np.ndarray, target: CellTask) -> np.ndarray:
         first = sum(each.n_outputs for each in self.tasks[: self.tasks.index(target)])
-        scores = engine.classify(self.module.network, tokens, **engine_options(**engine_kwargs))
         return scores[:, first : first + target.n_outputs]
+
+    def _answer(self, scores: np.ndarray, target: CellTask, *, calibrated: bool = True) -> np.ndarray:
+        temperature = self.temperature_.get(target.name, 1.0) if calibrated else 1.0
+        return target.answer(self._outputs(scores, target) / temperature)
 
     def _latent(
         self, tokens: np.ndarray, pooling: engine.Pooling | None, emb_layer: int | None, **kwargs: Any
     ) -> np.ndarray:
         if pooling is None and emb_layer is None:  # the states that the head reads
-            return engine.classify(self.module.network, tokens, pooled=True, **engine_options(**kwargs))
+            return self._classify(tokens, **kwargs).states
         return super()._latent(tokens, pooling, emb_layer, **kwargs)
-
-    def _column(self, field: str) -> pd.Series:
-        """A registered column of ``obs``, in the order of the tokenized cells."""
-        where = self.adata_manager.data_registry[field]
-        mod = where.get("mod_key")
-        data = self.adata if mod is None else self.adata[mod]
-        return data.obs[where["attr_key"]].reindex(self._cells().obs_names)

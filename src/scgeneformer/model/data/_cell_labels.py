@@ -132,6 +132,12 @@ class CellTask:
         stop = F.logsigmoid(-scores)  # log P(y = k | y >= k)
         return torch.cat([stop[:, :1], further[:, :-1] + stop[:, 1:], further[:, -1:]], -1)
 
+    def answer(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, (n, outputs) -> float64 (n, classes), or continuous labels, float64 (n,)."""
+        if self.kind == "continuous":
+            return scores[:, 0].astype(np.float64) * self.sd + self.mean
+        return self.log_proba(torch.from_numpy(scores).double()).exp().numpy()
+
     def loss(self, scores: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
         """Mean loss of the labelled cells, weighted by class if asked for; 0 if there is none.
 

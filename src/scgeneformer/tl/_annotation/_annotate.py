@@ -7,12 +7,15 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
+from scgeneformer import stats
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens
 
 from ._classifier import load_classifier
+from ._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scgeneformer.model import CellClassifier
+    from scgeneformer.model.data._cell_labels import CellTask
+
+NO_REFERENCE = "this classifier keeps no states of training cells. It was exported, imported or saved by an older version, or had no validation cells."
 
 
 def annotate(
@@ -28,6 +34,7 @@ def annotate(
     *,
     task: str | None = None,
     min_score: float | None = None,
+    unknown: float | None = None,
     tokens_key: str = keys.TOKENS,
     key_added: str | None = None,
     mod: str = "rna",
@@ -36,6 +43,10 @@ def annotate(
     """Label cells with a trained classifier.
 
     Probabilities of categories are calibrated on the validation cells of the training, where there were any.
+
+    Probabilities share the cell out among the classes that the model has learned; they do not tell whether it is of any of them. For that, the
+    state of the cell that the head reads is compared with those of training cells that a classifier keeps (at most 200 of each class), and its
+    distance to them with that of the validation cells, of which the training has seen as little as of new cells.
 
     Parameters
     ----------
@@ -48,6 +59,10 @@ def annotate(
         Which column of labels, where the classifier has learned several.
     min_score
         Cells with a smaller probability of their class get no label. Not for continuous labels.
+    unknown
+        Cells with a novelty below this get the label ``"unknown"``: at most this share of the cells that are like the validation cells,
+        of all classes together. Cells of other studies and technologies are not, and more of them are unknown. Where the model was trained with
+        samples (donors), validation cells come from other samples than the training cells, as new cells do. Not for continuous labels.
     tokens_key
         Slot of the tokens in ``.obsm``.
     key_added
@@ -63,9 +78,18 @@ def annotate(
 
     ``.obs[key_added]``
         Most probable class, categorical with the classes of the model, ordered if they are; or the number that is predicted of
-        continuous labels, float64. Missing for cells without tokens.
+        continuous labels, float64. Missing for cells without tokens. If `unknown`, with the category ``"unknown"``, and then not ordered.
     ``.obs[key_added + "_score"]``
         Probability of that class, float64. Not for continuous labels.
+    ``.obs[key_added + "_distance"]``
+        Mean distance to the nearest 15 training cells, relative to what is typical of the predicted class, float64: the median of the validation
+        cells is 1. Not for continuous labels, nor if the classifier has no training cells: it was exported, imported, saved by an
+        older version, or trained without validation cells.
+    ``.obs[key_added + "_novelty"]``
+        Conformal p of that distance: ``(1 + m) / (n + 1)``, where m of n validation cells are at least as far, float64. Small where the cell
+        is unlike all training cells. Where there is a distance.
+    ``.obs[key_added + "_nearest"]``
+        Most probable class of all cells, the unknown ones too. Only with `unknown`.
     ``.obs[key_added + "_value"]``
         Expected position among ordered classes, from 0 on, float64. Only for ordinal labels.
     ``.obsm[key_added + "_proba"]``
@@ -82,7 +106,8 @@ def annotate(
         If `model` is no classifier of cells.
     ValueError
         If the model is not trained, `task` is not one of its, the tokens were made for another vocabulary or are longer than the model can
-        read, `min_score` is given for continuous labels, or a slot holds something else than earlier results.
+        read, `min_score` or `unknown` is given for continuous labels, `unknown` for a classifier without training cells or with too few
+        validation cells, or a slot holds something else than earlier results.
 
     Examples
     --------
@@ -105,19 +130,27 @@ def annotate(
     if min_score is not None and target.kind == "continuous":
         msg = f"min_score={min_score} is a probability, and the continuous {target.name!r} has none. Leave it out."
         raise ValueError(msg)
+    reference = classifier.reference_.get(target.name)
+    if unknown is not None:
+        check_unknown(unknown, target.classes)
+        _check_reference(target, reference, unknown)
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
     pretrained = classifier.to_pretrained()
     tokens = read_tokens(data, tokens_key, pretrained.vocabulary, model=pretrained.name)
     key = f"{target.name}_predicted" if key_added is None else key_added
-    slots.check_free(data, "tl.annotate", key, [*_slots_of(key, target.kind), f"uns/{key}"])
+    written = _slots_of(key, target.kind) + (novelty_slots(key, unknown=unknown) if reference else [])
+    slots.check_free(data, "tl.annotate", key, [*written, f"uns/{key}"])
     options = engine_options()
 
     start = logg.info(f"labelling {data.n_obs} cells by {target.name!r}")
+    if reference is None and target.kind != "continuous":
+        logg.info(f"    without {keys.distance_key(key)!r} and {keys.novelty_key(key)!r}: {NO_REFERENCE}")
     ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk
     parts = (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
-    answer = np.concatenate([classifier.answer(part, task=target.name, **options) for part in parts])
+    answers = [classifier.answer(part, task=target.name, **options) for part in parts]
+    answer = np.concatenate([each.answer for each in answers])
     n_empty = int(np.isnan(answer.reshape(len(answer), -1)[:, 0]).sum())
     if n_empty:
         logg.warning(f"{n_empty} cells have no tokens in .obsm[{tokens_key!r}], and get no label.")
@@ -125,14 +158,23 @@ def annotate(
     values = [answer]
     if target.kind != "continuous":
         values = _of_classes(data, answer, target.classes, ordinal=target.kind == "ordinal", min_score=min_score)
+    if reference:
+        distance = np.concatenate([each.distance for each in answers])
+        novelty = np.concatenate([each.novelty for each in answers])
+        nearest = _of_classes(data, answer, target.classes, ordinal=target.kind == "ordinal", min_score=None)[0]
+        values[0] = with_unknown(values[0], novelty, unknown)
+        values += novelty_values(distance, novelty, nearest, unknown=unknown)
     slots.write(
         data,
         "tl.annotate",
         key,
-        dict(zip(_slots_of(key, target.kind), values, strict=True)),
+        dict(zip(written, values, strict=True)),
         task=target.name,
         kind=target.kind,
         min_score=min_score,
+        unknown=unknown,
+        n_reference=len(reference["states"]) if reference else None,
+        n_validation=len(reference["held_out"]) if reference else None,
         temperature=classifier.temperature_.get(target.name),
         model=pretrained.name,
         weights_sha256=pretrained.sha256,
@@ -143,6 +185,26 @@ def annotate(
     )
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
     return adata if copy else None
+
+
+def _check_reference(target: CellTask, reference: Mapping[str, np.ndarray] | None, unknown: float) -> None:
+    """Raise if no cell could be pretrained unknown."""
+    if target.kind == "continuous":
+        msg = f"unknown={unknown} is for classes, and {target.name!r} is continuous. Leave it out."
+        raise ValueError(msg)
+    if reference is None:
+        msg = (
+            f"unknown={unknown} needs training cells to compare with, but {NO_REFERENCE} Call `model.calibrate()` where it has its data and "
+            "validation cells, and `model.save()`; or embed labelled cells with it and call `sg.tl.transfer(adata, labelled, ..., unknown=...)`."
+        )
+        raise ValueError(msg)
+    n, least = len(reference["held_out"]), stats.smallest_sample(unknown)
+    if n < least:
+        msg = (
+            f"unknown={unknown:g} takes at least {least} validation cells, since p is never below 1 / (n + 1), and this classifier had {n}. "
+            "Train with a larger `validation_size`, or choose a larger `unknown`."
+        )
+        raise ValueError(msg)
 
 
 def _slots_of(key: str, kind: str) -> list[str]:
