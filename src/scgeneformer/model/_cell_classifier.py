@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from scgeneformer import engine, evaluation, hub, nn
 from scgeneformer._docs import doc_params
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self, Unpack
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 

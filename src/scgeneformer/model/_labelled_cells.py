@@ -43,7 +43,7 @@ class LabelledCells(Classifier):
     module: CellClassifierModule
     tasks: tuple[CellTask, ...]
     temperature_: dict[str, float]
-    reference_: dict[str, Any]
+    reference_: dict[str, dict[str, np.ndarray]]
 
     @classmethod
     def setup_anndata(
