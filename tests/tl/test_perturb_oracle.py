@@ -154,7 +154,15 @@ def test_genes_that_come_in(full, genes, pooling):
     columns = range(30) if genes == "vocabulary" else [20, 3, 11]
     asked = genes if genes == "vocabulary" else adata.var_names[columns]
     sg.tl.perturb(
-        adata, folder, asked, kind="overexpress", cells=hand.names[:5], pooling=pooling, groupby="state", target="well"
+        adata,
+        folder,
+        asked,
+        kind="overexpress",
+        cells=hand.names[:5],
+        pooling=pooling,
+        groupby="state",
+        target="well",
+        n_reference=0,
     )
     which = dict(pairs(adata, range(5), hand, columns, "overexpress", everywhere=True))
     assert len(which) > len(columns) * 4
@@ -224,7 +232,7 @@ def test_sets(full, kind, goal, compat):
         columns["all"] = list(range(28))  # leaves no gene
     sets = {name: adata.var_names[found] for name, found in columns.items()}
     options = GOAL if goal else {"cells": (np.arange(40) < 12).tolist()}
-    sg.tl.perturb_sets(adata, folder, sets, kind=kind, pooling="mean", compat=compat, **options)
+    sg.tl.perturb_sets(adata, folder, sets, kind=kind, pooling="mean", compat=compat, n_random=0, **options)
     table = adata.obsm["shift_sets"]
     assert list(table) == [name.replace("/", "|") for name in sets]
     assert set(adata.layers) - {None} == set()

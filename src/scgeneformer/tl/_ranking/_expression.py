@@ -50,7 +50,9 @@ def expression_columns(data: AnnData, labels: np.ndarray, run: dict[str, Any], s
     cells = np.flatnonzero(is_source | is_target)
     profile = log_profile(data, cells, layer=None, tokens_key=tokens_key_of(run), cure="Leave them there.")
     in_target = is_target[cells]
-    target, source = (np.asarray(profile.X[rows].mean(axis=0)).ravel() for rows in (in_target, ~in_target))
+    target, source = (
+        np.asarray(profile.X[rows].mean(axis=0), dtype=np.float64).ravel() for rows in (in_target, ~in_target)
+    )
     columns = {
         "log2fc": np.log2(_mean_counts(profile.X[in_target])) - np.log2(_mean_counts(profile.X[~in_target])),
         "auroc": stats.auroc(sparse.csc_array(profile.X), in_target),
@@ -89,4 +91,4 @@ def agreement(table: dict[str, np.ndarray], min_cells: int) -> dict[str, float]:
 
 def _mean_counts(profile: sparse.csr_matrix) -> np.ndarray:
     """Mean of counts per 10,000, `PRIOR` added."""
-    return np.asarray(profile.expm1().mean(axis=0)).ravel() + PRIOR
+    return np.asarray(profile.expm1().mean(axis=0), dtype=np.float64).ravel() + PRIOR
