@@ -160,8 +160,8 @@ def test_sets_alone_and_without_goal_states(perturbed) -> None:
 @pytest.mark.parametrize(
     ("test", "reference", "what"),
     [
-        ("vs_null", "above the null", "mean effect beyond other genes  ("),
-        ("random_genes", "above matched genes", "mean effect beyond other genes  ("),
+        ("vs_null", "above the null", "mean effect  ("),
+        ("random_genes", "above matched genes", "mean effect  ("),
         ("interaction", "above the sum", "mean effect beyond the sum of singles"),
     ],
 )

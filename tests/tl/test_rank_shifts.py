@@ -65,9 +65,11 @@ def test_columns_are_scipys_per_gene(goal: bool, centered: bool) -> None:
     sg.tl.rank_shifts(adata, min_cells=3, centered=centered)
     assert adata.uns["shift"]["rank"]["centered"] is centered
     table = adata.varm["shift"]
-    assert ("plain_effect" in table) is centered
+    beside = "plain_effect" if centered else "centered_effect"
+    assert {"plain_effect", "centered_effect"} & set(table) == {beside}
     for layer, suffix in [("shift", ""), ("shift_T", "_T"), ("shift_B", "_B")] if goal else [("shift", "")]:
         _, column, everything = effects_of(adata, layer, goal=goal, centered=centered)
+        others_of_cells = effects_of(adata, layer, goal=goal, centered=not centered)[2]
         for gene in range(adata.n_vars):
             effects = everything[column == gene]
             values = stored(adata, layer, gene)[1]
@@ -77,8 +79,7 @@ def test_columns_are_scipys_per_gene(goal: bool, centered: bool) -> None:
                 assert row.drop("n_cells").isna().all()
                 continue
             np.testing.assert_allclose(row["effect" + suffix], effects.mean(), rtol=1e-9)
-            if centered:
-                np.testing.assert_allclose(row["plain_effect" + suffix], np.mean(values if goal else 1 - values))
+            np.testing.assert_allclose(row[beside + suffix], others_of_cells[column == gene].mean(), rtol=1e-9)
             interval = stats.t.interval(0.95, len(effects) - 1, effects.mean(), stats.sem(effects))
             ours = row[[name + suffix for name in ("sd", "effect_low", "effect_high")]].to_numpy(dtype=float)
             np.testing.assert_allclose(ours, [effects.std(ddof=1), *interval], rtol=1e-9)
@@ -107,7 +108,7 @@ def test_zeros_count_and_nan_does_not() -> None:
     sg.tl.rank_shifts(adata)
     sg.tl.rank_shifts(before)
     ours, others = adata.varm["shift"], before.varm["shift"]
-    assert ours.loc["gene5", "plain_effect"] == 0
+    assert ours.loc["gene5", "effect"] == 0
     assert ours.loc["gene5", "n_cells"] == others.loc["gene5", "n_cells"]
     assert ours.loc["gene6", "n_cells"] == others.loc["gene6", "n_cells"] - 1
     assert np.isfinite(ours.loc["gene6", "effect"])
@@ -194,7 +195,7 @@ def test_what_every_gene_does_to_a_cell_does_not_count() -> None:
     row, col = shifts.row[kept], shifts.col[kept]
     values = 5e-3 * easy[row] + 1e-3 * (col == 0) + rng.normal(0, 1e-4, kept.sum())
     adata.layers["shift"] = sparse.coo_matrix((values, (row, col)), shifts.shape).tocsr()
-    sg.tl.rank_shifts(adata)
+    sg.tl.rank_shifts(adata, centered=True)
     assert sg.get.shifts(adata).loc[0, "names"] == "gene0"
     assert adata.varm["shift"]["plain_effect"].drop("gene0").idxmax() in {f"gene{i}" for i in range(3, 10)}
     assert adata.varm["shift"]["plain_effect"].idxmax() != "gene0"
@@ -213,13 +214,14 @@ def with_reference(adata: AnnData, genes: list[int]) -> AnnData:
     return adata
 
 
-def test_listed_genes_are_compared_with_the_reference() -> None:
+@pytest.mark.parametrize("centered", [True, False])
+def test_listed_genes_are_compared_with_the_reference(centered) -> None:
     adata = with_reference(simulate(), list(range(10, 30)))
-    sg.tl.rank_shifts(adata)
+    sg.tl.rank_shifts(adata, centered=centered)
     table = adata.varm["shift"]
     for layer, reference, suffix in (("shift", "shift__reference", ""), ("shift_T", "shift__reference_T", "_T")):
         listed, random = adata.layers[layer].tocoo(), adata.layers[reference].tocoo()
-        mean = np.array([random.data[random.row == cell].mean() for cell in range(adata.n_obs)])
+        mean = np.array([random.data[random.row == cell].mean() * centered for cell in range(adata.n_obs)])
         pool = random.data - mean[random.row]
         for gene in (0, 3, 7):
             at = listed.col == gene
@@ -253,10 +255,11 @@ def test_a_single_gene_without_reference_has_nothing_to_compare_with() -> None:
         values = layer.data[at], (layer.row[at], layer.col[at])
         adata.layers[name] = sparse.coo_matrix(values, layer.shape).tocsr()
     with pytest.raises(ValueError, match=r"n_reference.*centered=False"):
-        sg.tl.rank_shifts(adata)
+        sg.tl.rank_shifts(adata, centered=True)
     assert "shift" not in adata.varm
-    sg.tl.rank_shifts(adata, centered=False)
+    sg.tl.rank_shifts(adata)
     assert np.isfinite(adata.varm["shift"].loc["gene0", "effect"])
+    assert np.isnan(adata.varm["shift"].loc["gene0", "centered_effect"])
 
 
 def test_null_is_matched_by_name_and_may_be_another_key() -> None:

@@ -87,7 +87,8 @@ class Ranking:
     @property
     def against_others(self) -> bool:
         """Whether effects are differences to other genes, or of sets to random sets."""
-        return bool(self.rank.get("centered")) or (self.over_donors and self._test == "donors")
+        of_random_sets = self.of_sets and "plain_effect" in self.frame
+        return bool(self.rank.get("centered")) or of_random_sets or (self.over_donors and self._test == "donors")
 
     @property
     def signed(self) -> bool:

@@ -47,7 +47,7 @@ class Ranking:
     test: str
     other_data: AnnData
     official: bool = False
-    centered: bool = True
+    centered: bool = False
     min_cells: int = 5
     n_matched: int = 200
     donors: pd.Categorical | None = None
@@ -72,9 +72,10 @@ class Ranking:
     def shifts(self, data: AnnData, key: str, state: str) -> tuple[Shifts, Shifts | None]:
         """Effects on `state` of the genes under `key`, and of reference genes where there are some; both centred if asked for."""
         shifts, name = read_shifts(data, self.layer(key, state), goal=self.goal), _keys.reference_key(key)
+        compared = name in data.layers and not self.official
+        reference = read_shifts(data, self.layer(name, state), goal=self.goal) if compared else None
         if not self.centered:
-            return shifts, None
-        reference = read_shifts(data, self.layer(name, state), goal=self.goal) if name in data.layers else None
+            return shifts, reference
         centred, reference = centre(shifts, reference, data.n_obs)
         if len(shifts.effects) and not len(centred.effects):
             msg = (
@@ -159,6 +160,9 @@ def _state(
     elif ranking.centered:
         plain = read_shifts(data, ranking.layer(ranking.key, state), goal=ranking.goal)
         parts = {"plain_effect": stats.group_means(plain.effects, plain.genes, n_vars)[1]}
+    elif not ranking.official:
+        centred, _ = centre(shifts, reference, data.n_obs)
+        parts = {"centered_effect": stats.group_means(centred.effects, centred.genes, n_vars)[1]}
     differences = ranking.test == "donors" and not ranking.centered
     columns, over = describe(shifts, n_vars, ranking.donors, against_others=differences)
     columns = {"n_cells": columns.pop("n_cells")} | _fraction_exact(data, ranking.key, n_vars) | columns | parts

@@ -34,7 +34,7 @@ def rank_sets(ranking: Ranking) -> pd.DataFrame:
 def _state(ranking: Ranking, state: str, shifts: Shifts, n_sets: int) -> dict[str, np.ndarray]:
     """Columns of one end state, under their plain names."""
     slot = ranking.layer(_keys.random_sets_key(ranking.key), state)
-    if slot not in ranking.data.obsm or not ranking.centered:
+    if slot not in ranking.data.obsm:
         return describe(shifts, n_sets, ranking.donors)[0]
     random = _read_random(ranking, slot, n_sets)  # (n_obs, n_sets, n_random)
     center = _mean_over_random(random)  # (n_obs, n_sets)

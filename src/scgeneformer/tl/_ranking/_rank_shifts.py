@@ -29,7 +29,7 @@ def rank_shifts(
     *,
     key: str = _keys.SHIFT,
     test: Literal["rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate"] = "rank_sum",
-    centered: bool | None = None,
+    centered: bool = False,
     compat: Literal["official"] | None = None,
     donor: str | None = None,
     null: AnnData | MuData | str | None = None,
@@ -49,8 +49,10 @@ def rank_shifts(
     * without, 1 minus the cosine similarity of original and perturbed embedding: 0 is no effect. (Official Geneformer
       reports the similarity itself and calls it a shift.)
 
-    Most of it is common to all genes of a cell: without a gene, any gene, the others move up by one rank. By default the effect of a
-    gene is therefore the mean over cells of what it does *beyond other genes of the same cell*.
+    Most of it is common to all genes of a cell: without a gene, any gene, the others move up by one rank. Beside the mean over cells stands
+    therefore the mean of what a gene does *beyond other genes of the same cell*, ``centered_effect``. It ranks genes better. But every gene has
+    such an effect towards *any* direction, so that p-values of centred effects say nothing about the states: with states drawn at random
+    they find genes too (``benchmarks/judge_null.py``). Tests are therefore of shifts as they are, unless `centered`.
 
     Parameters
     ----------
@@ -74,10 +76,9 @@ def rank_shifts(
         Only without goal states; without p-values.
         ``"aggregate"``: effects with their intervals, no test.
     centered
-        Subtract from every shift what perturbing other genes does to the same cell: the mean over all tested genes, or over the random genes
-        that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). Sets are centred by the random sets beside them.
-        ``False`` takes shifts as they are, which makes a gene's effect depend on the cells that happen to express it. By default ``True``,
-        with `compat` ``False``. Interactions, which compare within cells already, are never centred.
+        Test centred effects: subtract from every shift what perturbing other genes does to the same cell, the mean over all tested genes, or
+        over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The question then is whether a gene
+        differs from others, whatever the states; see above. Not with `compat`, nor for interactions, which compare within cells already.
     compat
         ``"official"``: numbers as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
         states) the pool includes the tested gene, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
@@ -117,14 +118,14 @@ def rank_shifts(
             Fraction of the perturbed cells whose tokens have the gene, and its mean relative rank in those: 0 is the top, 1 the bottom.
             Not where the tokens are gone.
         ``effect``, ``sd``
-            What is tested: mean of the (centred) shifts over cells, with `donor` the mean over donors of their means; standard deviation over cells
-            (n - 1). For ``"interaction"`` of the pair's effect less the sum of the two; without goal states this is minus the
+            What is tested: mean of the shifts over cells; for ``"donors"`` the mean over donors of what the gene does beyond other genes of the
+            donor. Standard deviation over cells (n - 1). For ``"interaction"`` of the pair's effect less the sum of the two; without goal states this is minus the
             official ``Combo_minus_sum_shift``: positive where the pair does more than the sum.
         ``effect_low``, ``effect_high``
             95 % confidence interval of ``effect`` by Student's t over cells; with `donor` over donors, with the moderated variance, and NaN
             for fewer than three.
-        ``plain_effect``
-            If centred: mean over cells of the shifts as they are.
+        ``centered_effect``, or ``plain_effect`` if `centered`
+            Mean over cells of centred shifts, or of shifts as they are.
         ``n_donors``
             With `donor`: number of donors that have the gene.
         ``scores``, ``pvals``, ``pvals_adj``
@@ -212,7 +213,7 @@ def rank_shifts(
             n_matched,
             min_cells,
             mod,
-            centered=compat is None and test != "interaction" if centered is None else centered,
+            centered=centered,
             group=group,
             within=within,
         )

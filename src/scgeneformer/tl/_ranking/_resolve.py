@@ -79,7 +79,7 @@ def check_arguments(
     n_matched: int,
     min_cells: int | None,
     *,
-    centered: bool | None,
+    centered: bool,
 ) -> None:
     """Raise for values that do not exist or contradict each other."""
     if test not in TESTS:
