@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from scgeneformer import _keys, stats
@@ -122,7 +121,7 @@ def _mean_of_random_sets(
     if name not in data.obsm:
         return np.full(data.n_obs, np.nan)
     random = np.asarray(data.obsm[name], dtype=np.float64).reshape(data.n_obs, n_sets, -1)[:, number]
-    return pd.DataFrame(random).mean(axis=1).to_numpy()
+    return stats.mean_measured(random, axis=1)
 
 
 def _stored(layer: sparse.csr_matrix | sparse.csc_matrix, columns: np.ndarray, n_obs: int) -> np.ndarray:

@@ -55,6 +55,12 @@ def group_means(values: np.ndarray, groups: np.ndarray, n_groups: int) -> tuple[
     return n, np.divide(total, n, out=np.full(n_groups, np.nan), where=n > 0)
 
 
+def mean_measured(values: np.ndarray, *, axis: int) -> np.ndarray:
+    """Mean along an axis over values that are not NaN; NaN where there is none, without a warning."""
+    n = (~np.isnan(values)).sum(axis=axis)
+    return np.divide(np.nansum(values, axis=axis), n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
 def cell_means(layer: sparse.csr_matrix | sparse.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Count and mean of the stored values of each row that are not NaN, zeros included; int64 and float64 (n_rows,), NaN for empty rows."""
     values = layer.tocoo()

@@ -74,7 +74,7 @@ def rank_sum_pool(values: np.ndarray, groups: np.ndarray, pool: np.ndarray, n_gr
     counts = np.unique(ordered, return_counts=True)[1].astype(np.float64)
     order = np.lexsort((values, groups))
     x, g = values[order], groups[order]
-    first = np.flatnonzero(np.concatenate([[True], (x[1:] != x[:-1]) | (g[1:] != g[:-1])])) if len(x) else order
+    first = _starts_of_runs(x, g)
     in_pool = (up_to - below)[order[first]].astype(np.float64)
     together = in_pool + np.diff(first, append=len(x))
     added = (together**3 - together) - (in_pool**3 - in_pool)
@@ -125,7 +125,7 @@ def _average_ranks(values: np.ndarray, groups: np.ndarray, n_groups: int) -> tup
     if n_groups > 1:  # NumPy sorts 16 bits by radix
         order = order[np.argsort(groups[order].astype(np.uint16 if n_groups <= 2**16 else np.intp), kind="stable")]
     x, g = values[order], groups[order]
-    first = np.flatnonzero(np.concatenate([[True], (x[1:] != x[:-1]) | (g[1:] != g[:-1])])) if len(x) else order
+    first = _starts_of_runs(x, g)
     length = np.diff(first, append=len(x))
     starts = np.searchsorted(g, np.arange(n_groups))
     run_rank = first - starts[g[first]] + (length + 1) / 2
@@ -133,6 +133,12 @@ def _average_ranks(values: np.ndarray, groups: np.ndarray, n_groups: int) -> tup
     ranks[order] = np.repeat(run_rank, length)
     t = length.astype(np.float64)
     return ranks, np.bincount(g[first], weights=t**3 - t, minlength=n_groups)
+
+
+def _starts_of_runs(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Where runs of equal values of one group start, both sorted by group and value."""
+    changes = (values[1:] != values[:-1]) | (groups[1:] != groups[:-1])
+    return np.flatnonzero(np.concatenate([np.ones(min(len(values), 1), bool), changes]))
 
 
 def _normal_test(u: np.ndarray, m: np.ndarray, k: np.ndarray, tie_sum: np.ndarray) -> GroupTest:

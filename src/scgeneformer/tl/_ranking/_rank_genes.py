@@ -70,14 +70,15 @@ class Ranking:
         return {_keys.state_column(name, state): x for name, x in columns.items() if name not in _keys.SHARED_COLUMNS}
 
     def shifts(self, data: AnnData, key: str, state: str) -> tuple[Shifts, Shifts | None]:
-        """Effects on `state` of the genes under `key`, and of reference genes where there are some; both centred if asked for."""
+        """Effects on `state` of the genes under `key`, and of reference genes where there are some, as they are."""
         shifts, name = read_shifts(data, self.layer(key, state), goal=self.goal), _keys.reference_key(key)
         compared = name in data.layers and not self.official
-        reference = read_shifts(data, self.layer(name, state), goal=self.goal) if compared else None
-        if not self.centered:
-            return shifts, reference
+        return shifts, read_shifts(data, self.layer(name, state), goal=self.goal) if compared else None
+
+    def centre(self, data: AnnData, key: str, shifts: Shifts, reference: Shifts | None) -> tuple[Shifts, Shifts | None]:
+        """Both of `shifts` centred; raises if they are to be tested and nothing is left."""
         centred, reference = centre(shifts, reference, data.n_obs)
-        if len(shifts.effects) and not len(centred.effects):
+        if self.centered and len(shifts.effects) and not len(centred.effects):
             msg = (
                 f"No cell has a gene to compare with in .layers[{key!r}]: with a single gene in each cell nothing tells its effect from that of "
                 "any other gene. Perturb with `n_reference` genes beside it, or rank with centered=False."
@@ -157,12 +158,11 @@ def _state(
     parts: dict[str, np.ndarray] = {}
     if ranking.test == "interaction":
         shifts, parts = _interactions(ranking, state, shifts)
-    elif ranking.centered:
-        plain = read_shifts(data, ranking.layer(ranking.key, state), goal=ranking.goal)
-        parts = {"plain_effect": stats.group_means(plain.effects, plain.genes, n_vars)[1]}
     elif not ranking.official:
-        centred, _ = centre(shifts, reference, data.n_obs)
-        parts = {"centered_effect": stats.group_means(centred.effects, centred.genes, n_vars)[1]}
+        centred, of_reference = ranking.centre(data, ranking.key, shifts, reference)
+        name, beside = ("plain_effect", shifts) if ranking.centered else ("centered_effect", centred)
+        parts = {name: stats.group_means(beside.effects, beside.genes, n_vars)[1]}
+        shifts, reference = (centred, of_reference) if ranking.centered else (shifts, reference)
     differences = ranking.test == "donors" and not ranking.centered
     columns, over = describe(shifts, n_vars, ranking.donors, against_others=differences)
     columns = {"n_cells": columns.pop("n_cells")} | _fraction_exact(data, ranking.key, n_vars) | columns | parts
@@ -177,7 +177,9 @@ def _state(
         case "vs_null":
             if ranking.layer(ranking.other_key, state) not in ranking.other_data.layers and state != ranking.states[0]:
                 return columns
-            null, _ = ranking.shifts(ranking.other_data, ranking.other_key, state)
+            null, beside_null = ranking.shifts(ranking.other_data, ranking.other_key, state)
+            if ranking.centered:
+                null, _ = ranking.centre(ranking.other_data, ranking.other_key, null, beside_null)
             null = null.renamed(ranking.other_data.var_names, data.var_names)
             columns["null_n_cells"], columns["null_effect"] = stats.group_means(null.effects, null.genes, n_vars)
             result = stats.rank_sum_null(

@@ -37,7 +37,7 @@ def _state(ranking: Ranking, state: str, shifts: Shifts, n_sets: int) -> dict[st
     if slot not in ranking.data.obsm:
         return describe(shifts, n_sets, ranking.donors)[0]
     random = _read_random(ranking, slot, n_sets)  # (n_obs, n_sets, n_random)
-    center = _mean_over_random(random)  # (n_obs, n_sets)
+    center = stats.mean_measured(random, axis=2)  # (n_obs, n_sets)
     plain = stats.group_means(shifts.effects, shifts.genes, n_sets)[1]
     effects = shifts.effects - center[shifts.cells, shifts.genes]
     compared = ~np.isnan(effects)
@@ -48,9 +48,9 @@ def _state(ranking: Ranking, state: str, shifts: Shifts, n_sets: int) -> dict[st
     values = np.full(center.shape, np.nan)
     values[centred.cells, centred.genes] = centred.effects
     null = np.where(np.isnan(values)[..., None], np.nan, random - center[..., None])
-    null_means = np.stack([_mean_of_cells(null[..., draw]) for draw in range(random.shape[2])], axis=1)
+    null_means = np.stack([stats.mean_measured(null[..., draw], axis=0) for draw in range(random.shape[2])], axis=1)
     tested = (columns["n_cells"] >= ranking.min_cells) & ~np.isnan(null_means).any(axis=1)
-    result, percentile = stats.draw_test(_mean_of_cells(values), null_means)
+    result, percentile = stats.draw_test(stats.mean_measured(values, axis=0), null_means)
     columns |= {"plain_effect": plain, "null_percentile": np.where(tested, percentile, np.nan)}
     return columns | significance(result, tested)
 
@@ -63,15 +63,3 @@ def _read_random(ranking: Ranking, slot: str, n_sets: int) -> np.ndarray:
         raise ValueError(msg)
     values = values.reshape(len(values), n_sets, -1)
     return values if ranking.goal else 1 - values
-
-
-def _mean_over_random(random: np.ndarray) -> np.ndarray:
-    """Mean over the random sets that were perturbed in a cell, NaN where none was."""
-    n = (~np.isnan(random)).sum(axis=2)
-    return np.divide(np.nansum(random, axis=2), n, out=np.full(n.shape, np.nan), where=n > 0)
-
-
-def _mean_of_cells(values: np.ndarray) -> np.ndarray:
-    """Mean of each column over the cells that have a value, NaN if none has."""
-    n = (~np.isnan(values)).sum(axis=0)
-    return np.divide(np.nansum(values, axis=0), n, out=np.full(n.shape, np.nan), where=n > 0)
