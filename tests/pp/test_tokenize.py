@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import sparse
 
 import scgeneformer as sg
 
@@ -301,3 +303,15 @@ def test_errors_write_nothing(
     with pytest.raises(error, match=message):
         sg.pp.tokenize(adata, vocabulary, **options)
     assert untouched(adata) == before
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
+def test_the_column_of_genes_does_not_depend_on_the_matrix(kind) -> None:
+    """Most counts are of the 60 genes that var_names name, but `ensembl_id` names more genes: 140."""
+    ids, rng = list(sg.hub.vocabulary("default").ids[4:204]), np.random.default_rng(0)
+    counts = np.hstack([rng.poisson(5, (30, 60)) + 1, rng.random((30, 140)) < 0.2]).astype(np.float32)
+    var = pd.DataFrame({"ensembl_id": [f"x{k}" if k < 60 else gene for k, gene in enumerate(ids)]})
+    var.index = [gene if k < 60 else f"x{k}" for k, gene in enumerate(ids)]
+    adata = ad.AnnData(kind(counts), var=var)
+    sg.pp.tokenize(adata, "default")
+    np.testing.assert_array_equal(adata.var["token_id"] >= 0, np.arange(200) >= 60)
