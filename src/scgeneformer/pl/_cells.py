@@ -109,8 +109,11 @@ def effects_in_cells(
 def _mean_of_genes(data: AnnData, run: dict[str, Any], layer: Any, key: str, state: str | None) -> np.ndarray:
     """Mean shift of each cell over its reference genes, or else over all tested genes if there are several; (n_obs,)."""
     name = slot_of_state(run, _keys.reference_key(key), state)
-    n, mean = stats.cell_means(data.layers[name] if name in data.layers else layer)
-    return np.where(n >= (1 if name in data.layers else 2), mean, np.nan)
+    of_reference = name in data.layers
+    values = (data.layers[name] if of_reference else layer).tocoo()
+    measured = ~np.isnan(values.data)
+    effects = values.data[measured].astype(np.float64)
+    return stats.common_effect(effects, values.row[measured], data.n_obs, of_reference=of_reference)
 
 
 def _mean_of_random_sets(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ._donors import donor_differences, donor_means
 from ._false_discovery import benjamini_hochberg
 from ._matched import draw_test, matched_groups, matched_test
-from ._means import Summary, cell_means, group_means, mean_measured, summarise, t_test
+from ._means import Summary, common_effect, group_means, mean_measured, summarise, t_test
 from ._mixture import Mixture, two_components
 from ._moderated import moderate
 from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors
@@ -28,7 +28,7 @@ __all__ = [
     "Summary",
     "auroc",
     "benjamini_hochberg",
-    "cell_means",
+    "common_effect",
     "conformal_p",
     "donor_differences",
     "donor_means",

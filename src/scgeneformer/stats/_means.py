@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ._results import GroupTest
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -61,11 +57,24 @@ def mean_measured(values: np.ndarray, *, axis: int) -> np.ndarray:
     return np.divide(np.nansum(values, axis=axis), n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
-def cell_means(layer: sparse.csr_matrix | sparse.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Count and mean of the stored values of each row that are not NaN, zeros included; int64 and float64 (n_rows,), NaN for empty rows."""
-    values = layer.tocoo()
-    measured = ~np.isnan(values.data)
-    return group_means(values.data[measured].astype(np.float64), values.row[measured], layer.shape[0])
+def common_effect(values: np.ndarray, cells: np.ndarray, n_cells: int, *, of_reference: bool) -> np.ndarray:
+    """What perturbing any gene does to each cell, by which the effects of single genes are centred: float64 (n_cells,).
+
+    Parameters
+    ----------
+    values, cells
+        Effects and the cell of each, of shape (n,).
+    n_cells
+        Number of cells.
+    of_reference
+        Whether the effects are of genes that stand for any gene. If they are of the tested genes themselves, a cell needs two of them.
+
+    Returns
+    -------
+    Mean effect in each cell, NaN where there are too few.
+    """
+    n, mean = group_means(values, cells, n_cells)
+    return np.where(n >= (1 if of_reference else 2), mean, np.nan)
 
 
 def summarise(values: np.ndarray, groups: np.ndarray, n_groups: int, *, level: float = 0.95) -> Summary:

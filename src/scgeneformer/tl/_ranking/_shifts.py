@@ -94,12 +94,12 @@ def centre(shifts: Shifts, reference: Shifts | None, n_obs: int) -> tuple[Shifts
     Most of what a deletion does is common to all genes of a cell (the others move up by one rank). A gene's plain mean therefore depends on
     which cells happen to express it.
     """
-    base, least = (shifts, 2) if reference is None else (reference, 1)
-    n, mean = stats.group_means(base.effects, base.cells, n_obs)
-    centred = shifts.where(n[shifts.cells] >= least)
-    centred = replace(centred, effects=centred.effects - mean[centred.cells])
+    base = shifts if reference is None else reference
+    common = stats.common_effect(base.effects, base.cells, n_obs, of_reference=reference is not None)
+    centred = shifts.where(~np.isnan(common[shifts.cells]))
+    centred = replace(centred, effects=centred.effects - common[centred.cells])
     if reference is not None:
-        reference = replace(reference, effects=reference.effects - mean[reference.cells])
+        reference = replace(reference, effects=reference.effects - common[reference.cells])
     return centred, reference
 
 
