@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import scgeneformer as sg
+from scgeneformer.tl import _model_inputs
 from scgeneformer.tl._model_inputs import model_of_tokens
 
 KEY = "geneformer_tokens"
@@ -24,6 +25,8 @@ def test_the_bundled_model_says_what_it_is_once(adata, monkeypatch):
     sg.pp.tokenize(adata, "default")
     warnings = []
     monkeypatch.setattr(logg, "warning", warnings.append)
+    _model_inputs._introduce_bundled.cache_clear()
+    sg.tl.embed(adata)
     sg.tl.embed(adata)
     assert len(warnings) == 1
     assert "bundled model" in warnings[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer._settings import engine_options
@@ -129,17 +129,12 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
     ValueError
         If no model that has a name, or more than one, has this vocabulary.
     """
-    from scanpy import logging as logg
-
     from scgeneformer import hub
 
     run = token_params(cells, tokens_key)
     name = run["vocabulary"]
     if run.get("model", BUNDLED) == BUNDLED and run["vocabulary_hash"] == hub.vocabulary(BUNDLED).hash:
-        logg.warning(
-            "Using the bundled model, a small one for trying things out that was pretrained on blood cells only. "
-            "For results to report, name a published model (`sg.hub.available()`) in `pp.tokenize` and here."
-        )
+        _introduce_bundled()
         return BUNDLED
     if "model" in run:
         return run["model"]
@@ -155,3 +150,14 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
     else:
         msg = f"The tokens in .obsm[{tokens_key!r}] are of vocabulary {name!r}, which belongs to no model by name. Give its model by `model=`."
     raise ValueError(msg)
+
+
+@cache
+def _introduce_bundled() -> None:
+    """Say once what the model is that is used where none was named."""
+    from scanpy import logging as logg
+
+    logg.warning(
+        "Using the bundled model, a small one for trying things out that was pretrained on blood cells only. "
+        "For results to report, name a published model (`sg.hub.available()`) in `pp.tokenize` and here."
+    )
