@@ -141,4 +141,4 @@ class SavableModel(BaseModelClass):
     def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
         """Raise: the format that scvi-tools converts is a pickle, and older than this package."""
         msg = f"No {cls.__name__} was ever saved in the format of scvi-tools before 0.15. Use `{cls.__name__}.load`."
-        raise NotImplementedError(msg)
+        raise ValueError(msg)
