@@ -10,8 +10,10 @@ from ._baselines import logistic, ridge
 from ._classification import Report, classification
 from ._curves import Curve, precision_recall, roc
 from ._folds import folds
+from ._predictors import increment, predictors, together
 from ._reliability import Reliability, reliability, temperature
 from ._scores import regression
+from ._separation import separation
 from ._split import Split, check_disjoint, split
 
 __all__ = [
@@ -22,12 +24,16 @@ __all__ = [
     "check_disjoint",
     "classification",
     "folds",
+    "increment",
     "logistic",
     "precision_recall",
+    "predictors",
     "regression",
     "reliability",
     "ridge",
     "roc",
+    "separation",
     "split",
     "temperature",
+    "together",
 ]

@@ -1,4 +1,4 @@
-"""Tools: embed, perturb, screen, rank, transfer, annotate, evaluate, classify genes."""
+"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ._evaluation._evaluate import evaluate
 from ._perturbation._perturb import perturb
 from ._perturbation._screen import screen
 from ._perturbation._sets import perturb_sets
+from ._ranking._evaluate_shifts import evaluate_shifts
 from ._ranking._rank_shifts import rank_shifts
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "classify_genes",
     "embed",
     "evaluate",
+    "evaluate_shifts",
     "perturb",
     "perturb_sets",
     "rank_shifts",
