@@ -16,6 +16,7 @@ from ._mixture import Mixture, two_components
 from ._moderated import moderate
 from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors
 from ._novelty import conformal_p, median_distances, relative_distances, smallest_sample
+from ._permuted_labels import PermutedLabels, permuted_labels
 from ._ranks import auroc, rank_sum, rank_sum_null, rank_sum_pool
 from ._results import GroupTest
 
@@ -25,6 +26,7 @@ __all__ = [
     "Mixture",
     "NeighborIndex",
     "Neighbors",
+    "PermutedLabels",
     "Summary",
     "auroc",
     "benjamini_hochberg",
@@ -39,6 +41,7 @@ __all__ = [
     "mean_measured",
     "median_distances",
     "moderate",
+    "permuted_labels",
     "rank_sum",
     "rank_sum_null",
     "rank_sum_pool",
