@@ -19,7 +19,8 @@ from scgeneformer.tl._model_inputs import model_inputs
 
 from ._refine import merge_exact, strongest_genes
 from ._select import choose_cells, resolve_targets
-from ._states import check_centroids, compute_centroids, draw_members, groups_of, state_members
+from ._separation import separations, warn_of_types
+from ._states import check_centroids, compute_centroids, draw_members, embed_states, groups_of, state_members
 from ._write import Measured, random_slots, random_values, shift_slots, shift_values
 
 if TYPE_CHECKING:
@@ -69,9 +70,18 @@ class PerturbRun:
         return np.asarray(self.inputs.tokens[self.chosen])
 
     @cached_property
+    def embedded(self) -> dict[str, np.ndarray]:
+        """Embeddings of the cells of each end state; empty where centroids are given."""
+        return {} if isinstance(self.given, Mapping) else embed_states(self.inputs, self.members)
+
+    @cached_property
     def centroids(self) -> np.ndarray | None:
         """Of the end states, float64 (S, H); computed when first needed, which is after `checkpoint` was looked at."""
-        return compute_centroids(self.inputs, self.members, self.given) if self.members else None
+        if not self.members:
+            return None
+        if isinstance(self.given, Mapping):
+            return np.stack([np.asarray(self.given[state], dtype=np.float64) for state in self.members])
+        return compute_centroids(self.embedded, self.given)
 
     def run(
         self, perturbation: Perturbation, method: Literal["exact", "screen"], folder: str, *, effects: bool
@@ -186,6 +196,8 @@ def run_perturbation(
     targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
     runs = _plan_runs(data, inputs, options, members, mod)
     targets.check_expressed(inputs, [run.tokens for run in runs])
+    if options.within is None and options.source is not None and target is not None:
+        warn_of_types(keys.obs_frame(data, mod), members[options.source], members[target], options)
 
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
@@ -223,6 +235,8 @@ def run_perturbation(
         if options.within is not None:
             vectors = {keys.slot_name(group): of_states for group, of_states in vectors.items()}
         table.uns[key]["centroids"] = vectors if options.within is not None else vectors[None]
+        if of_states := separations(runs, keys.obs_frame(data, mod)):
+            table.uns[key]["separation"] = of_states
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
     return data if copy else None
 

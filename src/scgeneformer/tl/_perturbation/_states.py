@@ -133,19 +133,27 @@ def draw_members(
     }
 
 
-def compute_centroids(inputs: ModelInputs, members: dict[str, np.ndarray], centroids: Centroids) -> np.ndarray:
-    """Centroid of each state, float64 (S, H): as given, or the mean or median of the embeddings of its cells."""
+def embed_states(inputs: ModelInputs, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Embeddings of the cells of each state, float64 (n, H), NaN for cells without tokens.
+
+    Raises
+    ------
+    ValueError
+        If no cell of a state has a gene of the vocabulary.
+    """
     from scgeneformer import engine
 
-    if isinstance(centroids, Mapping):
-        return np.stack([np.asarray(centroids[state], dtype=np.float64) for state in members])
-    summary: Callable[..., np.ndarray] = np.nanmean if centroids == "mean" else np.nanmedian
-    vectors = []
+    embedded = {}
     for state, rows in members.items():
         tokens = np.asarray(inputs.tokens[rows])
-        embedded = engine.embed(inputs.pretrained.encoder, tokens, **inputs.options).cells.astype(np.float64)
-        if np.isnan(embedded).any(axis=1).all():
+        embedded[state] = engine.embed(inputs.pretrained.encoder, tokens, **inputs.options).cells.astype(np.float64)
+        if np.isnan(embedded[state]).any(axis=1).all():
             msg = f"No cell of state {state!r} has a gene of vocabulary {inputs.vocabulary.name!r}."
             raise ValueError(msg)
-        vectors.append(summary(embedded, axis=0))
-    return np.stack(vectors)
+    return embedded
+
+
+def compute_centroids(embedded: dict[str, np.ndarray], centroids: Literal["mean", "median"]) -> np.ndarray:
+    """Centroid of each state, float64 (S, H): the mean or median of the embeddings of its cells."""
+    summary: Callable[..., np.ndarray] = np.nanmean if centroids == "mean" else np.nanmedian
+    return np.stack([summary(cells, axis=0) for cells in embedded.values()])

@@ -110,18 +110,11 @@ def evaluate_shifts(
     """
     from scanpy import logging as logg
 
-    from scgeneformer import get
-
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
     slots.check_free(data, "tl.evaluate_shifts", key_added, [f"uns/{key_added}"])
-    if group is None and "groups" in data.uns.get(key, {}).get("rank", {}):
-        msg = f".uns[{key!r}] has a ranking for each group of cells. Name one by `group=`: {list(data.uns[key]['rank']['groups'])}."
-        raise ValueError(msg)
-    ranking = get.shifts(data, key=key, group=group, sets=False)
-    least = int(data.uns[key]["rank"]["min_cells"])
-    ranking = ranking[ranking["n_cells"] >= least]
+    ranking = _read_ranking(data, key, group)
     values, n_not_ranked = _truth_of(ranking, truth)
     measured = values.notna().to_numpy()
     table, values = ranking[measured], values[measured].to_numpy()
@@ -164,6 +157,24 @@ def evaluate_shifts(
     if gain is not None:
         data.uns[key_added]["increment"] = gain.to_frame("expression and shift less expression").T
     return adata if copy else None
+
+
+def _read_ranking(data: AnnData, key: str, group: str | None) -> pd.DataFrame:
+    """Genes that were measured in enough cells, with names and symbols, if any."""
+    rank = data.uns.get(key, {}).get("rank", {})
+    groups = [str(name) for name in rank.get("groups", ())]
+    if (groups and group is None) or (group is not None and group not in groups):
+        msg = f"group={group!r}: .uns[{key!r}] has a ranking for each of the groups {groups or '(none)'}. Name one by `group=`."
+        raise ValueError(msg)
+    slot = key if group is None else keys.group_key(key, group)
+    if "n_tested" not in rank or slot not in data.varm:
+        msg = f"No ranking of genes in .varm[{slot!r}]. Run `{CURE}` first."
+        raise KeyError(msg)
+    table, symbols = data.varm[slot].copy(), keys.symbols(data)
+    table.insert(0, "names", data.var_names.astype(str))
+    if symbols is not None:
+        table.insert(1, "symbol", symbols)
+    return table[table["n_cells"].to_numpy() >= int(rank["min_cells"])].reset_index(drop=True)
 
 
 def _truth_of(ranking: pd.DataFrame, truth: Any) -> tuple[pd.Series, int]:

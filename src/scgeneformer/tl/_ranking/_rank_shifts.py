@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, _slots
+from scgeneformer.tl._obs_names import donor_column
 from scgeneformer.tl._perturbation._states import groups_of
 
 from ._expression import agreement, expression_columns
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-DONOR_NAMES = ("donor", "individual", "patient", "subject", "sample", "replicate", "biosample", "mouse", "animal")
 OF_SETS = ("rank_sum", "donors", "aggregate")  # tests that make sense without single genes
 
 
@@ -230,7 +230,7 @@ def rank_shifts(
         logg.warning(
             f"{len(donors.categories)} donors are too few for intervals and p-values, which need {MIN_DONORS}."
         )
-    elif donors is None and test != "aggregate" and (alike := _donor_like(_keys.obs_frame(adata, mod))):
+    elif donors is None and test != "aggregate" and (alike := donor_column(_keys.obs_frame(adata, mod))):
         logg.warning(
             f"p-values are over cells, and cells of one donor are not independent: too small, if .obs[{alike!r}] are donors. "
             f"Rank with test='donors', donor={alike!r}."
@@ -293,14 +293,6 @@ def _perturbed_groups(adata: AnnData | MuData, within: str, key: str, mod: str) 
         msg = f"No group of .obs[{within!r}] was perturbed under {key!r}. Run `{CURE}` again."
         raise ValueError(msg)
     return groups
-
-
-def _donor_like(obs: pd.DataFrame) -> str | None:
-    """First column with the name of donors that tells several from each other, each with several cells."""
-    for column in obs:
-        if str(column).lower().removesuffix("_id") in DONOR_NAMES and 1 < obs[column].nunique() <= len(obs) / 2:
-            return str(column)
-    return None
 
 
 def _state_labels(adata: AnnData | MuData, run: dict[str, Any], mod: str) -> np.ndarray | None:
