@@ -23,18 +23,24 @@ STATES = np.random.default_rng(2).normal(size=(3, 16))
 GENES = np.arange(N_SPECIAL, VOCABULARY)
 PERTURBATIONS = {kind: Perturbation(kind, quartiles=2, genes=GENES) for kind in KINDS} | {
     "absent": Perturbation("overexpress", genes=GENES[::7], absent=True),  # two cells are full
+    "kept": Perturbation("delete", positions="kept", genes=GENES),
     "pairs": Perturbation("delete", genes=GENES[::3], anchor=11),
+    "pairs kept": Perturbation("delete", positions="kept", genes=GENES[::3], anchor=11),
     "pairs in": Perturbation("overexpress", genes=GENES[::7], anchor=11, absent=True),
     "sets out": Perturbation("delete", sets=(np.array([5, 40, 17]), np.array([30]), np.arange(8, 20))),
+    "sets kept": Perturbation("delete", positions="kept", sets=(np.array([5, 40, 17]), np.arange(8, 20))),
     "sets in": Perturbation("overexpress", sets=(np.array([50, 5, 40]), np.array([30, 31]))),
     "sets down": Perturbation("inhibit", quartiles=3, sets=(np.array([5, 40, 17]), np.arange(8, 20))),
 }
 
 
-def state(encoder, tokens, n_layers=2):
-    """States after the second of three blocks, emb_layer = -1."""
+def state(encoder, tokens, n_layers=2, keys=None):
+    """States after the second of three blocks, emb_layer = -1; `keys` are the tokens that may be attended to."""
+    mask = None if keys is None else torch.from_numpy(keys)[None]
     with torch.inference_mode():
-        return encoder(torch.from_numpy(np.asarray(tokens, np.int64))[None], n_layers=n_layers)[0].double().numpy()
+        return (
+            encoder(torch.from_numpy(np.asarray(tokens, np.int64))[None], mask, n_layers=n_layers)[0].double().numpy()
+        )
 
 
 def cosine(a, b):
@@ -54,8 +60,13 @@ def by_hand(encoder, row, targets, perturbation, pooling, states, n_layers=2):
     row = row[row > 0]
     if perturbation.kind == "overexpress":
         row = room_by_hand(row, targets)
-    edited = edited_by_hand(row, targets, perturbation.kind, perturbation.quartiles)
-    before, after = state(encoder, row, n_layers), state(encoder, edited, n_layers)
+    before = state(encoder, row, n_layers)
+    if perturbation.positions == "kept":  # the row as it is, but nothing attends to what is deleted
+        left = ~np.isin(row, targets)
+        edited, after = row[left], state(encoder, row, n_layers, keys=left)[left]
+    else:
+        edited = edited_by_hand(row, targets, perturbation.kind, perturbation.quartiles)
+        after = state(encoder, edited, n_layers)
     background = [t for t in row.tolist() if t >= N_SPECIAL and t not in targets]
     of_gene = {t: float(cosine(before[row.tolist().index(t)], after[edited.tolist().index(t)])) for t in background}
     summary = {"cls": lambda h, _: h[0], "mean": lambda h, tokens: h[tokens >= N_SPECIAL].mean(0)}[pooling]
@@ -127,18 +138,37 @@ def test_layers(small, random_cells, layer):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cells_without_special_tokens(small, kind):
+@pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
+@pytest.mark.parametrize("name", [*KINDS, "kept"])
+def test_cells_without_special_tokens(small, name, goal):
     rng = np.random.default_rng(1)
     tokens = as_matrix([rng.permutation(GENES)[:n] for n in (40, 7, 0, 22, 1)])
-    perturbation = Perturbation(kind, genes=GENES[::5], absent=kind == "overexpress")
-    perturbations = some_of(enumerate_of(tokens, perturbation), 30)
-    found = engine.perturb.measure(small, perturbations, perturbation, pooling="mean", **OPTIONS)
+    perturbation = replace(PERTURBATIONS[name], genes=GENES[::5], absent=name == "overexpress")
+    perturbations, states = some_of(enumerate_of(tokens, perturbation), 30), STATES if goal else None
+    found = engine.perturb.measure(small, perturbations, perturbation, pooling="mean", states=states, **OPTIONS)
     expected = [
-        by_hand(small, tokens[cell], targets, perturbation, "mean", None)[0]
+        by_hand(small, tokens[cell], targets, perturbation, "mean", states)[0]
         for cell, targets in zip(perturbations.cells, perturbations.targets.tolist(), strict=True)
     ]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["V2", "V1"])
+def test_without_eos_the_last_gene_renumbers_nothing(small, random_cells, special):
+    tokens = random_cells if special else as_matrix([row[row >= N_SPECIAL] for row in random_cells])
+    lengths = (tokens > 0).sum(1)
+    genes = lengths > (3 if special else 1)
+    values = []
+    for positions in ("renumbered", "kept"):
+        perturbation = Perturbation("delete", positions=positions, genes=GENES)
+        edits = enumerate_of(tokens[genes], perturbation)
+        values.append(engine.perturb.measure(small, edits, perturbation, pooling="mean", states=STATES, **OPTIONS))
+    lowest = tokens[genes, lengths[genes] - (2 if special else 1)]
+    last = edits.what == lowest[edits.cells]
+    assert last.sum() == genes.sum()
+    differ = np.abs(values[0] - values[1]).max(1) > 1e-5
+    assert differ[~last].all()
+    assert differ[last].all() if special else not differ[last].any()
 
 
 def test_no_gene_left_to_compare(small):
@@ -167,7 +197,7 @@ def test_nothing_to_do(small):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("goal", [True, False], ids=["states", "alone"])
-@pytest.mark.parametrize("name", ["delete", "absent", "sets in", "sets down"])
+@pytest.mark.parametrize("name", ["delete", "kept", "absent", "sets in", "sets down"])
 def test_batches_do_not_matter(small, random_cells, name, goal, pooling):
     perturbation = PERTURBATIONS[name]
     perturbations = enumerate_of(random_cells, perturbation)

@@ -9,6 +9,7 @@ import pytest
 
 from scgeneformer import engine
 from scgeneformer.engine.perturb import GeneEffects, Perturbation, Store, _run
+from scgeneformer.engine.perturb._decompose import decompose_shifts
 
 SIZE = 8  # of parts
 GENES = np.arange(4, 60)
@@ -16,12 +17,15 @@ STATES = np.random.default_rng(2).normal(size=(2, 16))
 OPTIONS = {"pooling": "cls", "n_special": 4, "device": "cpu", "precision": "float32"}
 PERTURBATIONS = {
     "delete": (Perturbation("delete", genes=GENES), {}),
+    "kept": (Perturbation("delete", positions="kept", genes=GENES), {}),
+    "decomposed": (Perturbation("delete", genes=GENES), {"decompose": True}),
     "in": (Perturbation("overexpress", genes=GENES[::7], absent=True), {}),
     "pairs": (Perturbation("inhibit", 2, genes=GENES, anchor=11), {}),
     "sets": (Perturbation("delete", sets=(np.array([5, 9]), np.arange(20, 40))), {"effects": True}),
     "effects": (Perturbation("delete", genes=GENES[::3]), {"effects": True}),
     "alone": (Perturbation("activate", 3, genes=GENES), {"states": None, "pooling": "mean"}),
     "screen": (Perturbation("delete", genes=GENES), {"method": "screen"}),
+    "screen kept": (Perturbation("delete", positions="kept", genes=GENES), {"method": "screen"}),
     "screen in": (Perturbation("overexpress", genes=GENES[::7], absent=True), {"method": "screen"}),
 }
 
@@ -56,7 +60,10 @@ def test_parts_are_the_whole(small, random_cells, name, small_parts):
     todo = engine.perturb.enumerate_edits(random_cells, perturbation, n_special=4, max_length=40)
     given = {"states": STATES, **OPTIONS, **options}
     effects = GeneEffects(60, 60) if given.pop("effects", False) else None
+    decompose = given.pop("decompose", False)
     values = engine.perturb.measure(small, todo, perturbation, effects=effects, **given)
+    if decompose:
+        values = np.hstack([values, decompose_shifts(small, todo, perturbation, values, **given)])
     expected = replace(found, cells=todo.cells.astype(np.int32), what=todo.what.astype(np.int32), values=values)
     for ours, theirs in zip(by_pair(found)[:2], by_pair(expected)[:2], strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -175,7 +182,7 @@ def test_nothing_to_do(small, name, tmp_path):
     for i, tokens in enumerate((np.zeros((3, 8), np.uint16), np.zeros((0, 8), np.uint16), only_special)):
         found = call(small, tokens, name, store=Store(tmp_path / str(i), {}))
         assert len(found.cells) == len(found.what) == len(found.values) == found.missing == 0
-        assert found.values.shape[1] == (1 if name == "alone" else 2)
+        assert found.values.shape[1] == {"alone": 1, "decomposed": 8}.get(name, 2)
 
 
 def test_what_is_estimated_is_what_would_be_exact(small, random_cells):

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from scgeneformer import engine
 from scgeneformer.engine import _device
@@ -240,3 +241,62 @@ def test_the_embedding_layer(small, random_cells, pooling):
     assert np.isfinite(found[random_cells >= 4]).all()
     if pooling == "cls":
         np.testing.assert_allclose(found[random_cells >= 4], 0, atol=1e-6)  # <cls> has seen no gene yet
+
+
+def in_place(encoder, tokens, pooling, n_layers=2):
+    """Change of the cosines by each deletion that keeps positions: no token attends to the gene, and it is not in the mean; (n, L, S)."""
+    out = np.full((*tokens.shape, 3), np.nan)
+    for i, row in enumerate(tokens):
+        row = row[row > 0]
+        before = cosines(encoder, row, pooling, n_layers)
+        for j in np.flatnonzero(row >= 4):
+            left = np.arange(len(row)) != j
+            with torch.inference_mode():
+                tokens_of_cell, keys = (torch.from_numpy(x)[None] for x in (row.astype(np.int64), left))
+                hidden = encoder(tokens_of_cell, keys, n_layers=n_layers)[0].numpy()
+            cell = hidden[0] if pooling == "cls" else hidden[left & (row >= 4)].mean(0)
+            out[i, j] = STATES @ cell / np.linalg.norm(STATES, axis=1) / np.linalg.norm(cell) - before
+    return out
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_positions_kept_are_close_to_exact_within_each_cell(double, random_cells, n_layers, pooling, special):
+    """Cells that fill all positions, and shorter ones."""
+    if pooling == "cls" and not special:
+        return
+    encoder = double(1.0)
+    rows = [row[row > 0] if special else row[row >= 4] for row in random_cells[[0, 4, 8, 3]]]
+    tokens = as_matrix(rows)
+    expected = in_place(encoder, tokens, pooling, n_layers)
+    found = engine.perturb.screen(
+        encoder,
+        tokens,
+        "delete",
+        STATES,
+        positions="kept",
+        pooling=pooling,
+        emb_layer=n_layers - 3,
+        precision="float64",
+        **OPTIONS,
+    )
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    for row, estimated, exactly in zip(tokens, found, expected, strict=True):
+        for state in range(3):
+            rho = spearmanr(estimated[row >= 4, state], exactly[row >= 4, state]).statistic
+            assert rho > (0.9 if row[-1] else 0.7)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_positions_kept_in_any_batch(double, random_cells, pooling):
+    encoder = double(1.0)
+    call = lambda tokens, **more: engine.perturb.screen(
+        encoder, tokens, "delete", STATES, positions="kept", pooling=pooling, precision="float64", **OPTIONS, **more
+    )
+    together = call(random_cells)
+    assert np.isfinite(together[random_cells >= 4]).all()
+    for budget in (1, 100):
+        np.testing.assert_allclose(call(random_cells, token_budget=budget), together, rtol=0, atol=1e-10)
+    for i, row in enumerate(random_cells):
+        np.testing.assert_allclose(call(row[None, row > 0])[0], together[i, : (row > 0).sum()], rtol=0, atol=1e-10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._edits import KINDS, Kind
+from ._edits import KINDS, POSITIONS, Kind, Positions
 from ._effects import GeneEffects
 from ._enumerate import Edits, Perturbation, enumerate_edits
 from ._measure import measure
@@ -12,11 +12,13 @@ from ._store import Store
 
 __all__ = [
     "KINDS",
+    "POSITIONS",
     "Edits",
     "GeneEffects",
     "Kind",
     "Outcome",
     "Perturbation",
+    "Positions",
     "Store",
     "enumerate_edits",
     "measure",

@@ -13,6 +13,8 @@ from torch import Tensor
 
 Kind = Literal["delete", "overexpress", "inhibit", "activate"]
 KINDS: tuple[Kind, ...] = ("delete", "overexpress", "inhibit", "activate")
+Positions = Literal["renumbered", "kept"]
+POSITIONS: tuple[Positions, ...] = ("renumbered", "kept")
 _NOWHERE = 2**31 - 1
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scgeneformer.engine._batching import row_lengths
 
 if TYPE_CHECKING:
-    from ._edits import Kind
+    from ._edits import Kind, Positions
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Perturbation:
     ----------
     kind, quartiles
         As for `edit`.
+    positions
+        Where tokens stand behind one that was deleted: each one position higher (``"renumbered"``), or where they stood before
+        (``"kept"``), so that the cell loses the gene and nothing else. ``"kept"`` is for ``"delete"`` only.
     genes
         int64 (G,), tokens to perturb one by one, ascending; or None, if `sets` are perturbed.
     sets
@@ -38,6 +41,7 @@ class Perturbation:
 
     kind: Kind
     quartiles: int = 1
+    positions: Positions = "renumbered"
     genes: np.ndarray | None = None
     sets: tuple[np.ndarray, ...] = ()
     anchor: int | None = None

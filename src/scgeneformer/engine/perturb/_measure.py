@@ -104,7 +104,8 @@ def measure(
             edited = edit(original, targets, perturbation.kind, n_special=n_special, quartiles=perturbation.quartiles)
             width = edited.tokens.shape[1]
             there = None if int(edited.lengths.min()) == width else edited.tokens > 0
-            hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only)
+            ranks = edited.source.clamp(max=original.shape[1] - 1) if perturbation.positions == "kept" else None
+            hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only, ranks=ranks)
             if not by_gene:
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
                 check_finite(after)
@@ -132,12 +133,13 @@ def _name(network: torch.nn.Module) -> str:
 def _compare(before: np.ndarray, after: np.ndarray, states: np.ndarray | None) -> np.ndarray:
     """Cosines of whole cells, in float64, since changes of a cosine can be as small as float32's rounding; (B, S or 1)."""
     if states is None:
-        return _cosine(before, after)[:, None]
+        return cosine(before, after)[:, None]
     goal = np.asarray(states, dtype=np.float64)
-    return _cosine(after[:, None], goal) - _cosine(before[:, None], goal)
+    return cosine(after[:, None], goal) - cosine(before[:, None], goal)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosines of vectors along the last axis."""
     return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
 
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from scgeneformer.engine._batching import row_lengths
 
+from ._decompose import N_PARTS, decompose_shifts
 from ._effects import GeneEffects
 from ._enumerate import enumerate_edits, select
 from ._measure import measure
@@ -39,7 +40,8 @@ class Outcome:
     what
         int32 (P,), token of the perturbed gene or number of the perturbed set.
     values
-        (P, S), float64 if exact and float32 if estimated; as `measure` returns them.
+        (P, S), float64 if exact and float32 if estimated; as `measure` returns them. If decomposed (P, 4 S): the shifts and, behind
+        them, their parts, as `decompose_shifts` returns them.
     effects
         On genes, if asked for.
     missing
@@ -62,6 +64,7 @@ def run(
     states: np.ndarray | None = None,
     method: Method = "exact",
     effects: bool = False,
+    decompose: bool = False,
     store: Store | None = None,
     shard: tuple[int, int] = (0, 1),
     progress: bool = False,
@@ -88,6 +91,8 @@ def run(
         ``"exact"``, or ``"screen"``: estimates, of single genes only.
     effects
         Also measure effects on genes; ``"exact"`` only.
+    decompose
+        Also tell the parts of each shift; of deletions with `states` that renumber positions, ``"exact"`` only.
     store
         Where finished parts are kept, and taken from.
     shard
@@ -108,7 +113,17 @@ def run(
             if done is None and i % shard[1] != shard[0]:
                 missing += 1
             elif done is None:
-                done = _part(encoder, tokens[cells], perturbation, states, method, options, bar, effects=effects)
+                done = _part(
+                    encoder,
+                    tokens[cells],
+                    perturbation,
+                    states,
+                    method,
+                    options,
+                    bar,
+                    effects=effects,
+                    decompose=decompose,
+                )
                 done["cells"] = cells[done["cells"]].astype(np.int32)
                 if store is not None:
                     store.write(i, done | {_OF: cells})
@@ -121,7 +136,8 @@ def run(
                     total.merge(done)
     if not found:
         nothing = np.empty(0, np.int32)
-        return Outcome(nothing, nothing, np.empty((0, 1 if states is None else len(states))), total, missing)
+        n_values = (1 if states is None else len(states)) * (1 + N_PARTS if decompose else 1)
+        return Outcome(nothing, nothing, np.empty((0, n_values)), total, missing)
     cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
     return Outcome(cells, what, values, total, missing)
 
@@ -164,6 +180,7 @@ def _part(
     bar: tqdm,
     *,
     effects: bool,
+    decompose: bool,
 ) -> dict[str, np.ndarray]:
     """Arrays of one part, cells counted within it."""
     tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
@@ -173,6 +190,8 @@ def _part(
     edits = enumerate_edits(tokens, perturbation, n_special=n_special, max_length=max_length)
     measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
     values = measure(encoder, edits, perturbation, states=states, effects=measured, bar=bar, **options)
+    if decompose and states is not None:
+        values = np.hstack([values, decompose_shifts(encoder, edits, perturbation, values, states=states, **options)])
     arrays = {"cells": edits.cells, "what": edits.what.astype(np.int32), "values": values}
     return arrays | (measured.stored() if measured is not None else {})
 
@@ -185,7 +204,8 @@ def _estimates(
         msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
         raise ValueError(msg)
     cells, what = select(tokens, perturbation, options["n_special"])
-    estimates = screen(encoder, tokens, perturbation.kind, states, quartiles=perturbation.quartiles, **options)
+    edit = {"quartiles": perturbation.quartiles, "positions": perturbation.positions}
+    estimates = screen(encoder, tokens, perturbation.kind, states, **edit, **options)
     rank_of = np.full((len(tokens), max(int(what.max(initial=0)), int(tokens.max(initial=0))) + 1), -1)
     np.put_along_axis(rank_of, tokens.astype(np.int64), np.arange(tokens.shape[1])[None], axis=1)
     rank = rank_of[cells, what]  # -1 where the cell does not express the gene

@@ -1,6 +1,6 @@
 """What a perturbation does, estimated for all genes of a cell at once, and for all genes that it does not express.
 
-Deleting a gene removes its token and moves every lower token up by one rank; other perturbations move a gene to another rank, and those
+Deleting a gene removes its token and moves every lower token up by one rank, unless positions are kept; other perturbations move a gene to another rank, and those
 between by one. To first order every such change is a sum of gate gradients (see `_gates`): a gene that goes is minus its base token, a
 gene that comes to another rank is a probe there minus its base token. The moves of many small steps add up to a smooth curve over ranks,
 whose level, but not its shape, suffers from what first order leaves out; so the curve is computed exactly at a few ranks, by one forward
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.nn import Encoder
 
-    from ._edits import Kind
+    from ._edits import Kind, Positions
     from ._gates import GateGradients
 
 _UP = ("delete", "inhibit")  # kinds that let other genes rise
@@ -47,6 +47,7 @@ def screen(
     pooling: str,
     n_special: int,
     quartiles: int = 1,
+    positions: Positions = "renumbered",
     n_points: int = 4,
     emb_layer: int = -1,
     device: str = "auto",
@@ -62,8 +63,8 @@ def screen(
         As for `embed`.
     tokens
         uint16 (n, L), right-padded with 0.
-    kind, quartiles
-        As for `edit`.
+    kind, quartiles, positions
+        As for `Perturbation`.
     states
         float (S, H): positions of states in the same embedding.
     n_points
@@ -85,8 +86,11 @@ def screen(
 
     def step(rows: np.ndarray) -> None:
         batch, mask = at_once.load(rows)
-        found = at_once.expressed(batch, mask, kind, quartiles, n_points)
-        out[rows, : batch.shape[1]] = found
+        if positions == "kept":
+            estimates = at_once.in_place(batch, mask)
+        else:
+            estimates = at_once.expressed(batch, mask, kind, quartiles, n_points)
+        out[rows, : batch.shape[1]] = estimates
 
     at_once.run(step, precision, token_budget, bar)
     return out
@@ -221,6 +225,13 @@ class _Screen:
         change = curve - np.take_along_axis(curve, to, 1) + probed[:, length:] - base
         change[goes_to.cpu().numpy() == ranks.cpu().numpy()] = 0.0
         return _at_genes(change, batch, self.n_special)
+
+    def in_place(self, batch: Tensor, mask: Tensor | None) -> np.ndarray:
+        """Estimates for deletions that move no other token, float64 (B, L, S)."""
+        ranks = torch.arange(batch.shape[1], device=self.place).expand(len(batch), -1)
+        no_probes = Probes(batch[:, :0], ranks[:, :0], ranks[:, :0])
+        found = self.gates(Base(batch, ranks, mask), no_probes)
+        return _at_genes(-found.base.cpu().double().numpy(), batch, self.n_special)
 
     def _correction(
         self,
