@@ -43,8 +43,9 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
     "auroc",
     "linear_shift",
 )
+PARTS = ("own", "network", "renumbering")  # of the shifts of deletions; columns of a ranking, and see `part_key`
 # beginnings of names of states whose slots would be those of further results
-RESERVED_STATES = ("_method_", "_reference_", "_random_")
+RESERVED_STATES = ("_method_", "_reference_", "_random_", *(f"_{part}_" for part in PARTS))
 UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
@@ -122,6 +123,11 @@ def random_sets_key(key: str) -> str:
 def method_layer(key: str) -> str:
     """Name of the layer that tells which shifts are exact (1) and which are estimates (0). No state has such a name."""
     return f"{key}__method"
+
+
+def part_key(key: str, part: str) -> str:
+    """Name of the layer with one of `PARTS` of the shifts in ``.layers[key]``. No state has such a name."""
+    return f"{key}__{part}"
 
 
 def score_key(key: str) -> str:

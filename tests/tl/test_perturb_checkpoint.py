@@ -191,6 +191,8 @@ CHANGES = {
     "cells": ({"cells": "n < 30"}, "tokens of the cells was"),
     "max_cells": ({"max_cells": 3}, "tokens of the cells was"),
     "effects": ({"effects": True}, "effects was False and is True"),
+    "positions": ({"positions": "kept"}, "positions was None and is 'kept'"),
+    "decompose": ({"decompose": True}, "decompose was None and is True"),
     "compat": ({"compat": "official"}, "compat was None and is 'official'"),
     "pooling": ({"pooling": "mean"}, "pooling was 'cls' and is 'mean'"),
     "emb_layer": ({"emb_layer": 0}, "emb_layer was -1 and is 0"),

@@ -98,7 +98,7 @@ def kang(shared):
     return adata, adata.obs_names[fit][:2]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "in"])
+@pytest.mark.parametrize("kind", [*KINDS, "in", "kept"])
 def test_on_real_cells(kang, kind):
     adata, cells = kang
     known = adata.var["token_id"].to_numpy() >= 0
@@ -106,7 +106,8 @@ def test_on_real_cells(kang, kind):
     pool = adata.var_names[known & (~held if kind == "in" else held)]
     genes = pool[:: max(1, len(pool) // 30)][:30]
     options = {
-        "kind": "overexpress" if kind == "in" else kind,
+        "kind": {"in": "overexpress", "kept": "delete"}.get(kind, kind),
+        "positions": "kept" if kind == "kept" else "renumbered",
         "genes": genes,
         "cells": cells,
         "groupby": "condition",

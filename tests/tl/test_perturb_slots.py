@@ -30,6 +30,8 @@ RUNS = {
     "in": {"kind": "overexpress", "genes": "vocabulary"},
     "screen": GOAL | {"refine": 0},
     "refined": GOAL | {"refine": 3},
+    "decomposed": GOAL | {"genes": ["SYM1", "SYM5"], "decompose": True},
+    "positions kept": GOAL | {"positions": "kept"},
     "within": GOAL | {"within": "type"},
     "sets within": GOAL | {"sets": SETS, "within": "type"},
     "only within": {"within": "type"},

@@ -17,6 +17,7 @@ from .test_perturb_oracle import GOAL
 SETS = {"two": ["SYM1", "SYM2"], "one": ["SYM7"]}
 RUNS = {
     "delete": GOAL,
+    "decomposed": GOAL | {"decompose": True},
     "listed": GOAL | {"genes": ["SYM1", "SYM5"], "kind": "overexpress", "max_cells": 3, "max_state_cells": 2, "rng": 4},
     "screen": GOAL | {"refine": 2},
     "sets": GOAL | {"sets": SETS},

@@ -90,6 +90,16 @@ VERBS = {
         ),
         {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE], "varp": ["mine", "mine_n", "mine_sd"]},
     ),
+    "perturb decomposed": (
+        lambda adata, world, key: sg.tl.perturb(adata, world[1], decompose=True, **GOAL, key_added=key),
+        {
+            "layers": [
+                f"mine{part}{state}"
+                for part in ("", "__own", "__network", "__renumbering")
+                for state in ("", "_sick", "_odd")
+            ]
+        },
+    ),
     "perturb sets": (
         lambda adata, world, key: sg.tl.perturb_sets(adata, world[1], SETS, effects=True, **GOAL, key_added=key),
         {
@@ -273,7 +283,7 @@ def test_counts_are_not_replaced_by_shifts(world, adata) -> None:
         sg.tl.perturb(adata, world[1], max_cells=2, key_added="counts")
 
 
-@pytest.mark.parametrize("name", ["_method", "_reference", "_random_T"])
+@pytest.mark.parametrize("name", ["_method", "_reference", "_random_T", "_own", "_network_T", "_renumbering"])
 @pytest.mark.parametrize("verb", [sg.tl.perturb, sg.tl.screen])
 def test_a_state_with_the_name_of_further_results(world, adata, verb, name) -> None:
     adata.obs["state"] = adata.obs["state"].cat.rename_categories({"odd": name})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scgeneformer.engine import Pooling
-    from scgeneformer.engine.perturb import Kind
+    from scgeneformer.engine.perturb import Kind, Positions
 
     from ._states import Centroids
 
@@ -41,7 +41,9 @@ class PerturbOptions:
     tokens_key: str
     key_added: str
     rng: int | np.random.Generator | None
+    positions: Positions = "renumbered"
     effects: bool = False
+    decompose: bool = False
     compat: str | None = None
     n_reference: int = 0
     n_random: int = 0
@@ -71,10 +73,28 @@ class PerturbOptions:
         """Raise for values that do not exist or contradict each other."""
         from scgeneformer import engine
 
-        kinds = engine.perturb.KINDS
+        kinds, all_positions = engine.perturb.KINDS, engine.perturb.POSITIONS
+        kept = self.positions == "kept"
         wrong = [
             (self.kind not in kinds, f"kind={self.kind!r} is not one of {kinds}."),
             (self.quartiles not in (1, 2, 3), f"quartiles={self.quartiles!r} is not 1, 2 or 3."),
+            (self.positions not in all_positions, f"positions={self.positions!r} is not one of {all_positions}."),
+            (
+                kept and self.kind != "delete",
+                f"positions='kept' is for kind='delete'; kind={self.kind!r} is a change of positions. Leave out `positions`.",
+            ),
+            (
+                kept and self.official,
+                "positions='kept' is no deletion of the official tool. Leave out `compat`, or `positions`.",
+            ),
+            (
+                self.decompose and (kept or self.kind != "delete"),
+                "decompose=True tells the parts of ordinary deletions: take kind='delete' and leave out `positions`.",
+            ),
+            (
+                self.decompose and self.target is None,
+                "decompose=True tells the parts of a shift towards a state: name a `target`.",
+            ),
             (self.compat not in (None, "official"), f"compat={self.compat!r} is neither None nor 'official'."),
             (self.missing not in ("error", "ignore"), f"missing={self.missing!r} is neither 'error' nor 'ignore'."),
             (
@@ -111,6 +131,8 @@ class PerturbOptions:
         return {
             "kind": self.kind,
             "quartiles": self.quartiles if self.kind in ("inhibit", "activate") else None,
+            "positions": self.positions if self.positions == "kept" else None,
+            "decompose": self.decompose or None,
             "groupby": self.groupby,
             "source": self.source,
             "target": self.target,
@@ -143,6 +165,10 @@ DOCS = {
             move it down or up by `quartiles` of the ranking, to the middle of that quartile, or to the bottom or top beyond the last one.
         quartiles
             See `kind`.
+        positions
+            Where other genes stand after ``"delete"``. ``"renumbered"``: those behind the gene move up by one, in the ordinary, official
+            deletion. ``"kept"``: where they stood, so that they lose the gene as something to attend to, it leaves the mean, and
+            nothing else changes.
         """,
     "states": """
         groupby

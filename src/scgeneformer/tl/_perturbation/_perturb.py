@@ -31,6 +31,7 @@ def perturb(
     *,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    positions: Literal["renumbered", "kept"] = "renumbered",
     groupby: str | None = None,
     source: str | None = None,
     target: str | None = None,
@@ -41,6 +42,7 @@ def perturb(
     cells: str | Sequence[bool] | Sequence[str] | None = None,
     max_cells: int | None = None,
     effects: bool = False,
+    decompose: bool = False,
     n_reference: int = 10,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
@@ -73,6 +75,9 @@ def perturb(
     {centroids}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
+    decompose
+        Also tell what each shift of an ordinary deletion is made of, with a `target`: the gene's own vector, the network of the others, and
+        their renumbering. Runs the model twice for each deletion. See the page *Perturbing genes in silico*.
     {reference}
     {missing}
     compat
@@ -96,6 +101,10 @@ def perturb(
         With `target`: the same with respect to `source` and each of `others`.
     `.layers["shift__reference"]`, `.layers["shift__reference_<state>"]`
         Where genes are listed: the same of the random genes beside them.
+    `.layers["shift__own"]`, `.layers["shift__network"]`, `.layers["shift__renumbering"]`
+        If `decompose`: parts of the values of ``layers["shift"]``, which add up to them. ``own``: the gene's own vector leaves the mean over
+        genes (0 for ``"cls"``). ``network``: the others lose the gene as something to attend to. ``renumbering``: those behind it move up by
+        one. With respect to `source` and `others` ``"shift__own_<state>"`` and so on. Reference genes are not decomposed.
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
         If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
         (column's) state before and after, the number of cells, and the standard deviation.
@@ -127,6 +136,7 @@ def perturb(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        positions=positions,
         groupby=groupby,
         source=source,
         target=target,
@@ -137,6 +147,7 @@ def perturb(
         cells=cells,
         max_cells=max_cells,
         effects=effects,
+        decompose=decompose,
         n_reference=n_reference,
         missing=missing,
         compat=compat,

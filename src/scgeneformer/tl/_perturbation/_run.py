@@ -84,7 +84,13 @@ class PerturbRun:
         return compute_centroids(self.embedded, self.given)
 
     def run(
-        self, perturbation: Perturbation, method: Literal["exact", "screen"], folder: str, *, effects: bool
+        self,
+        perturbation: Perturbation,
+        method: Literal["exact", "screen"],
+        folder: str,
+        *,
+        effects: bool = False,
+        decompose: bool = False,
     ) -> Outcome:
         """Run the engine, with finished parts in a folder of their own."""
         from scgeneformer import engine
@@ -93,7 +99,8 @@ class PerturbRun:
         if self.options.checkpoint is not None:
             path = Path(self.options.checkpoint) / folder
             path = path if self.group is None else path / f"group-{self.number:03d}"
-            store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects))
+            fingerprint = self._fingerprint(perturbation, method, effects=effects, decompose=decompose)
+            store = engine.perturb.Store(path, fingerprint)
         return engine.perturb.run(
             self.inputs.pretrained.encoder,
             self.tokens,
@@ -101,14 +108,17 @@ class PerturbRun:
             states=self.centroids,
             method=method,
             effects=effects,
+            decompose=decompose,
             store=store,
             shard=self.options.shard or (0, 1),
             progress=settings.progress,
             **self.inputs.options,
         )
 
-    def _fingerprint(self, perturbation: Perturbation, method: str, *, effects: bool) -> dict[str, Any]:
-        """All that the values depend on. The names are those of folders written so far, and stay.
+    def _fingerprint(
+        self, perturbation: Perturbation, method: str, *, effects: bool, decompose: bool
+    ) -> dict[str, Any]:
+        """All that the values depend on. The names are those of folders written so far, and stay; later options are named where used.
 
         Not the centroids but what they come from, since another device or token budget rounds them otherwise.
         """
@@ -138,7 +148,12 @@ class PerturbRun:
             "effects": effects,
             **{name: self.inputs.options[name] for name in ("pooling", "emb_layer", "precision")},
         }
-        return fingerprint if self.group is None else fingerprint | {"group": self.group}
+        later = {
+            "positions": None if perturbation.positions == "renumbered" else perturbation.positions,
+            "decompose": decompose or None,
+            "group": self.group,
+        }
+        return fingerprint | {name: value for name, value in later.items() if value is not None}
 
 
 def run_perturbation(
@@ -181,7 +196,7 @@ def run_perturbation(
     target, states = options.target, options.other_states
     members = state_members(data, options.groupby, options.source, target, states, centroids=options.centroids, mod=mod)
     key, end_states = options.key_added, [] if target is None else list(members)
-    written = shift_slots(key, end_states, sets=sets is not None, marked=bool(refine), effects=options.effects)
+    written = shift_slots(key, end_states, options, sets=sets is not None, marked=bool(refine))
     written += random_slots(key, end_states, sets=sets is not None)
     slots.check_free(table, verb, key, written)
     wanted = settings.precision
@@ -215,7 +230,7 @@ def run_perturbation(
         return data if copy else None
 
     measured = Measured.join(parts)
-    values = shift_values(measured, key, end_states, targets, table)
+    values = shift_values(measured, key, end_states, targets, table, decompose=options.decompose)
     if random_parts:
         values |= random_values(Measured.join(random_parts), key, end_states, targets, table, options.n_random)
     slots.write(
@@ -290,13 +305,13 @@ def _lacks(members: dict[str, np.ndarray], given: Centroids, chosen: np.ndarray,
 def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, int]:
     """Values of one run, and how many parts are missing, with which there are none."""
     folder = "sets" if perturbation.genes is None else "genes" if refine is None else "genes-screen"
-    effects = run.options.effects
-    outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder, effects=effects), None
+    further = {"effects": run.options.effects, "decompose": run.options.decompose}
+    outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder, **further), None
     if outcome.missing:
         return None, outcome.missing
     if refine:
         strongest = replace(perturbation, genes=strongest_genes(outcome, refine))
-        refined = run.run(strongest, "exact", "genes-exact", effects=effects)
+        refined = run.run(strongest, "exact", "genes-exact")
         if refined.missing:
             return None, refined.missing
         outcome, exact = merge_exact(outcome, refined)
@@ -306,7 +321,7 @@ def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) ->
 def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured | None, int]:
     """The same for random genes or sets, as estimates if `screened`."""
     folder = "sets-random" if perturbation.genes is None else "genes-random"
-    outcome = run.run(perturbation, "screen" if screened else "exact", folder, effects=False)
+    outcome = run.run(perturbation, "screen" if screened else "exact", folder)
     if outcome.missing:
         return None, outcome.missing
     return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, None, None), 0

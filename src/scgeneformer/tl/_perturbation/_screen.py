@@ -36,6 +36,7 @@ def screen(
     within: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    positions: Literal["renumbered", "kept"] = "renumbered",
     refine: int = 0,
     n_reference: int = 10,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
@@ -111,6 +112,7 @@ def screen(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        positions=positions,
         groupby=groupby,
         source=source,
         target=target,

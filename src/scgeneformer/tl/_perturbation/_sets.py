@@ -32,6 +32,7 @@ def perturb_sets(
     anchor: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    positions: Literal["renumbered", "kept"] = "renumbered",
     groupby: str | None = None,
     source: str | None = None,
     target: str | None = None,
@@ -130,6 +131,7 @@ def perturb_sets(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        positions=positions,
         groupby=groupby,
         source=source,
         target=target,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.engine.perturb import GeneEffects
 
+    from ._options import PerturbOptions
     from ._select import Targets
 
 
@@ -30,7 +31,7 @@ class Measured:
     what
         int32 (P,), token of the perturbed gene or number of the perturbed set.
     values
-        (P, S).
+        (P, S), or (P, 4 S) with their parts.
     exact
         Which values are exact, bool (P,); None if all are alike.
     effects
@@ -55,7 +56,7 @@ class Measured:
         return cls(rows, what, values, exact, first.effects)
 
 
-def shift_slots(key: str, states: list[str], *, sets: bool, marked: bool, effects: bool) -> list[str]:
+def shift_slots(key: str, states: list[str], options: PerturbOptions, *, sets: bool, marked: bool) -> list[str]:
     """Every slot that a perturbation of `sets`, or else of single genes, writes.
 
     Parameters
@@ -64,37 +65,39 @@ def shift_slots(key: str, states: list[str], *, sets: bool, marked: bool, effect
         `key_added`.
     states
         End states, the target first; none without a target.
+    options
+        As the caller gave them.
     sets
         Whether sets are perturbed.
     marked
         Whether exact values are told from estimates.
-    effects
-        Whether effects on genes are measured.
     """
     slots = [f"uns/{key}"]
     if sets:
         name = keys.sets_key(key)
         slots += [f"obsm/{name}" for name in result_names(name, states)]
-        return slots + ([f"varm/{name}" for name in keys.effects_keys(name)] if effects else [])
-    slots += [f"layers/{name}" for name in result_names(key, states)]
+        return slots + ([f"varm/{name}" for name in keys.effects_keys(name)] if options.effects else [])
+    slots += [f"layers/{name}" for name in layer_names(key, states, decompose=options.decompose)]
     slots += [f"layers/{keys.method_layer(key)}"] if marked else []
-    return slots + ([f"varp/{name}" for name in keys.effects_keys(key)] if effects else [])
+    return slots + ([f"varp/{name}" for name in keys.effects_keys(key)] if options.effects else [])
 
 
-def shift_values(measured: Measured, key: str, states: list[str], targets: Targets, cells: AnnData) -> dict[str, Any]:
+def shift_values(
+    measured: Measured, key: str, states: list[str], targets: Targets, cells: AnnData, *, decompose: bool
+) -> dict[str, Any]:
     """Values by slot."""
     columns = targets.column_of
     values: dict[str, Any] = {}
     if targets.sets is not None:
-        names, slot = list(targets.sets), keys.sets_key(key)
-        tables = as_tables(measured, names, cells.obs_names)
+        set_names, slot = list(targets.sets), keys.sets_key(key)
+        tables = as_tables(measured, set_names, cells.obs_names)
         values |= {f"obsm/{name}": table for name, table in zip(result_names(slot, states), tables, strict=True)}
         if measured.effects is not None:
-            tables = effects_of_sets(measured.effects, columns, names, cells.var_names)
+            tables = effects_of_sets(measured.effects, columns, set_names, cells.var_names)
             values |= {f"varm/{name}": table for name, table in zip(keys.effects_keys(slot), tables, strict=True)}
         return values
-    layers = as_layers(measured, columns, cells.shape)
-    values |= {f"layers/{name}": layer for name, layer in zip(result_names(key, states), layers, strict=True)}
+    names, layers = layer_names(key, states, decompose=decompose), as_layers(measured, columns, cells.shape)
+    values |= {f"layers/{name}": layer for name, layer in zip(names, layers, strict=True)}
     if measured.exact is not None:
         values[f"layers/{keys.method_layer(key)}"] = _csr(
             measured.exact.astype(np.int8), measured.rows, columns[measured.what], cells.shape
@@ -126,6 +129,12 @@ def random_values(
 def result_names(key: str, states: list[str]) -> list[str]:
     """Name of the slot of each state's values, the target's first; one name without states."""
     return [key, *(keys.state_layer(key, state) for state in states[1:])]
+
+
+def layer_names(key: str, states: list[str], *, decompose: bool) -> list[str]:
+    """Names of the layers of single genes, in the order of the columns of their values: shifts, then each of their parts."""
+    of_parts = [keys.part_key(key, part) for part in keys.PARTS] if decompose else []
+    return [name for each in (key, *of_parts) for name in result_names(each, states)]
 
 
 def columns_by_token(token_id: np.ndarray, n_tokens: int) -> np.ndarray:
