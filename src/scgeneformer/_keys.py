@@ -42,6 +42,10 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
     "log2fc",
     "auroc",
     "linear_shift",
+    "contrast",
+    "contrast_scores",
+    "contrast_pvals",
+    "contrast_pvals_adj",
 )
 PARTS = ("own", "network", "renumbering")  # of the shifts of deletions; columns of a ranking, and see `part_key`
 # beginnings of names of states whose slots would be those of further results
@@ -123,6 +127,16 @@ def random_sets_key(key: str) -> str:
 def method_layer(key: str) -> str:
     """Name of the layer that tells which shifts are exact (1) and which are estimates (0). No state has such a name."""
     return f"{key}__method"
+
+
+def direction_key(key: str, group: str | None = None) -> str:
+    """Name of the `varm` slot with the mean movement by each gene, of a group of cells if any."""
+    return f"{key}__direction" if group is None else group_key(f"{key}__direction", group)
+
+
+def state_embedding_key(key: str) -> str:
+    """Name of the `obsm` slot with the embeddings of the cells that the states' centroids are made of."""
+    return f"{key}__embedding"
 
 
 def part_key(key: str, part: str) -> str:

@@ -54,7 +54,7 @@ def test_states_that_differ_are_not(adata, folder, warned):
     adata.obs["state"] = np.where(np.arange(40) < 20, "sick", "well")
     sg.pp.tokenize(adata, folder)
     sg.tl.screen(adata, **STATES)
-    assert adata.uns["shift"]["separation"]["embedding"] > 0.9
+    assert adata.uns["shift"]["separation"]["embedding"] > 0.75
     assert adata.uns["shift"]["separation"]["expression"] > 0.9
     assert warned == []
 

@@ -18,6 +18,7 @@ REFERENCE = {
     "vs_null": "the null",
     "random_genes": "matched genes",
     "interaction": "the sum",
+    "permuted_labels": "permuted labels",
     "aggregate": "0",
     "sets": "random sets",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._directions import Directions
 from ._edits import KINDS, POSITIONS, Kind, Positions
 from ._effects import GeneEffects
 from ._enumerate import Edits, Perturbation, enumerate_edits
@@ -13,6 +14,7 @@ from ._store import Store
 __all__ = [
     "KINDS",
     "POSITIONS",
+    "Directions",
     "Edits",
     "GeneEffects",
     "Kind",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.nn import Encoder
 
+    from ._directions import Directions
     from ._edits import Edited
     from ._effects import GeneEffects
     from ._enumerate import Edits, Perturbation
@@ -35,6 +36,7 @@ def measure(
     n_special: int,
     states: np.ndarray | None = None,
     effects: GeneEffects | None = None,
+    directions: Directions | None = None,
     emb_layer: int = -1,
     device: str = "auto",
     precision: str = "auto",
@@ -56,6 +58,8 @@ def measure(
         cell with its own original only.
     effects
         Gets the cosine of every gene that is not perturbed, before and after.
+    directions
+        Gets the movement of every cell; with `states` only.
     bar
         A progress bar to move on.
 
@@ -110,6 +114,8 @@ def measure(
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
                 check_finite(after)
                 values[batch] = _compare(before[of[batch]], after, states)
+                if directions is not None:
+                    directions.add(edits.what[batch], _unit(after) - _unit(before[of[batch]]))
             if genes is None:
                 return
             cosines = genes(hidden, edited, original.shape[1], row)  # (B, L'), NaN elsewhere
@@ -136,6 +142,10 @@ def _compare(before: np.ndarray, after: np.ndarray, states: np.ndarray | None) -
         return cosine(before, after)[:, None]
     goal = np.asarray(states, dtype=np.float64)
     return cosine(after[:, None], goal) - cosine(before[:, None], goal)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from scgeneformer.engine._batching import row_lengths
 
 from ._decompose import N_PARTS, decompose_shifts
+from ._directions import Directions
 from ._effects import GeneEffects
 from ._enumerate import enumerate_edits, select
 from ._measure import measure
@@ -44,6 +45,8 @@ class Outcome:
         them, their parts, as `decompose_shifts` returns them.
     effects
         On genes, if asked for.
+    directions
+        Movements, summed over cells, if asked for.
     missing
         Parts that are left to other processes.
     """
@@ -52,6 +55,7 @@ class Outcome:
     what: np.ndarray
     values: np.ndarray
     effects: GeneEffects | None
+    directions: Directions | None
     missing: int
 
 
@@ -65,6 +69,7 @@ def run(
     method: Method = "exact",
     effects: bool = False,
     decompose: bool = False,
+    directions: bool = False,
     store: Store | None = None,
     shard: tuple[int, int] = (0, 1),
     progress: bool = False,
@@ -93,6 +98,8 @@ def run(
         Also measure effects on genes; ``"exact"`` only.
     decompose
         Also tell the parts of each shift; of deletions with `states` that renumber positions, ``"exact"`` only.
+    directions
+        Also sum up where cells move; with `states`, ``"exact"`` only.
     store
         Where finished parts are kept, and taken from.
     shard
@@ -104,6 +111,7 @@ def run(
     """
     options["n_special"] = n_special
     total = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
+    moved = Directions() if directions else None
     work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
     found, missing, n_cells = [], 0, 0
@@ -123,6 +131,7 @@ def run(
                     bar,
                     effects=effects,
                     decompose=decompose,
+                    directions=directions,
                 )
                 done["cells"] = cells[done["cells"]].astype(np.int32)
                 if store is not None:
@@ -134,12 +143,14 @@ def run(
                 found.append((done["cells"], done["what"], done["values"]))
                 if total is not None:
                     total.merge(done)
+                if moved is not None:
+                    moved.merge(done)
     if not found:
         nothing = np.empty(0, np.int32)
         n_values = (1 if states is None else len(states)) * (1 + N_PARTS if decompose else 1)
-        return Outcome(nothing, nothing, np.empty((0, n_values)), total, missing)
+        return Outcome(nothing, nothing, np.empty((0, n_values)), total, moved, missing)
     cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
-    return Outcome(cells, what, values, total, missing)
+    return Outcome(cells, what, values, total, moved, missing)
 
 
 def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -181,6 +192,7 @@ def _part(
     *,
     effects: bool,
     decompose: bool,
+    directions: bool,
 ) -> dict[str, np.ndarray]:
     """Arrays of one part, cells counted within it."""
     tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
@@ -189,11 +201,16 @@ def _part(
     n_special, max_length = options["n_special"], encoder.config.max_length
     edits = enumerate_edits(tokens, perturbation, n_special=n_special, max_length=max_length)
     measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
-    values = measure(encoder, edits, perturbation, states=states, effects=measured, bar=bar, **options)
+    moved = Directions() if directions else None
+    values = measure(
+        encoder, edits, perturbation, states=states, effects=measured, directions=moved, bar=bar, **options
+    )
     if decompose and states is not None:
         values = np.hstack([values, decompose_shifts(encoder, edits, perturbation, values, states=states, **options)])
     arrays = {"cells": edits.cells, "what": edits.what.astype(np.int32), "values": values}
-    return arrays | (measured.stored() if measured is not None else {})
+    for sums in (measured, moved):
+        arrays |= sums.stored() if sums is not None else {}
+    return arrays
 
 
 def _estimates(
@@ -204,8 +221,15 @@ def _estimates(
         msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
         raise ValueError(msg)
     cells, what = select(tokens, perturbation, options["n_special"])
-    edit = {"quartiles": perturbation.quartiles, "positions": perturbation.positions}
-    estimates = screen(encoder, tokens, perturbation.kind, states, **edit, **options)
+    estimates = screen(
+        encoder,
+        tokens,
+        perturbation.kind,
+        states,
+        quartiles=perturbation.quartiles,
+        positions=perturbation.positions,
+        **options,
+    )
     rank_of = np.full((len(tokens), max(int(what.max(initial=0)), int(tokens.max(initial=0))) + 1), -1)
     np.put_along_axis(rank_of, tokens.astype(np.int64), np.arange(tokens.shape[1])[None], axis=1)
     rank = rank_of[cells, what]  # -1 where the cell does not express the gene

@@ -44,6 +44,7 @@ class PerturbOptions:
     positions: Positions = "renumbered"
     effects: bool = False
     decompose: bool = False
+    directions: bool = False
     compat: str | None = None
     n_reference: int = 0
     n_random: int = 0
@@ -95,6 +96,10 @@ class PerturbOptions:
                 self.decompose and self.target is None,
                 "decompose=True tells the parts of a shift towards a state: name a `target`.",
             ),
+            (
+                self.directions and (self.source is None or self.target is None or isinstance(self.centroids, Mapping)),
+                "directions=True is for labels that are permuted between two states: name `source` and `target`, and leave out given `centroids`.",
+            ),
             (self.compat not in (None, "official"), f"compat={self.compat!r} is neither None nor 'official'."),
             (self.missing not in ("error", "ignore"), f"missing={self.missing!r} is neither 'error' nor 'ignore'."),
             (
@@ -133,6 +138,7 @@ class PerturbOptions:
             "quartiles": self.quartiles if self.kind in ("inhibit", "activate") else None,
             "positions": self.positions if self.positions == "kept" else None,
             "decompose": self.decompose or None,
+            "directions": self.directions or None,
             "groupby": self.groupby,
             "source": self.source,
             "target": self.target,

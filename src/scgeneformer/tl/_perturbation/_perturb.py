@@ -43,6 +43,7 @@ def perturb(
     max_cells: int | None = None,
     effects: bool = False,
     decompose: bool = False,
+    directions: bool = False,
     n_reference: int = 10,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
@@ -78,6 +79,9 @@ def perturb(
     decompose
         Also tell what each shift of an ordinary deletion is made of, with a `target`: the gene's own vector, the network of the others, and
         their renumbering. Runs the model twice for each deletion. See the page *Perturbing genes in silico*.
+    directions
+        Also keep where each gene moves the cells, for ``test="permuted_labels"`` of :func:`~scgeneformer.tl.rank_shifts`. Needs computed centroids
+        of `source` and `target`, and cells of the source that are not perturbed (`max_cells`).
     {reference}
     {missing}
     compat
@@ -108,6 +112,9 @@ def perturb(
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
         If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
         (column's) state before and after, the number of cells, and the standard deviation.
+    `.varm["shift__direction"]`, `.varm["shift__direction_<group>"]`, `.obsm["shift__embedding"]`
+        If `directions`: mean over cells of the movement of the embedding, after less before, each at length 1, float32 (n_vars, width); and the
+        embeddings of the cells that the centroids are made of, float32 (n_obs, width), NaN for all others.
     `.uns["shift"]`
         ``"params"``: the arguments, model, sha256 of its weights, vocabulary hash, numbers of cells and pairs, version. ``"centroids"``:
         the centroid of each state, float64 (width,); by group with `within`.
@@ -148,6 +155,7 @@ def perturb(
         max_cells=max_cells,
         effects=effects,
         decompose=decompose,
+        directions=directions,
         n_reference=n_reference,
         missing=missing,
         compat=compat,

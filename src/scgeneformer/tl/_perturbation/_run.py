@@ -21,7 +21,7 @@ from ._refine import merge_exact, strongest_genes
 from ._select import choose_cells, resolve_targets
 from ._separation import separations, warn_of_types
 from ._states import check_centroids, compute_centroids, draw_members, embed_states, groups_of, state_members
-from ._write import Measured, random_slots, random_values, shift_slots, shift_values
+from ._write import Measured, direction_slots, direction_values, random_slots, random_values, shift_slots, shift_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,6 +91,7 @@ class PerturbRun:
         *,
         effects: bool = False,
         decompose: bool = False,
+        directions: bool = False,
     ) -> Outcome:
         """Run the engine, with finished parts in a folder of their own."""
         from scgeneformer import engine
@@ -99,8 +100,8 @@ class PerturbRun:
         if self.options.checkpoint is not None:
             path = Path(self.options.checkpoint) / folder
             path = path if self.group is None else path / f"group-{self.number:03d}"
-            fingerprint = self._fingerprint(perturbation, method, effects=effects, decompose=decompose)
-            store = engine.perturb.Store(path, fingerprint)
+            later = {"decompose": decompose, "directions": directions}
+            store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects, later=later))
         return engine.perturb.run(
             self.inputs.pretrained.encoder,
             self.tokens,
@@ -109,6 +110,7 @@ class PerturbRun:
             method=method,
             effects=effects,
             decompose=decompose,
+            directions=directions,
             store=store,
             shard=self.options.shard or (0, 1),
             progress=settings.progress,
@@ -116,7 +118,7 @@ class PerturbRun:
         )
 
     def _fingerprint(
-        self, perturbation: Perturbation, method: str, *, effects: bool, decompose: bool
+        self, perturbation: Perturbation, method: str, *, effects: bool, later: dict[str, bool]
     ) -> dict[str, Any]:
         """All that the values depend on. The names are those of folders written so far, and stay; later options are named where used.
 
@@ -148,12 +150,11 @@ class PerturbRun:
             "effects": effects,
             **{name: self.inputs.options[name] for name in ("pooling", "emb_layer", "precision")},
         }
-        later = {
-            "positions": None if perturbation.positions == "renumbered" else perturbation.positions,
-            "decompose": decompose or None,
-            "group": self.group,
-        }
-        return fingerprint | {name: value for name, value in later.items() if value is not None}
+        if perturbation.positions == "kept":
+            fingerprint["positions"] = "kept"
+        if self.group is not None:
+            fingerprint["group"] = self.group
+        return fingerprint | {name: value for name, value in later.items() if value}
 
 
 def run_perturbation(
@@ -198,6 +199,8 @@ def run_perturbation(
     key, end_states = options.key_added, [] if target is None else list(members)
     written = shift_slots(key, end_states, options, sets=sets is not None, marked=bool(refine))
     written += random_slots(key, end_states, sets=sets is not None)
+    if options.directions:
+        written += direction_slots(key, list(groups_of(data, options.within, mod)))
     slots.check_free(table, verb, key, written)
     wanted = settings.precision
     inputs = model_inputs(
@@ -233,6 +236,9 @@ def run_perturbation(
     values = shift_values(measured, key, end_states, targets, table, decompose=options.decompose)
     if random_parts:
         values |= random_values(Measured.join(random_parts), key, end_states, targets, table, options.n_random)
+    if options.directions:
+        moved = {run.group: part.directions for run, part in zip(runs, parts, strict=True)}
+        values |= direction_values(moved, key, targets, table) | _embeddings(runs, key, table.n_obs)
     slots.write(
         table,
         verb,
@@ -283,6 +289,8 @@ def _plan_runs(
         if options.max_cells is not None and options.max_cells < len(chosen):
             chosen = np.sort(rng.choice(chosen, options.max_cells, replace=False))
         drawn = {} if options.target is None else draw_members(of_group, options.max_state_cells, rng)
+        if options.directions:
+            _check_left(drawn, chosen, options)
         runs.append(PerturbRun(inputs, options, group, number, chosen, drawn, given))
     if lacking:
         listed = "; ".join(f"{group!r} lacks {', '.join(lacks)}" for group, lacks in lacking.items())
@@ -291,6 +299,17 @@ def _plan_runs(
             raise ValueError(msg)
         warnings.warn(f"{msg} They are left out.", stacklevel=4)
     return runs
+
+
+def _check_left(members: dict[str, np.ndarray], chosen: np.ndarray, options: PerturbOptions) -> None:
+    """Refuse to perturb all cells of the source where those that are not perturbed are to have their labels permuted."""
+    left = [len(np.setdiff1d(members[str(state)], chosen)) for state in (options.source, options.target)]
+    if min(left) < 2:
+        msg = (
+            f"directions=True needs two cells of each state that are not perturbed, whose labels are then permuted, and leaves {left[0]} of "
+            f"{options.source!r}. Perturb fewer: max_cells={max(len(chosen) // 2, 1)}."
+        )
+        raise ValueError(msg)
 
 
 def _lacks(members: dict[str, np.ndarray], given: Centroids, chosen: np.ndarray, options: PerturbOptions) -> list[str]:
@@ -305,7 +324,7 @@ def _lacks(members: dict[str, np.ndarray], given: Centroids, chosen: np.ndarray,
 def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, int]:
     """Values of one run, and how many parts are missing, with which there are none."""
     folder = "sets" if perturbation.genes is None else "genes" if refine is None else "genes-screen"
-    further = {"effects": run.options.effects, "decompose": run.options.decompose}
+    further = {name: getattr(run.options, name) for name in ("effects", "decompose", "directions")}
     outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder, **further), None
     if outcome.missing:
         return None, outcome.missing
@@ -315,7 +334,8 @@ def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) ->
         if refined.missing:
             return None, refined.missing
         outcome, exact = merge_exact(outcome, refined)
-    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, exact, outcome.effects), 0
+    cells = run.chosen[outcome.cells]
+    return Measured(cells, outcome.what, outcome.values, exact, outcome.effects, outcome.directions), 0
 
 
 def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured | None, int]:
@@ -324,7 +344,17 @@ def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bo
     outcome = run.run(perturbation, "screen" if screened else "exact", folder)
     if outcome.missing:
         return None, outcome.missing
-    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, None, None), 0
+    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values), 0
+
+
+def _embeddings(runs: list[PerturbRun], key: str, n_obs: int) -> dict[str, np.ndarray]:
+    """Embeddings of the cells of the states, float32 (n_obs, H), NaN for all others, by slot."""
+    width = runs[0].inputs.pretrained.encoder.config.width
+    values = np.full((n_obs, width), np.nan, dtype=np.float32)
+    for run in runs:
+        for state, embedded in run.embedded.items():
+            values[run.members[state]] = embedded
+    return {f"obsm/{keys.state_embedding_key(key)}": values}
 
 
 def _named(run: PerturbRun) -> dict[str, np.ndarray]:

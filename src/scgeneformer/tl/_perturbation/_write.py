@@ -14,7 +14,7 @@ from scgeneformer import _keys as keys
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scgeneformer.engine.perturb import GeneEffects
+    from scgeneformer.engine.perturb import Directions, GeneEffects
 
     from ._options import PerturbOptions
     from ._select import Targets
@@ -36,13 +36,16 @@ class Measured:
         Which values are exact, bool (P,); None if all are alike.
     effects
         On genes, if asked for.
+    directions
+        Movements, if asked for; of one group.
     """
 
     rows: np.ndarray
     what: np.ndarray
     values: np.ndarray
-    exact: np.ndarray | None
-    effects: GeneEffects | None
+    exact: np.ndarray | None = None
+    effects: GeneEffects | None = None
+    directions: Directions | None = None
 
     @classmethod
     def join(cls, parts: list[Measured]) -> Measured:
@@ -124,6 +127,26 @@ def random_values(
     numbers = [str(number) for number in range(len(targets.sets) * n_random)]
     tables = as_tables(measured, numbers, cells.obs_names)
     return {slot: table.to_numpy() for slot, table in zip(slots, tables, strict=True)}
+
+
+def direction_slots(key: str, groups: list[str | None]) -> list[str]:
+    """Slots of mean movements, and of the embeddings whose labels are permuted."""
+    return [f"varm/{keys.direction_key(key, group)}" for group in groups] + [f"obsm/{keys.state_embedding_key(key)}"]
+
+
+def direction_values(
+    moved: dict[str | None, Directions | None], key: str, targets: Targets, cells: AnnData
+) -> dict[str, np.ndarray]:
+    """Mean movement by each gene in each group, float32 (n_vars, H), NaN where it was not perturbed, by slot."""
+    values = {}
+    for group, directions in moved.items():
+        stored = directions.stored() if directions is not None else {"moved_sum": np.empty((0, 0))}
+        if len(stored["moved_sum"]) == 0:
+            continue
+        means = np.full((cells.n_vars, stored["moved_sum"].shape[1]), np.nan, dtype=np.float32)
+        means[targets.column_of[stored["moved_what"]]] = stored["moved_sum"] / stored["moved_n"][:, None]
+        values[f"varm/{keys.direction_key(key, group)}"] = means
+    return values
 
 
 def result_names(key: str, states: list[str]) -> list[str]:

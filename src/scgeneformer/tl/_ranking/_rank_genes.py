@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scgeneformer import _keys, stats
 
+from ._permuted import permute_labels
 from ._shifts import Shifts, centre, read_ranks, read_shifts, read_token_ids, with_singles
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Ranking:
         The null's shifts, or those of single genes.
     anchor
         Column of the gene that all pairs have in common.
+    group, labels, n_permutations, rng
+        Group of the cells, and for permuted labels the state of each cell, (n_obs,), how often they are permuted, and the generator.
     """
 
     data: AnnData
@@ -53,6 +56,10 @@ class Ranking:
     donors: pd.Categorical | None = None
     other_key: str = ""
     anchor: int = -1
+    group: str | None = None
+    labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
+    n_permutations: int = 500
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
 
     @property
     def goal(self) -> bool:
@@ -103,6 +110,14 @@ def rank_genes(ranking: Ranking, expression: dict[str, np.ndarray]) -> tuple[dic
             )
             columns = {"n_cells": columns.pop("n_cells")} | beside | columns | expression
         table |= ranking.named(columns, state)
+    if ranking.goal and "source" in ranking.run:
+        source = _keys.state_column("effect", str(ranking.run["source"]))
+        table["contrast"] = table["effect"] - table[source]
+        if ranking.test == "permuted_labels":
+            permuted, tested = permute_labels(ranking), table["n_cells"] >= ranking.min_cells
+            of_contrast = significance(permuted.of_contrast, tested)
+            table |= significance(permuted.of_shift, tested)
+            table |= {f"contrast_{name}": values for name, values in of_contrast.items()}
     return table, components
 
 
@@ -164,7 +179,8 @@ def _state(
         parts = {name: stats.group_means(beside.effects, beside.genes, n_vars)[1]}
         shifts, reference = (centred, of_reference) if ranking.centered else (shifts, reference)
     differences = ranking.test == "donors" and not ranking.centered
-    columns, over = describe(shifts, n_vars, ranking.donors, against_others=differences)
+    donors = None if ranking.test == "permuted_labels" else ranking.donors  # within which labels are permuted
+    columns, over = describe(shifts, n_vars, donors, against_others=differences)
     columns = {"n_cells": columns.pop("n_cells")} | _fraction_exact(data, ranking.key, n_vars) | columns | parts
     tested = columns["n_cells"] >= ranking.min_cells
     match ranking.test:
@@ -187,6 +203,8 @@ def _state(
             )
         case "random_genes" if ranks is not None:
             result, columns["null_percentile"], tested = _against_matched(ranking, ranks, columns, tested)
+        case "permuted_labels":
+            return columns  # tested together, since all states are labelled anew
         case "mixture":
             impact, found = _impact(ranking, shifts, columns["effect"], tested)
             components |= found

@@ -28,14 +28,18 @@ def rank_shifts(
     adata: AnnData | MuData,
     *,
     key: str = _keys.SHIFT,
-    test: Literal["rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate"] = "rank_sum",
+    test: Literal[
+        "rank_sum", "donors", "vs_null", "random_genes", "interaction", "permuted_labels", "mixture", "aggregate"
+    ] = "rank_sum",
     centered: bool = False,
     compat: Literal["official"] | None = None,
     donor: str | None = None,
     null: AnnData | MuData | str | None = None,
     singles: str | None = None,
     n_matched: int = 200,
+    n_permutations: int = 500,
     min_cells: int | None = None,
+    rng: int | np.random.Generator | None = 0,
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
@@ -72,13 +76,17 @@ def rank_shifts(
         distribution (t). How often and how high a gene is ranked alone moves a cell; this asks for what is more.
         ``"interaction"``: for pairs of genes with an anchor. In every cell the effects of the gene alone and of the anchor
         alone, from `singles`, are subtracted from the effect of the pair, and the rest is tested against 0 (Student's t).
+        ``"permuted_labels"``: whether the states matter at all for the gene's shift. The labels of the cells that were not perturbed are dealt out
+        anew `n_permutations` times, within `donor` if given, and the shift towards the target and its ``contrast`` (less the shift towards the
+        source) are compared with what they would have been. Needs a run with ``directions=True``.
         ``"mixture"``: a mixture of two Gaussians over the genes' effects separates genes with impact from those without.
         Only without goal states; without p-values.
         ``"aggregate"``: effects with their intervals, no test.
     centered
         Test centred effects: subtract from every shift what perturbing other genes does to the same cell, the mean over all tested genes, or
         over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The question then is whether a gene
-        differs from others, whatever the states; see above. Not with `compat`, nor for interactions, which compare within cells already.
+        differs from others, whatever the states; see above. Not with `compat`, nor for interactions, which compare within cells already, nor for
+        permuted labels.
     compat
         ``"official"``: numbers as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
         states) the pool includes the tested gene, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
@@ -87,7 +95,8 @@ def rank_shifts(
         sets, are the same as without `compat`. Other tests have no official counterpart that runs.
     donor
         Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"`` and, where
-        given, for ``"interaction"``, which is then tested over the donors' means. Cells without a donor are left out of the test.
+        given, for ``"interaction"``, which is then tested over the donors' means, and for ``"permuted_labels"``, which are then permuted within
+        donors. Cells without a donor are left out of the test.
     null
         For ``"vs_null"``: the `key` of another perturbation in the same `adata`, or another object that was perturbed in the same way,
         with shifts under the same `key`; genes are matched by name.
@@ -96,6 +105,8 @@ def rank_shifts(
         the same options.
     n_matched
         Number of matched genes, for ``"random_genes"``.
+    n_permutations, rng
+        For ``"permuted_labels"``: number of permutations, and seed or generator.
     min_cells
         Minimum number of cells for a test. Genes and sets measured in fewer cells get an effect, but are neither tested nor counted in the
         false discovery rate; such genes stay in the pool. Defaults to 5, or to 1 with `compat` or ``"aggregate"``. Official Geneformer
@@ -132,6 +143,10 @@ def rank_shifts(
             As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"``, ``"interaction"`` and
             ``"random_genes"``), positive where the effect is above what it is compared with; two-sided p-value; false discovery rate
             over tested genes (Benjamini-Hochberg).
+        ``contrast``
+            With source and target: the effect less that on the source.
+        ``contrast_scores``, ``contrast_pvals``, ``contrast_pvals_adj``
+            For ``"permuted_labels"``: the same of the contrast.
         ``null_percentile``
             For ``"random_genes"``: percentage of the matched genes with a smaller effect.
         ``log2fc``, ``auroc``, ``linear_shift``
@@ -189,7 +204,7 @@ def rank_shifts(
     >>> adata.varm["shift"].loc[["STAT1", "STAT2", "IRF9"], "n_donors"].tolist()
     [4, 4, 4]
     """
-    check_arguments(test, compat, donor, null, singles, n_matched, min_cells, centered=centered)
+    check_arguments(test, compat, donor, null, singles, n_matched, n_permutations, min_cells, centered=centered)
     from scanpy import logging as logg
 
     if copy:
@@ -197,6 +212,7 @@ def rank_shifts(
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure=CURE)
     within = run.get("within")
+    labels = _state_labels(adata, run, mod)
     donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
     groups: dict[str | None, Any] = (
         {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
@@ -211,11 +227,14 @@ def rank_shifts(
             null,
             singles,
             n_matched,
+            n_permutations,
             min_cells,
             mod,
             centered=centered,
             group=group,
             within=within,
+            labels=None if labels is None else labels[rows],
+            rng=rng,
         )
         for group, rows in groups.items()
     }
@@ -226,7 +245,7 @@ def rank_shifts(
     if has_genes:  # the ranking belongs to its run
         _slots.check_free(data, run.get("verb", "tl.perturb"), key, [f"varm/{name}" for name in written.values()])
 
-    if donors is not None and len(donors.categories) < MIN_DONORS:
+    if donors is not None and len(donors.categories) < MIN_DONORS and test != "permuted_labels":
         logg.warning(
             f"{len(donors.categories)} donors are too few for intervals and p-values, which need {MIN_DONORS}."
         )
@@ -236,7 +255,6 @@ def rank_shifts(
             f"Rank with test='donors', donor={alike!r}."
         )
     start = logg.info(f"ranking {key!r} by test={test!r}")
-    labels = _state_labels(adata, run, mod) if has_genes else None
     tables, sets, components, agreements, n_tested = {}, {}, {}, {}, 0
     for group, ranking in rankings.items():
         if has_genes:
@@ -255,6 +273,7 @@ def rank_shifts(
         "null": (null if isinstance(null, str) else "another object") if null is not None else None,
         "singles": singles,
         "n_matched": n_matched if test == "random_genes" else None,
+        "n_permutations": n_permutations if test == "permuted_labels" else None,
         "centered": ranking.centered,
         "replicates": "cells" if donor is None else "donors",
         "min_cells": ranking.min_cells,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scgeneformer import _keys
 from scgeneformer.tl._perturbation._states import groups_of
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-TESTS = ("rank_sum", "donors", "vs_null", "random_genes", "interaction", "mixture", "aggregate")
+TESTS = ("rank_sum", "donors", "vs_null", "random_genes", "interaction", "permuted_labels", "mixture", "aggregate")
 OFFICIAL = ("rank_sum", "vs_null", "mixture", "aggregate")
 
 
@@ -28,12 +30,15 @@ def resolve(
     null: AnnData | MuData | str | None,
     singles: str | None,
     n_matched: int,
+    n_permutations: int,
     min_cells: int | None,
     mod: str,
     *,
     centered: bool,
     group: str | None,
     within: str | None,
+    labels: np.ndarray | None,
+    rng: int | np.random.Generator | None,
 ) -> Ranking:
     """Find everything the ranking is to read."""
     run = _keys.params(data, key, cure=CURE)
@@ -45,6 +50,8 @@ def resolve(
     if compat is not None and ((test == "rank_sum" and not goal) or (test == "vs_null" and goal)):
         msg = f"Official Geneformer has test={test!r} {'without' if goal else 'with'} goal states only. Leave out `compat`."
         raise ValueError(msg)
+    if test == "permuted_labels":
+        labels = _labels_to_permute(data, key, run, labels, group)
     other, anchor = (data, ""), -1
     if null is not None:
         null_data, null_key = resolve_null(data, null, key, mod=mod)
@@ -67,7 +74,32 @@ def resolve(
         other_data=other[0],
         other_key=other[1],
         anchor=anchor,
+        group=group,
+        labels=np.empty(0, dtype=object) if labels is None else labels,
+        n_permutations=n_permutations,
+        rng=np.random.default_rng(rng),
     )
+
+
+def _labels_to_permute(
+    data: AnnData, key: str, run: dict[str, Any], labels: np.ndarray | None, group: str | None
+) -> np.ndarray:
+    """The labels, if there is all that a permutation of them needs.
+
+    Raises
+    ------
+    KeyError
+        If movements or embeddings were not kept, or the labels are gone.
+    """
+    slots = {"varm": _keys.direction_key(key, group), "obsm": _keys.state_embedding_key(key)}
+    for place, name in slots.items():
+        if name not in getattr(data, place):
+            msg = f"No .{place}[{name!r}], which test='permuted_labels' needs. Run `sg.tl.perturb(adata, ..., directions=True, max_cells=...)`."
+            raise KeyError(msg)
+    if labels is None:
+        msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are gone, so that they cannot be permuted. Put the column back."
+        raise KeyError(msg)
+    return labels
 
 
 def check_arguments(
@@ -77,6 +109,7 @@ def check_arguments(
     null: Any,
     singles: Any,
     n_matched: int,
+    n_permutations: int,
     min_cells: int | None,
     *,
     centered: bool,
@@ -91,11 +124,11 @@ def check_arguments(
     if compat is not None and test not in OFFICIAL:
         msg = f"test={test!r} has no official form; compat='official' is for {OFFICIAL}."
         raise ValueError(msg)
-    if centered and (compat is not None or test == "interaction"):
-        of_what = "compat='official'" if compat is not None else "test='interaction'"
+    if centered and (compat is not None or test in ("interaction", "permuted_labels")):
+        of_what = "compat='official'" if compat is not None else f"test={test!r}"
         msg = f"{of_what} takes shifts as they are. Leave out `centered`."
         raise ValueError(msg)
-    if (donor is not None) != (test == "donors") and test != "interaction":
+    if (donor is not None) != (test == "donors") and test not in ("interaction", "permuted_labels"):
         msg = "test='donors' and `donor`, the column of .obs with donors, go together: give both or neither."
         raise ValueError(msg)
     if (null is not None) != (test == "vs_null"):
@@ -106,4 +139,7 @@ def check_arguments(
         raise ValueError(msg)
     if n_matched < 1 or (min_cells is not None and min_cells < 1):
         msg = f"n_matched={n_matched} and min_cells={min_cells} must be at least 1."
+        raise ValueError(msg)
+    if n_permutations < 20:
+        msg = f"n_permutations={n_permutations} must be at least 20: fewer have no standard deviation to speak of."
         raise ValueError(msg)

@@ -1,0 +1,48 @@
+"""Shifts against those that the same cells would have shown with their states' labels permuted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scgeneformer import _keys, stats
+
+from ._shifts import read_shifts
+
+if TYPE_CHECKING:
+    from ._rank_genes import Ranking
+
+
+def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
+    """Shifts towards the target, and less those towards the source, with centroids of the cells that were not perturbed.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two cells of a state are left.
+    """
+    data, run, labels = ranking.data, ranking.run, ranking.labels
+    embedded = np.asarray(data.obsm[_keys.state_embedding_key(ranking.key)], dtype=np.float64)
+    states = str(run["target"]), str(run["source"])
+    left = np.isin(labels, states) & ~np.isnan(embedded).any(axis=1)
+    left[read_shifts(data, ranking.key, goal=True).cells] = False
+    if ranking.donors is not None:
+        left &= ranking.donors.codes >= 0
+    is_target = labels[left] == states[0]
+    numbers = int(is_target.sum()), int((~is_target).sum())
+    if min(numbers) < 2:
+        msg = (
+            f"Of the cells that were not perturbed {numbers[0]} are {states[0]!r} and {numbers[1]} {states[1]!r}: two of each are needed, whose "
+            "labels are permuted. Perturb fewer cells (`max_cells`)."
+        )
+        raise ValueError(msg)
+    return stats.permuted_labels(
+        np.asarray(data.varm[_keys.direction_key(ranking.key, ranking.group)], dtype=np.float64),
+        embedded[left],
+        is_target,
+        blocks=None if ranking.donors is None else ranking.donors.codes[left].astype(np.int64),
+        summary=np.mean if run["centroids"] == "mean" else np.median,
+        n_permutations=ranking.n_permutations,
+        rng=ranking.rng,
+    )
