@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata, spearmanr
 
-from scgeneformer import stats
+from scgeneformer import _keys, stats
 from scgeneformer.tl._expression import log_profile
 
 from ._shifts import tokens_key_of
@@ -74,15 +74,19 @@ def agreement(table: dict[str, np.ndarray], min_cells: int) -> dict[str, float]:
     Returns
     -------
     Spearman correlation of the effect with each of the columns ``log2fc``, ``linear_shift`` and ``mean_rank`` that there are, and ``"explained"``: the
-    part of the variance of the effects' ranks that a linear model of their ranks explains. Empty for fewer than 10 genes.
+    part of the variance of the effects' ranks that a linear model of their ranks explains. Where shifts were decomposed, also the correlation
+    with each part that is not the same for all genes. Empty for fewer than 10 genes.
     """
     columns = {name: table[name] for name in BESIDE if name in table}
     complete = np.all([~np.isnan(x) for x in (table["effect"], *columns.values())], axis=0)
     complete &= table["n_cells"] >= min_cells
-    if not columns or complete.sum() < 10:
+    if complete.sum() < 10:
         return {}
     effect = table["effect"][complete]
-    result = {name: float(spearmanr(effect, x[complete]).statistic) for name, x in columns.items()}
+    parts = {name: table[name] for name in _keys.PARTS if name in table and np.ptp(table[name][complete]) > 0}
+    result = {name: float(spearmanr(effect, x[complete]).statistic) for name, x in (columns | parts).items()}
+    if not columns:
+        return result
     design = np.column_stack([np.ones(len(effect)), *(rankdata(x[complete]) for x in columns.values())])
     ranks = rankdata(effect)
     rest = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]

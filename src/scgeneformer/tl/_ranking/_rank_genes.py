@@ -182,6 +182,7 @@ def _state(
     donors = None if ranking.test == "permuted_labels" else ranking.donors  # within which labels are permuted
     columns, over = describe(shifts, n_vars, donors, against_others=differences)
     columns = {"n_cells": columns.pop("n_cells")} | _fraction_exact(data, ranking.key, n_vars) | columns | parts
+    columns |= _parts_of_effects(ranking, state, against_others=differences)
     tested = columns["n_cells"] >= ranking.min_cells
     match ranking.test:
         case "rank_sum" if reference is not None:
@@ -212,6 +213,20 @@ def _state(
         case _:
             return columns
     return columns | significance(result, tested, undefined=1.0 if ranking.official else np.nan)
+
+
+def _parts_of_effects(ranking: Ranking, state: str, *, against_others: bool) -> dict[str, np.ndarray]:
+    """Means of the parts of shifts, where these were decomposed: over what the effect is a mean of; over cells if it is centred, which they are not."""
+    if ranking.official or "decompose" not in ranking.run:
+        return {}
+    data, donors = ranking.data, None if ranking.centered else ranking.donors
+    columns = {}
+    for part in _keys.PARTS:
+        name = ranking.layer(_keys.part_key(ranking.key, part), state)
+        if name in data.layers:
+            shifts = read_shifts(data, name, goal=ranking.goal)
+            columns[part] = describe(shifts, data.n_vars, donors, against_others=against_others)[0]["effect"]
+    return columns
 
 
 def _fraction_exact(data: AnnData, key: str, n_vars: int) -> dict[str, np.ndarray]:

@@ -137,6 +137,10 @@ def rank_shifts(
             for fewer than three.
         ``centered_effect``, or ``plain_effect`` if `centered`
             Mean over cells of centred shifts, or of shifts as they are.
+        ``own``, ``network``, ``renumbering``
+            With `decompose` of :func:`~scgeneformer.tl.perturb`: what the effect is made of, by the gene's own vector, by what the other genes lose,
+            and by their moving up. They are means over what ``effect`` is a mean of, and add up to it; not with `compat`. They are not
+            centred: if `centered` they add up to ``plain_effect``.
         ``n_donors``
             With `donor`: number of donors that have the gene.
         ``scores``, ``pvals``, ``pvals_adj``
@@ -175,7 +179,8 @@ def rank_shifts(
     ``.uns[key]["rank"]``
         Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested, what the samples are (``"replicates"``,
         cells or donors), and ``"agreement"``: Spearman correlation of the effects with ``log2fc``, ``linear_shift`` and ``mean_rank``, and
-        ``"explained"``, the part of the variance of the effects' ranks that these explain together. For ``"mixture"`` the components (with `compat`
+        ``"explained"``, the part of the variance of the effects' ranks that these explain together; also with the parts of the effects, where
+        there are some. For ``"mixture"`` the components (with `compat`
         in the order of the fit, the first one counted as impact).
 
     Raises

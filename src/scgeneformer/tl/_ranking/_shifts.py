@@ -132,7 +132,17 @@ def resolve_anchor(data: AnnData, key: str, singles: str) -> int:
 
 def _check_alike(data: AnnData, key: str, other: AnnData, other_key: str, further: tuple[str, ...]) -> None:
     ours, theirs = (_keys.params(d, k, cure=CURE) for d, k in ((data, key), (other, other_key)))
-    for name in ("kind", "quartiles", "target", "within", "weights_sha256", "emb_layer", "pooling", *further):
+    for name in (
+        "kind",
+        "quartiles",
+        "positions",
+        "target",
+        "within",
+        "weights_sha256",
+        "emb_layer",
+        "pooling",
+        *further,
+    ):
         if ours.get(name) != theirs.get(name):
             msg = (
                 f"The shifts of {other_key!r} to compare with were made with {name}={theirs.get(name)!r}, those of {key!r} "
