@@ -153,6 +153,19 @@ def test_inhibition_and_activation_move_one_gene(cells, quartiles):
     assert (ranks(edited("activate", 3))[highest] == 0).all()
 
 
+@given(cells_and_targets(most_targets=1, present=True), st.integers(1, 30), st.sampled_from(["inhibit", "activate"]))
+def test_moves_by_ranks_are_exact_and_end_with_the_ranking(cells, by, kind):
+    tokens, targets = cells
+    first, n_genes = int(tokens[0, 0] == CLS), (tokens >= N_SPECIAL).sum(1)
+    moved = edit(tokens, targets, kind, n_special=N_SPECIAL, ranks=by).tokens
+    for row, after, target, n in zip(tokens, moved, targets, n_genes.tolist(), strict=True):
+        (gene,) = [t for t in target.tolist() if t]
+        others = [t for t in row.tolist() if t >= N_SPECIAL and t != gene]
+        place = row.tolist().index(gene) - first + (by if kind == "inhibit" else -by)
+        others.insert(min(max(place, 0), n - 1), gene)
+        assert [t for t in after.tolist() if t >= N_SPECIAL] == others
+
+
 def test_sets_at_the_bottom_stay_before_eos():
     tokens = torch.tensor([[CLS, 5, 6, 7, 8, EOS]])
     found = edit(tokens, torch.tensor([[6, 5, 8]]), "inhibit", n_special=N_SPECIAL, quartiles=3)

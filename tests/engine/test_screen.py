@@ -70,6 +70,24 @@ def test_close_to_exact(double, random_cells, kind, quartiles, pooling):
     np.testing.assert_array_equal(np.isnan(found[..., 0]), long < 4)
 
 
+@pytest.mark.parametrize("kind", ["inhibit", "activate"])
+def test_moves_by_ranks_are_close_to_exact(double, random_cells, kind):
+    encoder, cells = double(0.01), random_cells[(random_cells > 0).sum(1) > 15]
+    estimated = engine.perturb.screen(
+        encoder, cells, kind, STATES, ranks=5, pooling="mean", precision="float64", **OPTIONS
+    )
+    edits = engine.perturb.enumerate_edits(
+        cells, Perturbation(kind, genes=np.arange(4, encoder.config.vocab_size), ranks=5), n_special=4, max_length=64
+    )
+    expected = engine.perturb.measure(
+        encoder, edits, Perturbation(kind, ranks=5), states=STATES, pooling="mean", precision="float64", **OPTIONS
+    )
+    rank = np.array(
+        [np.flatnonzero(cells[cell] == gene)[0] for cell, gene in zip(edits.cells, edits.what, strict=True)]
+    )
+    assert np.corrcoef(estimated[edits.cells, rank].ravel(), expected.ravel())[0, 1] > 0.99
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_more_points_than_genes(double, random_cells, pooling):
     """More than all ranks cannot be computed exactly; and the lowest gene lets no other rise, so that points do not matter."""

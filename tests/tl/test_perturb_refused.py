@@ -47,6 +47,9 @@ def refused(tokenized, folder, monkeypatch):
     [
         ({"kind": "explode"}, ValueError, "kind='explode' is not one of"),
         ({"kind": "inhibit", "quartiles": 4}, ValueError, "quartiles=4"),
+        ({"kind": "inhibit", "ranks": 0}, ValueError, "ranks=0 must be at least 1"),
+        ({"kind": "inhibit", "ranks": 5, "quartiles": 2}, ValueError, "leave out one of the two"),
+        (SCREEN | {"ranks": 5}, ValueError, "kind='inhibit' or 'activate' in place of 'delete'"),
         ({"positions": "moved"}, ValueError, "positions='moved' is not one of"),
         ({"positions": "kept", "kind": "inhibit"}, ValueError, "is for kind='delete'.*Leave out `positions`"),
         (SCREEN | {"positions": "kept", "kind": "activate"}, ValueError, "is for kind='delete'.*Leave out `positions`"),

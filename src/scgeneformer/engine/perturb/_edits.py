@@ -36,7 +36,9 @@ class Edited(NamedTuple):
     lengths: Tensor
 
 
-def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartiles: int = 1) -> Edited:
+def edit(
+    tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartiles: int = 1, ranks: int | None = None
+) -> Edited:
     """Perturb the genes `targets` of each row together.
 
     Parameters
@@ -47,11 +49,11 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartil
         int64 (B, K), 0 for none, else distinct. Genes that are not in a row come in by ``"overexpress"`` only.
     kind
         ``"delete"`` takes genes out. ``"overexpress"`` puts them before all others, in the order of `targets`. ``"inhibit"`` and ``"activate"``
-        move them down or up by quartiles, see `new_rank`.
+        move them down or up by quartiles or by ranks, see `new_rank`.
     n_special
         Token ids below this one are special.
-    quartiles
-        Quartiles to move by.
+    quartiles, ranks
+        Quartiles to move by; or, if given, ranks.
 
     Notes
     -----
@@ -70,7 +72,7 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartil
         rank = same.int().argmax(1) - first  # (B, K)
         n_genes = (tokens >= n_special).sum(1, keepdim=True)
         n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays behind all genes
-        goal = new_rank(rank, n_genes, kind, quartiles).minimum(n_others)
+        goal = new_rank(rank, n_genes, kind, quartiles, ranks).minimum(n_others)
         places = torch.where(same.any(1), first + goal, _NOWHERE)
     # What is kept has odd keys 1, 3, 5, ...; a gene that shall have p kept tokens before it has the key 2 p.
     keys = torch.cat([torch.where(kept, 2 * kept.cumsum(1) - 1, _NOWHERE), places.clamp(max=_NOWHERE // 2) * 2], 1)
@@ -82,14 +84,17 @@ def edit(tokens: Tensor, targets: Tensor, kind: Kind, *, n_special: int, quartil
     return Edited(torch.where(inside, edited, 0), torch.where(inside, source, length), lengths)
 
 
-def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, quartiles: int) -> Tensor:
+def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, quartiles: int, ranks: int | None = None) -> Tensor:
     """Where a gene of rank `rank` (0 is the highest) among `n_genes` comes to stand.
 
     ``"overexpress"`` is the top. ``"activate"`` goes to the middle of the quartile `quartiles` higher, or to the top where there is none;
-    ``"inhibit"`` to the middle of the quartile `quartiles` lower, or to the bottom. (Described, but refused, by the official tool.)
+    ``"inhibit"`` to the middle of the quartile `quartiles` lower, or to the bottom. (Described, but refused, by the official tool.) If
+    `ranks` are given, they go up or down by so many, or to the top or bottom.
     """
     if kind == "overexpress":
         return torch.zeros_like(rank)
+    if ranks is not None:
+        return (rank + (ranks if kind == "inhibit" else -ranks)).clamp(min=0).minimum(n_genes - 1)
     quartile = 4 * rank // n_genes + (quartiles if kind == "inhibit" else -quartiles)
     middle = (2 * quartile + 1) * n_genes // 8
     return torch.where(quartile < 0, 0, torch.where(quartile > 3, n_genes - 1, middle))

@@ -19,7 +19,7 @@ class Perturbation:
 
     Attributes
     ----------
-    kind, quartiles
+    kind, quartiles, ranks
         As for `edit`.
     positions
         Where tokens stand behind one that was deleted: each one position higher (``"renumbered"``), or where they stood before
@@ -48,6 +48,7 @@ class Perturbation:
     absent: bool = False
     every: bool = False
     official: bool = False
+    ranks: int | None = None
 
 
 @dataclass(frozen=True)

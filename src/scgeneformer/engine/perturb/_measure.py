@@ -105,7 +105,14 @@ def measure(
             row = rows[batch]
             original, _ = to_device(tokens[row], lengths[row], place)  # (B, L)
             targets = torch.from_numpy(edits.targets[batch]).to(place)
-            edited = edit(original, targets, perturbation.kind, n_special=n_special, quartiles=perturbation.quartiles)
+            edited = edit(
+                original,
+                targets,
+                perturbation.kind,
+                n_special=n_special,
+                quartiles=perturbation.quartiles,
+                ranks=perturbation.ranks,
+            )
             width = edited.tokens.shape[1]
             there = None if int(edited.lengths.min()) == width else edited.tokens > 0
             ranks = edited.source.clamp(max=original.shape[1] - 1) if perturbation.positions == "kept" else None

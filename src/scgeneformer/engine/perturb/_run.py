@@ -227,6 +227,7 @@ def _estimates(
         perturbation.kind,
         states,
         quartiles=perturbation.quartiles,
+        ranks=perturbation.ranks,
         positions=perturbation.positions,
         **options,
     )

@@ -47,6 +47,7 @@ def screen(
     pooling: str,
     n_special: int,
     quartiles: int = 1,
+    ranks: int | None = None,
     positions: Positions = "renumbered",
     n_points: int = 4,
     emb_layer: int = -1,
@@ -63,7 +64,7 @@ def screen(
         As for `embed`.
     tokens
         uint16 (n, L), right-padded with 0.
-    kind, quartiles, positions
+    kind, quartiles, ranks, positions
         As for `Perturbation`.
     states
         float (S, H): positions of states in the same embedding.
@@ -89,7 +90,7 @@ def screen(
         if positions == "kept":
             estimates = at_once.in_place(batch, mask)
         else:
-            estimates = at_once.expressed(batch, mask, kind, quartiles, n_points)
+            estimates = at_once.expressed(batch, mask, kind, (quartiles, ranks), n_points)
         out[rows, : batch.shape[1]] = estimates
 
     at_once.run(step, precision, token_budget, bar)
@@ -192,8 +193,10 @@ class _Screen:
             n_layers=self.n_layers,
         )
 
-    def expressed(self, batch: Tensor, mask: Tensor | None, kind: Kind, quartiles: int, n_points: int) -> np.ndarray:
-        """Estimates for the genes of each cell, float64 (B, L, S)."""
+    def expressed(
+        self, batch: Tensor, mask: Tensor | None, kind: Kind, moves: tuple[int, int | None], n_points: int
+    ) -> np.ndarray:
+        """Estimates for the genes of each cell, which move by quartiles or ranks, float64 (B, L, S)."""
         n_cells, length = batch.shape
         ranks = torch.arange(length, device=self.place).expand(n_cells, -1)
         first = int(batch[0, 0] < self.n_special)
@@ -204,7 +207,7 @@ class _Screen:
         goes_to = ranks
         if kind != "delete":
             n_genes = (batch >= self.n_special).sum(1, keepdim=True).clamp(min=1)
-            goes_to = (first + new_rank(ranks - first, n_genes, kind, quartiles)).clamp(0, length - 1)
+            goes_to = (first + new_rank(ranks - first, n_genes, kind, *moves)).clamp(0, length - 1)
         at = [moved] if kind == "delete" else [moved, goes_to]
         probes = Probes(batch.repeat(1, len(at)), torch.cat(at, 1), ranks.repeat(1, len(at)))
         found = self.gates(Base(batch, ranks, mask), probes)

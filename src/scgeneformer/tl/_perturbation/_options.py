@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from ._states import Centroids
 
 
+MOVES = ("inhibit", "activate")
+
+
 @dataclass(frozen=True)
 class PerturbOptions:
     """What a caller asked for, except what is perturbed; see the public functions."""
 
     kind: Kind
     quartiles: int
+    ranks: int | None
     groupby: str | None
     source: str | None
     target: str | None
@@ -79,6 +83,12 @@ class PerturbOptions:
         wrong = [
             (self.kind not in kinds, f"kind={self.kind!r} is not one of {kinds}."),
             (self.quartiles not in (1, 2, 3), f"quartiles={self.quartiles!r} is not 1, 2 or 3."),
+            (self.ranks is not None and self.ranks < 1, f"ranks={self.ranks!r} must be at least 1."),
+            (
+                self.ranks is not None and (self.kind not in MOVES or self.quartiles != 1),
+                f"ranks={self.ranks!r} moves genes that are inhibited or activated, in place of `quartiles`: leave out one of the two, or take "
+                f"kind='inhibit' or 'activate' in place of {self.kind!r}.",
+            ),
             (self.positions not in all_positions, f"positions={self.positions!r} is not one of {all_positions}."),
             (
                 kept and self.kind != "delete",
@@ -135,7 +145,8 @@ class PerturbOptions:
         """What `uns` keeps of them."""
         return {
             "kind": self.kind,
-            "quartiles": self.quartiles if self.kind in ("inhibit", "activate") else None,
+            "quartiles": self.quartiles if self.kind in MOVES and self.ranks is None else None,
+            "ranks": self.ranks,
             "positions": self.positions if self.positions == "kept" else None,
             "decompose": self.decompose or None,
             "directions": self.directions or None,
@@ -171,6 +182,9 @@ DOCS = {
             move it down or up by `quartiles` of the ranking, to the middle of that quartile, or to the bottom or top beyond the last one.
         quartiles
             See `kind`.
+        ranks
+            Move inhibited or activated genes by so many ranks, or to the bottom or top, instead of by quartiles. A short move leaves the cell
+            like cells that the model has seen, which overexpression to the top does not.
         positions
             Where other genes stand after ``"delete"``. ``"renumbered"``: those behind the gene move up by one, in the ordinary, official
             deletion. ``"kept"``: where they stood, so that they lose the gene as something to attend to, it leaves the mean, and

@@ -31,6 +31,7 @@ def perturb(
     *,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
     groupby: str | None = None,
     source: str | None = None,
@@ -143,6 +144,7 @@ def perturb(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        ranks=ranks,
         positions=positions,
         groupby=groupby,
         source=source,

@@ -152,6 +152,8 @@ class PerturbRun:
         }
         if perturbation.positions == "kept":
             fingerprint["positions"] = "kept"
+        if perturbation.ranks is not None:
+            fingerprint["ranks"] = perturbation.ranks
         if self.group is not None:
             fingerprint["group"] = self.group
         return fingerprint | {name: value for name, value in later.items() if value}

@@ -36,6 +36,7 @@ def screen(
     within: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
     refine: int = 0,
     n_reference: int = 10,
@@ -112,6 +113,7 @@ def screen(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        ranks=ranks,
         positions=positions,
         groupby=groupby,
         source=source,

@@ -160,7 +160,9 @@ def resolve_targets(
 
     column_of = columns_by_token(inputs.token_id, len(inputs.vocabulary))
     missing, inserts = options.missing, options.inserts
-    edit = Perturbation(options.kind, int(options.quartiles), options.positions, official=options.official)
+    edit = Perturbation(
+        options.kind, int(options.quartiles), options.positions, official=options.official, ranks=options.ranks
+    )
     if sets is not None:
         of_set = tokens_of_sets(inputs, sets, missing=missing, inserted=inserts)
         every = options.official and options.kind == "delete"

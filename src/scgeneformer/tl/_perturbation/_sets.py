@@ -32,6 +32,7 @@ def perturb_sets(
     anchor: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
+    ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
     groupby: str | None = None,
     source: str | None = None,
@@ -131,6 +132,7 @@ def perturb_sets(
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
+        ranks=ranks,
         positions=positions,
         groupby=groupby,
         source=source,

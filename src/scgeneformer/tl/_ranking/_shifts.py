@@ -135,6 +135,7 @@ def _check_alike(data: AnnData, key: str, other: AnnData, other_key: str, furthe
     for name in (
         "kind",
         "quartiles",
+        "ranks",
         "positions",
         "target",
         "within",
