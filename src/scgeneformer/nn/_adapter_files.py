@@ -185,6 +185,9 @@ def _translate(
     if not adapters:
         msg = f"{WEIGHTS} in {folder} has no adapters."
         raise ValueError(msg)
+    if heads and isinstance(model, CellClassifier) and "standardise.mean" in {*values} - {*heads}:
+        msg = f"The adapter in {folder} has the head of another classifier, without standardised states. Make the model with head='bert'."
+        raise ValueError(msg)
     return adapters, heads
 
 

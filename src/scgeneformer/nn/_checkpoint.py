@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-POOLING = "classifier_pooling"  # how a cell classifier pools and below which id tokens are no genes, if not as BERT
+POOLING = "classifier_pooling"  # pooling of a cell classifier, below which id tokens are no genes, and its head, if not BERT's
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 
 # Ours -> Hugging Face's, by the longest matching prefix; "{}" stands for the number of a layer.
@@ -46,8 +46,13 @@ _HEADS = {
         "head.bias": "cls.predictions.bias",
     },
     EncoderDecoder: {"decoder.": "decoder.", "bias": "decoder.bias"},  # names of ours, which BERT passes over
-    # attention pooling is ours, and passed over by BERT
-    CellClassifier: {"pooler.": "bert.pooler.dense.", "classifier.": "classifier.", "attention.": "attention."},
+    # attention pooling and standardised states are ours, and passed over by BERT
+    CellClassifier: {
+        "pooler.": "bert.pooler.dense.",
+        "classifier.": "classifier.",
+        "attention.": "attention.",
+        "standardise.": "standardise.",
+    },
     GeneClassifier: {"classifier.": "classifier."},
 }
 _HF_CLASS = {
@@ -233,7 +238,7 @@ def load_encoder_decoder(folder: str | Path) -> EncoderDecoder:
 
 
 def load_cell_classifier(folder: str | Path) -> CellClassifier:
-    """Load a ``BertForSequenceClassification`` checkpoint, or one of ours that pools otherwise.
+    """Load a ``BertForSequenceClassification`` checkpoint, or one of ours with another pooling or head.
 
     Examples
     --------
@@ -319,9 +324,9 @@ def save_checkpoint(
         msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
         raise ValueError(msg)
     config = shape.config.to_hf() | {"architectures": [_HF_CLASS[type(model)]]}
-    # pooled otherwise than by BERT it is, to others, an encoder and some more weights
-    if isinstance(model, CellClassifier) and model.pooling != "cls":
-        config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special]}
+    # with another pooling or head than BERT's it is, to others, an encoder and some more weights
+    if isinstance(model, CellClassifier) and (model.pooling, model.head) != ("cls", "bert"):
+        config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special, model.head]}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features
         labels = labels or [f"LABEL_{i}" for i in range(n_classes)]

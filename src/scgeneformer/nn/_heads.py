@@ -12,10 +12,14 @@ from ._dropout import Dropout
 from ._encoder import _ACTIVATIONS, Encoder, init_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
     from ._config import EncoderConfig
 
 
 POOLINGS = ("cls", "mean", "attention")
+HEADS = ("bert", "linear")
 
 
 class MaskedGeneHead(nn.Module):
@@ -75,8 +79,33 @@ class MaskedGeneModel(nn.Module):
         return self.head(x if where is None else x[where], self.encoder.embedding.gene.weight)
 
 
+class Standardise(nn.Module):
+    """States in units of their standard deviation over some cells, from their mean there; the identity until both are set.
+
+    Both stay in float32 where the rest is cast to a lower precision: states of cells differ by little beside what they share.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("sd", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.float() - self.mean) / self.sd).to(x.dtype)  # (..., H)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        before = self.mean, self.sd
+        super()._apply(fn, recurse)
+        if self.mean.dtype != torch.float32:
+            self.mean, self.sd = (value.to(self.mean.device) for value in before)
+        return self
+
+
 class CellClassifier(nn.Module):
-    """Scores of cells from one state each, as BERT's sequence classification.
+    """Scores of cells from one state each.
 
     Parameters
     ----------
@@ -89,11 +118,14 @@ class CellClassifier(nn.Module):
         that are learned. Padding has no part in any of them.
     n_special
         Token ids below this one are no genes.
+    head
+        ``"bert"``: a layer with tanh and a linear one, as in BERT's sequence classification. ``"linear"``: one linear layer on states that
+        are standardised by a mean and a standard deviation that are saved with the weights.
 
     Examples
     --------
     >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
-    >>> model = sg.nn.CellClassifier(config, n_outputs=3, pooling="mean", n_special=4)
+    >>> model = sg.nn.CellClassifier(config, n_outputs=3, pooling="mean", n_special=4, head="linear")
     >>> model(torch.tensor([[2, 50, 7, 3]])).shape
     torch.Size([1, 3])
     """
@@ -104,21 +136,26 @@ class CellClassifier(nn.Module):
         n_outputs: int,
         pooling: Literal["cls", "mean", "attention"] = "cls",
         n_special: int = 0,
+        head: Literal["bert", "linear"] = "bert",
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            msg = f"pooling={pooling!r} is not one of {POOLINGS}."
-            raise ValueError(msg)
-        self.pooling, self.n_special = pooling, n_special
+        for name, value, allowed in (("pooling", pooling, POOLINGS), ("head", head, HEADS)):
+            if value not in allowed:
+                msg = f"{name}={value!r} is not one of {allowed}."
+                raise ValueError(msg)
+        self.pooling, self.n_special, self.head = pooling, n_special, head
         self.encoder = Encoder(config)
         if pooling == "attention":
             self.attention = nn.Linear(config.width, 1)
             init_weights(self.attention, config.initializer_range)
-        self.pooler = nn.Linear(config.width, config.width)
+        if head == "bert":
+            self.pooler = nn.Linear(config.width, config.width)
+            init_weights(self.pooler, config.initializer_range)
+        else:
+            self.standardise = Standardise(config.width)
         self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, n_outputs)
-        for layer in (self.pooler, self.classifier):
-            init_weights(layer, config.initializer_range)
+        init_weights(self.classifier, config.initializer_range)
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The state that stands for each cell: (B, H)."""
@@ -135,7 +172,8 @@ class CellClassifier(nn.Module):
 
     def scores(self, pooled: Tensor) -> Tensor:
         """Scores of cells with these states, (B, H) -> (B, outputs)."""
-        return self.classifier(self.dropout(torch.tanh(self.pooler(pooled))))
+        x = torch.tanh(self.pooler(pooled)) if self.head == "bert" else self.standardise(pooled)  # (B, H)
+        return self.classifier(self.dropout(x))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.scores(self.pooled(tokens, mask))  # (B, outputs)
