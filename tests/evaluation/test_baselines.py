@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from scgeneformer import evaluation
-from scgeneformer.evaluation._baselines import STRENGTHS
+from scgeneformer.evaluation._linear import STRENGTHS, STRENGTHS_UNSCALED
 
 
 def data(n: int = 200, n_classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -113,3 +113,36 @@ def test_ridge_is_one_of_sklearns_and_leaves_unlabelled_out() -> None:
     np.testing.assert_allclose(sparse_too, predicted, atol=0.05)
     with pytest.raises(ValueError, match="5 labelled"):
         evaluation.ridge(features[:22], values[:22], features)
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix])
+def test_without_scaling_the_features_are_taken_as_they_are(make) -> None:
+    (train, labels), (cells, _) = data(), data(seed=1)
+    train, cells = make(train / 10), make(cells / 10)
+    proba = evaluation.logistic(train, labels, cells, scaled=False)
+    fits = [LogisticRegression(C=c, max_iter=1000).fit(train, labels).predict_proba(cells) for c in STRENGTHS_UNSCALED]
+    assert min(np.abs(fit - proba).max() for fit in fits) < 1e-6
+    values = np.asarray(train[:, [9]].sum(1)).ravel() + labels
+    predicted = evaluation.ridge(train, values, cells, scaled=False)
+    solver = "cholesky" if isinstance(train, np.ndarray) else "sparse_cg"
+    fits = [Ridge(200 * a, solver=solver).fit(train, values).predict(cells) for a in np.logspace(-6, 2, 9)]
+    assert min(np.abs(fit - predicted).max() for fit in fits) < 1e-6
+
+
+def test_a_fitted_model_is_sklearns_for_features_as_they_are() -> None:
+    (train, labels), (cells, _) = data(), data(seed=1)
+    scaler, weights = StandardScaler().fit(train), np.array([1.0, 5.0, 2.0])
+    model = evaluation.fit_logistic(train, labels, n_classes=4, strength=0.3, weights=10 * weights[labels])
+    sample_weight = weights[labels] / weights[labels].mean()
+    theirs = LogisticRegression(C=0.3, max_iter=1000).fit(scaler.transform(train), labels, sample_weight)
+    scores = model(cells)
+    np.testing.assert_allclose(scores[:, :3], theirs.decision_function(scaler.transform(cells)), atol=1e-8)
+    assert (scores[:, 3] == -np.inf).all()
+    assert model.strength == 0.3
+    two = evaluation.fit_logistic(train, labels % 2, strength=0.3)
+    theirs = LogisticRegression(C=0.3, max_iter=1000).fit(scaler.transform(train), labels % 2)
+    np.testing.assert_allclose(np.diff(two(cells))[:, 0], theirs.decision_function(scaler.transform(cells)), atol=1e-8)
+    values = train @ np.logspace(2, -2, 10)
+    ridge = evaluation.fit_ridge(train, values, strength=7.0)
+    expected = Ridge(7.0).fit(scaler.transform(train), values).predict(scaler.transform(cells))
+    np.testing.assert_allclose(ridge(cells)[:, 0], expected)

@@ -85,7 +85,8 @@ def test_the_model_is_scored_on_labelled_test_cells(world, cells) -> None:
     proba = model.predict(indices=rows, soft=True, task="type")
     report = evaluation.classification(cells.obs["type"].cat.codes.to_numpy()[rows], proba.to_numpy(), CLASSES)
     run = cells.uns["evaluation"]
-    pd.testing.assert_series_equal(run["metrics"].loc["fine-tuned"], report.scores, check_names=False)
+    scores = run["metrics"].drop(columns="tied_with_best").loc["fine-tuned"]
+    pd.testing.assert_series_equal(scores, report.scores, check_names=False)
     pd.testing.assert_frame_equal(run["per_class"], report.per_class)
     np.testing.assert_array_equal(run["confusion"], report.confusion)
     assert run["confusion"].columns.tolist() == ["B", "T|NK", "mono"]
@@ -132,7 +133,7 @@ def test_the_regression_on_genes_reads_normalised_counts(world, done) -> None:
     counts = done.layers["counts"].toarray()
     logs = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
     codes, groups = done.obs["type"].cat.codes.to_numpy(), done.obs["donor"].to_numpy()[train]
-    expected = evaluation.logistic(logs[train], codes[train], logs[rows], groups=groups)
+    expected = evaluation.logistic(logs[train], codes[train], logs[rows], groups=groups, scaled=False)
     np.testing.assert_allclose(done.obsm["evaluation_hvg_proba"].to_numpy()[rows], expected, atol=0.01)
     assert np.mean(expected.argmax(axis=1) == codes[rows]) > 0.7
 
@@ -198,6 +199,29 @@ def test_the_most_frequent_class(world, done) -> None:
     np.testing.assert_allclose(scores["balanced_accuracy"], 1 / 3)
 
 
+@pytest.mark.parametrize("task", ["type", "age"])
+def test_what_is_within_a_standard_error_of_the_best_is_tied_with_it(world, cells, task) -> None:
+    sg.tl.evaluate(cells, world[1], task=task)
+    if task == "type":
+        rows = rows_of(cells, world[1])[1]
+        truth = cells.obs["type"].cat.codes.to_numpy()[rows]
+        told = [
+            cells.obsm[f"evaluation{name}_proba"].to_numpy()[rows].argmax(axis=1) for name in ("", "_probe", "_hvg")
+        ]
+        errors = [each != truth for each in told]
+    else:
+        rows = np.flatnonzero(cells.obs["evaluation_predicted"].notna())
+        truth = cells.obs["age"].to_numpy()[rows]
+        told = [cells.obs[f"evaluation{name}_predicted"].to_numpy()[rows] for name in ("", "_probe", "_hvg")]
+        errors = [np.abs(each - truth) for each in told]
+    best = errors[int(np.argmin([each.mean() for each in errors]))].astype(float)
+    expected = [(each - best).mean() <= (each - best).std(ddof=1) / np.sqrt(len(rows)) for each in errors]
+    tied = sg.get.evaluation(cells)["tied_with_best"]
+    assert tied.dtype == bool
+    assert tied.tolist()[:3] == expected
+    assert not tied.iloc[3]
+
+
 def test_ordinal_labels_have_more_scores(world, cells) -> None:
     _, model, _ = world
     sg.tl.evaluate(cells, model, task="stage", baselines=["hvg"])
@@ -229,7 +253,11 @@ def test_continuous_labels_are_numbers_throughout(world, cells) -> None:
     np.testing.assert_allclose(
         metrics.loc["mean of training cells", "mae"], np.abs(constant - truth[rows]).mean(), rtol=1e-5
     )
-    assert metrics.loc["regression on HVGs", "r2"] > 0.5
+    counts = cells.layers["counts"].toarray()
+    logs = sparse.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
+    expected = evaluation.ridge(logs[model.split.train], truth[model.split.train], logs[rows], scaled=False)
+    np.testing.assert_allclose(cells.obs["evaluation_hvg_predicted"].to_numpy()[rows], expected, atol=0.01)
+    assert metrics.loc["regression on HVGs", "r2"] > 0.3
     assert not [name for name in cells.obsm if name.startswith("evaluation")]
 
 

@@ -10,6 +10,7 @@ from ._baselines import logistic, ridge
 from ._classification import Report, classification
 from ._curves import Curve, precision_recall, roc
 from ._folds import folds
+from ._linear import LinearModel, fit_logistic, fit_ridge
 from ._predictors import increment, predictors, together
 from ._reliability import Reliability, reliability, temperature
 from ._scores import regression
@@ -18,11 +19,14 @@ from ._split import Split, check_disjoint, split
 
 __all__ = [
     "Curve",
+    "LinearModel",
     "Reliability",
     "Report",
     "Split",
     "check_disjoint",
     "classification",
+    "fit_logistic",
+    "fit_ridge",
     "folds",
     "increment",
     "logistic",

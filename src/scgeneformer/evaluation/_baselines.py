@@ -1,25 +1,20 @@
-"""Linear baselines on standardised features."""
+"""Linear baselines: fit and predict in one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy import sparse
-from threadpoolctl import threadpool_limits
+from scipy.special import softmax
 
-from ._folds import folds
+from ._linear import fit_logistic, fit_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.random import Generator
-    from sklearn.pipeline import Pipeline
 
-    Features: TypeAlias = "np.ndarray | sparse.csr_matrix | sparse.csr_array"
-
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the penalty to choose from
-N_FOLDS, MOST_ITEMS = 3, 2000  # enough to choose one of four strengths
+    from ._linear import Features
 
 
 def logistic(
@@ -29,12 +24,12 @@ def logistic(
     *,
     n_classes: int | None = None,
     groups: np.ndarray | Sequence[object] | None = None,
+    scaled: bool = True,
     rng: int | Generator | None = 0,
 ) -> np.ndarray:
-    """Predict class probabilities by multinomial logistic regression on standardised features.
+    """Predict class probabilities by multinomial logistic regression.
 
-    Features are divided by their standard deviation over `train` and, if dense, centred. The strength of the L2 penalty is
-    the one of four with the least log loss in a 3-fold cross-validation on up to 2,000 items.
+    The strength of the L2 penalty is the one with the least log loss in a 3-fold cross-validation on up to 2,000 items.
 
     Parameters
     ----------
@@ -48,6 +43,9 @@ def logistic(
         Number of classes; by default up to the largest label. A class that is not learned has probability 0.
     groups
         Group of each item of `train`, such as its donor, which the cross-validation then keeps together where there are enough.
+    scaled
+        Divide features by their standard deviation over `train` and, if dense, centre them. Without it, those that vary most count most, which
+        suits log-normalised expression: genes that hardly vary are mostly noise.
     rng
         Seed or generator for the cross-validation.
 
@@ -67,26 +65,14 @@ def logistic(
     >>> proba.argmax(axis=1).tolist()
     [0, 1]
     """
-    labels = np.asarray(labels)
-    known = np.flatnonzero(labels >= 0)
-    codes = labels[known].astype(np.int64)
-    if len(np.unique(codes)) < 2:
-        msg = "Logistic regression needs labelled items of two classes or more."
-        raise ValueError(msg)
-    features = _as_float(train)[known]
-    kept = None if groups is None else np.asarray(groups, dtype=object)[known]
-    with threadpool_limits(1):  # products this small lose more time to waiting threads than they gain
-        model = _pipeline(features, _choose_strength(features, codes, kept, np.random.default_rng(rng)))
-        model.fit(features, codes)
-    proba = np.zeros((cells.shape[0], codes.max() + 1 if n_classes is None else n_classes))
-    proba[:, model.classes_] = model.predict_proba(_as_float(cells))
-    return proba
+    model = fit_logistic(train, labels, n_classes=n_classes, groups=groups, scaled=scaled, rng=rng)
+    return softmax(model(cells), axis=1)
 
 
-def ridge(train: Features, values: np.ndarray, cells: Features) -> np.ndarray:
-    """Predict numbers by ridge regression on standardised features.
+def ridge(train: Features, values: np.ndarray, cells: Features, *, scaled: bool = True) -> np.ndarray:
+    """Predict numbers by ridge regression.
 
-    The penalty, relative to the number of items, is the one of seven with the least error in 5-fold cross-validation.
+    The penalty, relative to the number of items, is the one with the least error in 5-fold cross-validation.
 
     Parameters
     ----------
@@ -96,6 +82,8 @@ def ridge(train: Features, values: np.ndarray, cells: Features) -> np.ndarray:
         What to learn, of shape (n,), NaN for unlabelled, which are left out.
     cells
         Features of the items to predict, of shape (m, n_features).
+    scaled
+        As in :func:`logistic`.
 
     Returns
     -------
@@ -113,59 +101,4 @@ def ridge(train: Features, values: np.ndarray, cells: Features) -> np.ndarray:
     >>> values.round().tolist()
     [40.0]
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GridSearchCV, KFold
-    from sklearn.pipeline import make_pipeline
-
-    values = np.asarray(values, dtype=np.float64)
-    known = np.flatnonzero(np.isfinite(values))
-    if len(known) < 5:
-        msg = f"Ridge regression needs 5 labelled items or more, and there are {len(known)}."
-        raise ValueError(msg)
-    features = _as_float(train)[known]
-    solver = "sparse_cg" if sparse.issparse(features) else "cholesky"
-    model = make_pipeline(_scaler(features), Ridge(solver=solver))
-    grid = {"ridge__alpha": len(known) * np.logspace(-4, 2, 7)}
-    search = GridSearchCV(model, grid, scoring="neg_mean_squared_error", cv=KFold(5, shuffle=True, random_state=0))
-    return search.fit(features, values[known]).predict(_as_float(cells))
-
-
-def _as_float(features: Any) -> Any:
-    """In double precision: the optimiser stops early on rounding errors of single precision."""
-    return features.tocsr().astype(np.float64) if sparse.issparse(features) else np.asarray(features, dtype=np.float64)
-
-
-def _scaler(features: Any) -> Any:
-    from sklearn.preprocessing import StandardScaler
-
-    return StandardScaler(with_mean=not sparse.issparse(features))
-
-
-def _pipeline(features: Any, strength: float) -> Pipeline:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(_scaler(features), LogisticRegression(C=strength, max_iter=1000))
-
-
-def _choose_strength(features: Any, codes: np.ndarray, groups: np.ndarray | None, rng: Generator) -> float:
-    """The strength with the least log loss on items left out, among classes with enough members to leave some out."""
-    some = np.sort(rng.permutation(len(codes))[:MOST_ITEMS])
-    features, codes = features[some], codes[some]
-    codes = np.where(np.bincount(codes)[codes] >= N_FOLDS, codes, -1)
-    if len(np.unique(codes[codes >= 0])) < 2:
-        return STRENGTHS[-1]
-    try:
-        fold = folds(codes, N_FOLDS, groups=None if groups is None else groups[some], rng=rng)
-    except ValueError:  # too few groups to keep them together
-        fold = folds(codes, N_FOLDS, rng=rng)
-    loss = np.zeros(len(STRENGTHS))
-    for number in range(N_FOLDS):
-        rest, left_out = (fold >= 0) & (fold != number), fold == number
-        for i, strength in enumerate(STRENGTHS):
-            model = _pipeline(features, strength).fit(features[rest], codes[rest])
-            learned = np.isin(codes[left_out], model.classes_)
-            proba = model.predict_proba(features[left_out][learned])
-            own = proba[np.arange(len(proba)), np.searchsorted(model.classes_, codes[left_out][learned])]
-            loss[i] -= np.log(np.maximum(own, np.finfo(np.float64).eps)).sum()
-    return STRENGTHS[int(loss.argmin())]
+    return fit_ridge(train, values, scaled=scaled)(cells)[:, 0]

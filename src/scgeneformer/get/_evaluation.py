@@ -28,7 +28,8 @@ def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str
     -------
     DataFrame with one row per model, the evaluated one first, and one column per score. For classes ``accuracy``,
     ``balanced_accuracy``, ``macro_f1``, ``auc``, ``average_precision``, ``log_loss``, ``calibration_error`` and, if they are ordinal,
-    ``mae`` and ``kappa``; for continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``.
+    ``mae`` and ``kappa``; for continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``. ``tied_with_best`` is True where a model is
+    within one standard error of the best one, see :func:`~scgeneformer.tl.evaluate`.
 
     Raises
     ------

@@ -101,6 +101,8 @@ class CrossValidation:
 class _Cells:
     """Cross-validation of cells: folds, features of baselines, predictions and scores."""
 
+    unscaled = frozenset({"expression"})  # whose last components are mostly noise
+
     def __init__(self, model: CellClassifier, task: CellTask, validation_size: float, rng: int, n_folds: int) -> None:
         self.model, self.task, self.validation_size, self.rng = model, task, validation_size, rng
         self.labels, self.samples = model.labels(), model.samples()
@@ -138,16 +140,16 @@ class _Cells:
         predictions = trained.predict(indices=test, task=self.task.name, soft=self.task.kind != "continuous")
         return np.asarray(predictions, dtype=np.float64).reshape(len(test), -1)
 
-    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray, *, scaled: bool) -> np.ndarray:
         train = train[~np.isnan(self.truth[train])]
         labels = self.truth[train]
         if self.task.kind == "continuous":
-            values = evaluation.ridge(features[train], labels, features[test])
+            values = evaluation.ridge(features[train], labels, features[test], scaled=scaled)
             return (np.asarray(values) * self.task.sd + self.task.mean).reshape(-1, 1)
         groups = None if self.samples is None else self.samples[train]
         codes, n_classes = labels.astype(np.int64), len(self.columns)
         return evaluation.logistic(
-            features[train], codes, features[test], n_classes=n_classes, groups=groups, rng=self.rng
+            features[train], codes, features[test], n_classes=n_classes, groups=groups, scaled=scaled, rng=self.rng
         )
 
     def score(self, rows: np.ndarray, predictions: np.ndarray) -> pd.Series:
@@ -165,6 +167,8 @@ class _Cells:
 
 class _Genes:
     """Cross-validation of genes: folds, features of baselines, predictions and scores."""
+
+    unscaled: frozenset[str] = frozenset()
 
     def __init__(self, model: GeneClassifier, validation_size: float, rng: int, n_folds: int) -> None:
         self.model, self.validation_size, self.rng = model, validation_size, rng
@@ -208,9 +212,11 @@ class _Genes:
         self.occurrence_scores.append(report.scores)
         return scores.proba[tokens]
 
-    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray, *, scaled: bool) -> np.ndarray:
         codes, n_classes = self.genes.codes[train], len(self.columns)
-        return evaluation.logistic(features[train], codes, features[test], n_classes=n_classes, rng=self.rng)
+        return evaluation.logistic(
+            features[train], codes, features[test], n_classes=n_classes, scaled=scaled, rng=self.rng
+        )
 
     def score(self, rows: np.ndarray, predictions: np.ndarray) -> pd.Series:
         return evaluation.classification(self.genes.codes[rows], predictions[rows], self.genes.names).scores
@@ -289,7 +295,9 @@ def _cross_validate(
         for name, values in features.items():
             finite = np.isfinite(values).all(1)  # not cells without tokens
             tested = test[finite[test]]
-            predictions[name][tested] = items.linear(values, rest[finite[rest]], tested)
+            predictions[name][tested] = items.linear(
+                values, rest[finite[rest]], tested, scaled=baselines[name] not in items.unscaled
+            )
     numbers = range(n_folds)
     scores = {(name, k): items.score(fold == k, values) for name, values in predictions.items() for k in numbers}
     table = items.table(predictions[FINE_TUNED])

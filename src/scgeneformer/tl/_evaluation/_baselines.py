@@ -77,6 +77,7 @@ def answer(
     *,
     n_classes: int | None,
     groups: np.ndarray | None,
+    scaled: bool,
     rng: int,
 ) -> np.ndarray:
     """What a linear model of the training rows says of the others: probabilities of classes, or numbers.
@@ -93,13 +94,15 @@ def answer(
         Number of classes; None for numbers.
     groups
         Of the rows to learn from.
+    scaled
+        As in :func:`scgeneformer.evaluation.logistic`.
     rng
         Seed.
     """
     train, others = features[is_train], features[~is_train]
     if n_classes is None:
-        return evaluation.ridge(train, labels, others)
-    return evaluation.logistic(train, labels, others, n_classes=n_classes, groups=groups, rng=rng)
+        return evaluation.ridge(train, labels, others, scaled=scaled)
+    return evaluation.logistic(train, labels, others, n_classes=n_classes, groups=groups, scaled=scaled, rng=rng)
 
 
 def _most_variable(train: AnnData) -> np.ndarray:

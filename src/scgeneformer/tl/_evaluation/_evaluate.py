@@ -49,8 +49,9 @@ def evaluate(
     ``"most frequent class"``
         The frequencies of classes among the training cells, whatever the cell.
 
-    For continuous labels these are ridge regressions and the mean. Features are standardised, and penalties chosen by
-    cross-validation within the training cells, donors apart where the split keeps them apart.
+    For continuous labels these are ridge regressions and the mean. Embeddings are standardised; genes are not, since that would make noise of
+    genes that hardly vary as large as the differences between types of cells. Penalties are chosen by cross-validation within the training
+    cells, donors apart where the split keeps them apart.
 
     Parameters
     ----------
@@ -81,7 +82,9 @@ def evaluate(
     ``.uns[key_added]["metrics"]``
         DataFrame of scores, one row per model, see :func:`~scgeneformer.get.evaluation`: of classes as in
         :class:`scgeneformer.evaluation.Report`, with ``mae`` and ``kappa`` if they are ordinal; of continuous labels as in
-        :func:`scgeneformer.evaluation.regression`.
+        :func:`scgeneformer.evaluation.regression`. And ``tied_with_best``: whether the accuracy (of continuous labels, the mean absolute
+        error) is within one standard error of the best model's, that of the paired differences between the two over cells. Cells are taken
+        for independent, which those of one donor are not, so that more models are alike than are marked.
     ``.uns[key_added]["per_class"]``
         DataFrame with ``precision``, ``recall``, ``f1``, ``support``, ``auc`` of each class, and the baselines' ``f1_probe`` and
         ``f1_hvg``.
@@ -158,6 +161,7 @@ def evaluate(
                 labels[train][usable[is_train]],
                 n_classes=n_classes,
                 groups=None if groups is None else groups[usable[is_train]],
+                scaled=name == "probe",
                 rng=rng,
             )
 

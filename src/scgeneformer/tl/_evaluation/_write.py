@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SETS = ("train", "validation", "test")
+TIED = "tied_with_best"
 # By the part of their slots' names; the model itself has none.
 BASELINES = {"probe": "linear probe", "hvg": "regression on HVGs"}
 
@@ -72,7 +73,9 @@ def write_evaluation(cells: AnnData, key: str, evaluated: Evaluated, **params: A
     """Score all answers, write the slots that :func:`~scgeneformer.tl.evaluate` names, and return the table of scores."""
     numbers = evaluated.kind == "continuous"
     tables = {} if numbers else _tables_of_classes(evaluated)
-    metrics = pd.DataFrame({name: _scores(evaluated, answer) for name, answer in _all_answers(evaluated).items()}).T
+    by_name = _all_answers(evaluated)
+    metrics = pd.DataFrame({name: _scores(evaluated, answer) for name, answer in by_name.items()}).T
+    metrics[TIED] = _tied(np.stack([_errors(evaluated, answer) for answer in by_name.values()]))
 
     sets = np.full(cells.n_obs, -1)
     for code, name in enumerate(SETS):
@@ -120,6 +123,21 @@ def _scores(evaluated: Evaluated, answer: np.ndarray) -> pd.Series:
         level = answer @ np.arange(n_levels)
         scores = pd.concat([scores, evaluation.regression(evaluated.truth, level, n_levels=n_levels)[["mae", "kappa"]]])
     return scores
+
+
+def _errors(evaluated: Evaluated, answer: np.ndarray) -> np.ndarray:
+    """Error of each cell, (n,): wrong or right for classes, the absolute one for numbers."""
+    if evaluated.kind == "continuous":
+        return np.abs(answer - evaluated.truth)
+    return (answer.argmax(axis=1) != evaluated.truth).astype(np.float64)
+
+
+def _tied(errors: np.ndarray) -> np.ndarray:
+    """Which models, (n_models, n) -> bool (n_models,), are at most one standard error of the paired difference behind the best one."""
+    behind = errors - errors[errors.mean(axis=1).argmin()]
+    if errors.shape[1] < 2:
+        return np.ones(len(errors), dtype=bool)
+    return behind.mean(axis=1) <= behind.std(axis=1, ddof=1) / np.sqrt(errors.shape[1])
 
 
 def _tables_of_classes(evaluated: Evaluated) -> dict[str, pd.DataFrame]:
