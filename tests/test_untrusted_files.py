@@ -156,12 +156,18 @@ def test_a_pickle_beside_an_honest_model_changes_nothing(base, world, tmp_path):
 def test_a_checkpoint_to_resume_from_runs_nothing(kind, world, tmp_path):
     root, cells = world
     made = getattr(model, kind).load(root / "saved" / kind, cells.copy())
+    plain = {"recipe": "plain"} if kind == "CellClassifier" else {}
     torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "ran")}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt was refused"):
-        made.train(max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **QUIET)
+        made.train(max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **QUIET, **plain)
     for elsewhere in ("http://127.0.0.1:9/last.ckpt", tmp_path):  # Lightning unpickles what comes from there
         with pytest.raises(FileNotFoundError, match=r"ckpt_path=.* is not a file"):
-            made.train(max_epochs=2, ckpt_path=elsewhere, **QUIET)
+            made.train(max_epochs=2, ckpt_path=elsewhere, **QUIET, **plain)
+    if plain:  # the default resumes from a folder
+        (tmp_path / "A").mkdir()
+        (tmp_path / "last.ckpt").rename(tmp_path / "A" / "last.ckpt")
+        with pytest.raises(ValueError, match=r"last\.ckpt was refused"):
+            made.train(max_epochs=2, ckpt_path=tmp_path, **QUIET)
     assert not (tmp_path / "ran").exists()
 
 

@@ -52,7 +52,7 @@ def classifier(make_cells: Callable[..., Any]) -> Any:
     sg.pp.tokenize(cells)
     sg.model.CellClassifier.setup_anndata(cells, "disease")
     model = sg.model.CellClassifier(cells, "default", freeze="all")
-    model.train(1, accelerator="cpu", precision="32-true", enable_progress_bar=False)
+    model.train(1, recipe="plain", accelerator="cpu", precision="32-true", enable_progress_bar=False)
     return model
 
 

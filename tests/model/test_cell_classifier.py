@@ -40,7 +40,8 @@ def start(vocabulary):
 
 @pytest.fixture
 def quick(quick):
-    return quick | {"learning_rate": 5e-3, "token_budget": 300}
+    """One run, of which each epoch is validated."""
+    return quick | {"learning_rate": 5e-3, "token_budget": 300, "recipe": "plain"}
 
 
 def make(cells, start, labels="type", *, sample=None, **kwargs) -> CellClassifier:
@@ -71,7 +72,7 @@ def test_learns_and_labels_the_unlabelled(cells, start, quick):
 
 
 def test_scores_are_those_of_transformers(cells, start, quick, tmp_path):
-    model = make(cells, start, pooling="cls")
+    model = make(cells, start, pooling="cls", head="bert")
     model.train(2, **quick)
     model.export(tmp_path)
     theirs = BertForSequenceClassification.from_pretrained(tmp_path).eval()
@@ -142,7 +143,7 @@ def test_missing_labels_do_not_train(cells, start, quick):
 
 @pytest.mark.parametrize("freeze", [0, 1, 2, "all"])
 def test_frozen_layers_keep_their_weights(cells, start, quick, freeze):
-    model = make(cells, start, freeze=freeze)
+    model = make(cells, start, freeze=freeze, head="bert")
     before = weights(model)
     model.train(1, **quick, weight_decay=0.1)
     moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
@@ -299,27 +300,29 @@ def test_as_a_model_for_the_tools(cells, start, quick):
     np.testing.assert_allclose(cells.obsm["X_geneformer"], expected, atol=1e-6)
 
 
-def test_adapters_are_trained_saved_and_merged(cells, start, quick, tmp_path):
-    model = make(cells, start, lora=2)
+@pytest.mark.parametrize(("head", "atol"), [("bert", 1e-5), ("linear", 1e-4)])
+def test_adapters_are_trained_saved_and_merged(cells, start, quick, tmp_path, head, atol):
+    """Standardised states are small differences, and show the rounding of what is merged."""
+    model = make(cells, start, lora=2, head=head)
     model.train(2, **quick)
     model.save_adapter(tmp_path / "adapter")
     model.save(tmp_path / "model")
     expected = model.scores()
-    twin = make(cells, start)
+    twin = make(cells, start, head=head)
     twin.load_adapter(tmp_path / "adapter")
-    np.testing.assert_allclose(twin.scores(), expected, atol=1e-5)
+    np.testing.assert_allclose(twin.scores(), expected, atol=atol)
     twin.save(tmp_path / "twin")
-    np.testing.assert_allclose(CellClassifier.load(tmp_path / "twin").scores(cells), expected, atol=1e-5)
+    np.testing.assert_allclose(CellClassifier.load(tmp_path / "twin").scores(cells), expected, atol=atol)
     loaded = CellClassifier.load(tmp_path / "model", cells)
     np.testing.assert_allclose(loaded.scores(), expected, atol=1e-6)
     encoder = loaded.encoder.state_dict()
     loaded.export(tmp_path / "plain")
     assert loaded.encoder.state_dict().keys() == encoder.keys()  # exporting merges a copy
     plain = CellClassifier.from_pretrained(tmp_path / "plain")
-    np.testing.assert_allclose(plain.scores(cells), expected, atol=1e-5)
+    np.testing.assert_allclose(plain.scores(cells), expected, atol=atol)
     loaded.merge_lora()
     loaded.save(tmp_path / "merged")
-    np.testing.assert_allclose(CellClassifier.load(tmp_path / "merged").scores(cells), expected, atol=1e-5)
+    np.testing.assert_allclose(CellClassifier.load(tmp_path / "merged").scores(cells), expected, atol=atol)
 
 
 def test_adapters_of_some_blocks_only_are_kept(cells, start, quick, tmp_path):
@@ -372,7 +375,7 @@ def test_data_that_cannot_be_learned_from(cells, start, toy, tmp_path):
 
 def test_best_weights_are_kept(cells, start, quick):
     """A rate that destroys what was learned: the model is left with the epoch that validated best."""
-    model = make(cells, start)
+    model = make(cells, start, head="bert")
     seen = []
 
     class Record(pl.Callback):
@@ -396,7 +399,7 @@ def test_a_folder_that_cannot_be_written_to_stops_before_the_first_step(cells, s
 
 
 def test_gradients_that_are_no_numbers_never_reach_the_weights(cells, start, quick, tmp_path):
-    model = make(cells, start)
+    model = make(cells, start, head="bert")
     before = weights(model)
     model.module.network.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(FloatingPointError, match="norm of the gradient became nan at step 0 "):

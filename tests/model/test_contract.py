@@ -53,6 +53,12 @@ def cells(ranked) -> ad.AnnData:
     return ranked
 
 
+@pytest.fixture
+def quick(quick, case) -> dict:
+    """One run of each class, though classifiers of cells may train several times, or not at all."""
+    return quick | ({"recipe": "plain"} if case.cls is CellClassifier else {})
+
+
 @pytest.fixture(params=KINDS)
 def case(request, vocabulary, start) -> Case:
     lists = {"late": vocabulary.ids[16:28].tolist(), "early": vocabulary.ids[4:16].tolist()}

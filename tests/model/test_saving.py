@@ -44,7 +44,8 @@ def made(request, model, ranked, start):
         pytest.importorskip("peft")
         CellClassifier.setup_anndata(ranked, "type")
         trained = CellClassifier(ranked, start, lora={"rank": 2, "targets": ("query", "up")})
-    trained.train(1, accelerator="cpu", precision="32-true", token_budget=512, enable_progress_bar=False)
+    recipe = {"recipe": "plain"} if request.param == "adapters" else {}
+    trained.train(1, accelerator="cpu", precision="32-true", token_budget=512, enable_progress_bar=False, **recipe)
     return trained
 
 

@@ -32,7 +32,7 @@ def test_perturbed_cells_train_the_encoder_that_is_perturbed(screen):
     torch.manual_seed(0)
     model = sg.model.CellClassifier(screen, "default", task_weights={STATE: 1.0, GENE: 0.5})
     assert [task.name for task in model.tasks] == [STATE, GENE]
-    model.train(2, token_budget=1024, precision="32-true", accelerator="cpu", enable_progress_bar=False)
+    model.train(2, recipe="plain", token_budget=1024, precision="32-true", accelerator="cpu", enable_progress_bar=False)
     assert {f"validation_{STATE}_loss", f"validation_{GENE}_loss"} <= set(model.history)
     told = model.predict(task=GENE, soft=True)
     assert set(told) == set(screen.obs[GENE].dropna())

@@ -19,6 +19,7 @@ QUICK = {
     "accelerator": "cpu",
     "precision": "32-true",
     "learning_rate": 3e-3,
+    "recipe": "plain",
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }

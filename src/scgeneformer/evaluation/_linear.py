@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from sklearn.pipeline import Pipeline
 
-    Features: TypeAlias = "np.ndarray | sparse.csr_matrix | sparse.csr_array"
-
+Features: TypeAlias = np.ndarray | sparse.csr_matrix | sparse.csr_array
 # Inverse strengths of the penalty to choose from. Without scaling, features such as log-normalised genes vary by less than 1.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 STRENGTHS_UNSCALED = (*STRENGTHS, 1e1, 1e2)

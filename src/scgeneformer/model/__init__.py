@@ -8,6 +8,7 @@ from ._gene_classifier import GeneClassifier
 from ._geneformer import Geneformer
 from ._presets import presets, recipe
 from .corpus._corpus import Corpus
+from .recipes._selection import Selection
 from .tuning._space import default_space
 from .tuning._tune import TuneResult, tune
 
@@ -17,6 +18,7 @@ __all__ = [
     "CrossValidation",
     "GeneClassifier",
     "Geneformer",
+    "Selection",
     "TuneResult",
     "default_space",
     "presets",

@@ -14,11 +14,12 @@ from ._cross_validation import CrossValidation, cross_validate_cells
 from ._labelled_cells import LabelledCells
 from .data._cell_labels import CellTask, output_names, task_of_others
 from .data._fields import LABELS_PREFIX, field_registry, registry_without_data, tasks_of
-from .data._rows import TokenRows
 from .data._splits import Sizes, choose_split
 from .objectives._cells import CellClassifierModule, CellLabels, class_weights_of, task_weights_of
+from .recipes._cells import TrainingCells
+from .recipes._recipe import resolve_recipe, train_by
+from .recipes._selection import Selection
 from .training._options import train_options
-from .training._train import loader_options, run_training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
     from .training._options import TrainOptions
 
-_TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others ignore
+_TASKS, _TEMPERATURES, _SELECTED = (
+    "tasks",
+    "temperatures",
+    "selected",
+)  # keys of ours in config.json, which others ignore
 
 
 @doc_params(**DOCS)
@@ -48,6 +54,9 @@ class CellClassifier(LabelledCells):
     pooling
         State of a cell: ``"cls"``, that of the first token, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with learned
         weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has that token, else to the mean.
+    head
+        ``"linear"``, one layer on standardised states, which can begin as a linear probe; or ``"bert"``, a layer with tanh and a linear one, as of
+        official checkpoints. Defaults to the first.
     {dropout}
     task_weights
         Weight of the loss of each column. Defaults to equal weights.
@@ -78,6 +87,7 @@ class CellClassifier(LabelledCells):
         lora: int | Mapping[str, Any] | None = None,
         quantize: Literal["nf4"] | None = None,
         pooling: Literal["cls", "mean", "attention"] | None = None,
+        head: Literal["linear", "bert"] | None = None,
         dropout: float | None = None,
         attention_dropout: float = 0.0,
         task_weights: Mapping[str, float] | None = None,
@@ -90,8 +100,10 @@ class CellClassifier(LabelledCells):
         self.tasks = tasks_of(self.registry)
         if pooling is None or (pooling != "attention" and config is None):
             pooling = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
+        if head is None:  # with a config: of a model that was saved when all had that of BERT
+            head = "linear" if config is None else "bert"
         n_outputs = sum(task.n_outputs for task in self.tasks)
-        network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special)
+        network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special, head)
         start.fill(network.encoder)
         limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
         weights = task_weights_of(self.tasks, task_weights)
@@ -99,18 +111,26 @@ class CellClassifier(LabelledCells):
         self._init_start(start)
         self.temperature_: dict[str, float] = {}
         self.reference_: dict[str, dict[str, np.ndarray]] = {}
+        self.selected_: dict[str, Any] | None = None
+        self.histories_: dict[str, dict[str, pd.DataFrame]] = {}
         self._model_summary_string = (
             f"CellClassifier of {', '.join(f'{t.name} ({t.kind})' for t in self.tasks)}: {start.config.n_layers} layers, "
-            f"width {start.config.width}, pooling {pooling}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
+            f"width {start.config.width}, pooling {pooling}, head {head}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
         )
         pretrained, config = None, start.saved_config  # saved models hold their weights themselves
         self.init_params_ = self._get_init_params(locals())
 
-    @train_options(learning_rate=2e-4, warmup=0.1, keep_best="validation_loss")
+    @property
+    def selected(self) -> Selection | None:
+        """Which classifier the last training kept, and why; None if there was no choice."""
+        return None if self.selected_ is None else Selection.restored(self.selected_, self.histories_)
+
+    @train_options(learning_rate=None, warmup=None, keep_best="auto")
     def train(
         self,
-        max_epochs: int = 10,
+        max_epochs: int | None = None,
         *,
+        recipe: Literal["auto", "probe", "plain", "official"] | None = None,
         split: evaluation.Split | str | None = None,
         train_size: float = 0.8,
         validation_size: float = 0.1,
@@ -124,7 +144,21 @@ class CellClassifier(LabelledCells):
         Parameters
         ----------
         max_epochs
-            Maximum number of passes over the training cells.
+            Maximum number of passes over the training cells. Defaults to that of the recipe.
+        recipe
+            ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` or
+            :func:`~scgeneformer.evaluation.fit_ridge` on the states of the pretrained encoder, which become the head), fine-tune from there, and
+            keep what has the least loss on the validation cells; the probe, unless the difference is larger than its standard error
+            (:attr:`selected`). Run A starts from the probe, run B from one with a hundred times stronger penalties and balanced classes, with a
+            larger learning rate; B is left out if there are more than three classes and one has fewer than 50 training cells. Each takes 8 epochs,
+            but 250 to 3,000 steps of at most 16 cells, and counts by its end. With fewer than 50 validation cells, or fewer than 3 of a class, or
+            ``freeze="all"``, there is no run. A given `learning_rate` is that of a single run from the probe.
+
+            ``"probe"``: the linear probe only. ``"plain"``, the default for the head of BERT: one run of 10 epochs at a learning rate of 2e-4, which
+            leaves the weights with the least ``validation_loss``. ``"official"``: one run with the options of the official tool, one epoch at
+            5e-5, 12 cells per step, a warm-up of 500 steps (at most a tenth of them).
+
+            `learning_rate`, `warmup` (a tenth of the steps) and `keep_best` are the recipe's unless they are given.
         split
             Cells that train, validate and test: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
             ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn by sample if the data were set up with samples, or else
@@ -143,13 +177,16 @@ class CellClassifier(LabelledCells):
         Notes
         -----
         Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``,
-        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task if there are several. After training,
-        the scores are calibrated on the validation cells (:meth:`calibrate`).
+        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task if there are several. With recipe
+        ``"auto"`` it is that of the run that was kept, empty for the probe, and has nothing of validation, which takes place at the end of a run;
+        `checkpoints` gets a folder for each run, and `ckpt_path` is the folder that was given as `checkpoints`. After training, the scores
+        are calibrated on the validation cells (:meth:`calibrate`).
 
         Raises
         ------
         ValueError
-            If there are no data, if classes or samples are too few to split, or if sets share a sample.
+            If there are no data, if classes or samples are too few to split, if sets share a sample, or if an option has no meaning with the
+            recipe.
         {raises}
 
         Examples
@@ -157,10 +194,17 @@ class CellClassifier(LabelledCells):
         >>> sg.pp.tokenize(adata, "default")
         >>> sg.model.CellClassifier.setup_anndata(adata, "disease")
         >>> model = sg.model.CellClassifier(adata, "default", freeze=2)
-        >>> model.train(max_epochs=2, learning_rate=1e-3, class_weights="balanced", balance=["cell_type"])
-        >>> len(model.history["validation_macro_f1"])  # one value per epoch
+        >>> model.train(class_weights="balanced", balance=["cell_type"])
+        >>> model.selected.reason
+        'too few validation cells to tell (3; it takes 50, and 3 of each class)'
+
+        One run, of which each epoch is validated:
+
+        >>> model.train(2, recipe="plain", learning_rate=1e-3)
+        >>> len(model.history["validation_macro_f1"])
         2
         """
+        by = resolve_recipe(self, recipe, max_epochs, options)
         tokens, lengths = self._training_tokens()
         labels, samples = self.labels(), self.samples()
         sizes: Sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
@@ -169,11 +213,12 @@ class CellClassifier(LabelledCells):
             self._cells(), self.tasks, labels, split, samples=samples, balance=balance, rng=options["rng"], **sizes
         )
         weights = class_weights_of(self.tasks, labels[chosen.train], class_weights)
-        sets = {name: getattr(chosen, name) for name in SETS}
-        objective = CellLabels(self.tasks, labels, chosen)
-        rows = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader_options(options))
-        self.module.class_weights, self.split_, self.temperature_, self.reference_ = weights, sets, {}, {}
-        run_training(self, objective, rows, max_epochs=max_epochs, options=options)
+        cells = TrainingCells(tokens, lengths, labels, samples, chosen, CellLabels(self.tasks, labels, chosen))
+        self.module.class_weights, self.split_ = weights, {name: getattr(chosen, name) for name in SETS}
+        self.temperature_, self.reference_, self.selected_, self.histories_ = {}, {}, None, {}
+        selection = train_by(by, self, cells, max_epochs, options)
+        if selection is not None:
+            self.selected_, self.histories_ = selection.state, selection.histories
         self.calibrate()
 
     def calibrate(self) -> dict[str, float]:
@@ -190,7 +235,7 @@ class CellClassifier(LabelledCells):
 
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)
-        self.temperature_, self.reference_ = {}, {}  # of other weights
+        self.temperature_, self.reference_, self.selected_, self.histories_ = {}, {}, None, {}  # of other weights
 
     def cross_validate(
         self,
@@ -214,14 +259,15 @@ class CellClassifier(LabelledCells):
         task
             Column to predict, if the model learns several.
         validation_size
-            Fraction of the cells outside the fold that select the best weights and calibrate the scores; 0 for none.
+            Fraction of the cells outside the fold that select the classifier and calibrate the scores; 0 for none, and so for linear
+            probes unless ``recipe="plain"``.
         baselines
             Linear models on the same folds: ``"probe"``, on the embedding of the pretrained model; ``"expression"``, on principal components
             of the log-normalised expression, which needs the counts that the tokens were made from.
         rng
             Seed of folds, splits, new heads, dropout and the order of cells.
         **train_kwargs
-            For :meth:`train`. `checkpoints` gets a folder for each fold.
+            For :meth:`train`, such as `recipe`. `checkpoints` gets a folder for each fold.
 
         Returns
         -------
@@ -248,7 +294,7 @@ class CellClassifier(LabelledCells):
 
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
-        return output_names(self.tasks), ours
+        return output_names(self.tasks), ours | {_SELECTED: self.selected_}
 
     @classmethod
     def from_pretrained(
@@ -294,6 +340,6 @@ class CellClassifier(LabelledCells):
             cls.__name__, vocabulary.name, vocabulary.hash, setup_args=setup, fields=fields
         )
         shape = asdict(network.encoder.config)
-        model = cls(config=shape, vocabulary=vocabulary, pooling=network.pooling, registry=registry)
-        model.temperature_ = dict(config.get(_TEMPERATURES, {}))
+        model = cls(config=shape, vocabulary=vocabulary, pooling=network.pooling, head=network.head, registry=registry)
+        model.temperature_, model.selected_ = dict(config.get(_TEMPERATURES, {})), config.get(_SELECTED)
         return model._init_pretrained(network, adata)

@@ -148,8 +148,9 @@ class Classifier(TransformerModel):
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
 
-        In transformers, a classifier of one column of categories with `pooling` ``"cls"`` is a ``BertForSequenceClassification`` with the
-        same scores, and a classifier of genes a ``BertForTokenClassification``. Adapters are merged into the weights, and quantized weights
+        In transformers, a classifier of one column of categories with ``pooling="cls"`` and ``head="bert"`` is a
+        ``BertForSequenceClassification`` with the same scores, another classifier of cells an encoder, and a classifier of genes a
+        ``BertForTokenClassification``. Adapters are merged into the weights, and quantized weights
         are written as float32.
 
         Parameters

@@ -98,7 +98,7 @@ class Standardise(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
         before = self.mean, self.sd
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.mean.dtype != torch.float32:
             self.mean, self.sd = (value.to(self.mean.device) for value in before)
         return self

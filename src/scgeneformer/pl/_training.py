@@ -66,7 +66,7 @@ def training(
     history = {name: frame.iloc[:, 0].dropna() for name, frame in _history(model).items()}
     names = {name: metrics for name in KINDS if (metrics := _names(history, name))}
     if not names:
-        msg = "The history is empty. Call `model.train()` first."
+        msg = "The history is empty. Call `model.train()` first; if it kept a linear probe, the runs are in `model.selected.histories`."
         raise ValueError(msg)
     own_figure = ax is None
     kinds = [kind] if kind else list(names) if own_figure else ["loss"]

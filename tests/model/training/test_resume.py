@@ -68,7 +68,7 @@ def new(ranked, vocabulary, start, corpus) -> dict[str, Callable[[], tuple[Any, 
 
     def classes_of_cells():
         CellClassifier.setup_anndata(ranked, "half")
-        return CellClassifier(ranked, start, dropout=0.2), {}
+        return CellClassifier(ranked, start, dropout=0.2), {"recipe": "plain"}
 
     def classes_of_genes():
         GeneClassifier.setup_anndata(ranked)

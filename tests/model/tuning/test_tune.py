@@ -211,6 +211,8 @@ def test_a_classifier_by_macro_f1(cluster, toys, tmp_path):
         ({"train_params": {"checkpoints": "folder"}}, "the same checkpoints"),
         ({"train_params": {"max_epochs": 3}}, "argument of tune"),
         ({"mode": "least"}, "mode='least'"),
+        ({"train_params": {"recipe": "auto"}}, "recipe='auto'"),
+        ({"space": {"recipe": ["plain", "official"]}}, "a trial is one run"),
         ({"scheduler": "hyperband"}, "scheduler='hyperband'"),
         ({"searcher": "grid"}, "searcher='grid'"),
         ({"n_trials": 0}, "n_trials=0"),

@@ -116,7 +116,7 @@ def run_training(
             runner()
 
 
-def loader_options(options: TrainOptions) -> dict[str, Any]:
+def loader_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `TrainOptions` that concern the batches, as arguments of `TokenRows`."""
     budget = options["token_budget"] or token_budget_of(device_of(options["accelerator"]))
     shared = {"batch_size": options["batch_size"], "token_budget": budget, "seed": options["rng"]}

@@ -6,6 +6,7 @@ trial, cannot resume after an interrupt and returns no model. What both have has
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from scgeneformer.model._base import TransformerModel
 
 _SCHEDULERS = ("asha", "fifo")
+_RECIPES = ("plain", "official")  # of one run, that each epoch is validated in
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,7 @@ def tune(
     max_epochs
         Number of epochs of each trial, unless it is in the space.
     model_params, train_params
-        Arguments of the constructor and of ``train`` that all trials share.
+        Arguments of the constructor and of ``train`` that all trials share. Classifiers of cells are trained by ``recipe="plain"``.
     searcher
         ``"random"`` draws each trial independently; ``"hyperopt"`` uses tree-structured Parzen estimators and the results so far.
     scheduler
@@ -169,10 +171,14 @@ def tune(
     if {"checkpoints", "ckpt_path"} & set(fixed_train):
         msg = "All trials would write the same checkpoints: leave them out of train_params. The best model of each is kept anyway."
         raise ValueError(msg)
+    if "recipe" in (space or {}):
+        msg = "space has recipe, but a trial is one run, whose options are searched. Give one of ('plain', 'official') in train_params."
+        raise ValueError(msg)
     resolved = resolve_space(model_cls, space, [*fixed_model, *fixed_train], metric)
     if mode is None:
         mode = "min" if metric.endswith(("loss", "error")) else "max"
     _check_choices(mode=(mode, ("min", "max")), scheduler=(scheduler, _SCHEDULERS))
+    _check_choices(recipe=(fixed_train.get("recipe", _RECIPES[0]), _RECIPES))
     _check_counts(n_trials=n_trials, max_epochs=max_epochs, grace_period=grace_period)
     algorithm = searcher_named(searcher, rng)
     if not isinstance(adata, AnnData):
@@ -197,6 +203,7 @@ def tune(
     with running(resources or {}) as wanted:
         defaults: dict[str, Any] = {"max_epochs": max_epochs, "rng": rng, "devices": 1, "enable_progress_bar": False}
         defaults |= {} if wanted["gpu"] else {"accelerator": "cpu"}
+        defaults |= {"recipe": _RECIPES[0]} if "recipe" in inspect.signature(model_cls.train).parameters else {}
         search = Search(
             model_cls=model_cls,
             adata=portable(adata, registry),

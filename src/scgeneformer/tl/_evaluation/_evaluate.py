@@ -174,7 +174,7 @@ def evaluate(
         truth=labels[rows] if target.kind == "continuous" else labels[rows].astype(np.int64),
         training=labels[train],
         answers=answers,
-        name="trained head" if classifier.module.frozen else "fine-tuned",
+        name="trained head" if _encoder_as_it_was(classifier) else "fine-tuned",
     )
     pretrained = classifier.to_pretrained()
     metrics = write_evaluation(
@@ -194,6 +194,11 @@ def evaluate(
     logg.info(metrics.to_string(float_format="{:.3f}".format))
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, scores (adata.uns), sets (adata.obs)")
     return adata if copy else None
+
+
+def _encoder_as_it_was(classifier: CellClassifier) -> bool:
+    """Whether the classifier has the encoder that training started from."""
+    return classifier.module.frozen or (classifier.selected is not None and classifier.selected.kept == "probe")
 
 
 def _names(baselines: bool | Sequence[str]) -> tuple[str, ...]:  # noqa: FBT001 - what the keyword of `evaluate` was given

@@ -1,0 +1,62 @@
+"""The recipes by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._portfolio import check_portfolio, train_portfolio
+from ._selection import PROBE
+from ._single import OWN, SINGLE, train_single
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scgeneformer.model._cell_classifier import CellClassifier
+
+    from ._cells import TrainingCells
+    from ._selection import Selection
+
+RECIPES = ("auto", PROBE, *SINGLE)
+_OF_RUNS = ("max_epochs", "max_steps", "learning_rate", "warmup", "checkpoints", "ckpt_path")
+
+
+def resolve_recipe(
+    model: CellClassifier, recipe: str | None, max_epochs: int | None, options: Mapping[str, Any]
+) -> str:
+    """The name of the recipe; by default ``"auto"`` for a linear head, and ``"plain"`` for another.
+
+    Raises
+    ------
+    FileNotFoundError, OSError, ValueError
+        If there is no such recipe, it is not for this head, or an option has no meaning with it.
+    """
+    head = model.module.network.head
+    if recipe is None:
+        recipe = "auto" if head == "linear" else "plain"
+    if recipe not in RECIPES:
+        msg = f"recipe={recipe!r} is not one of {RECIPES}."
+        raise ValueError(msg)
+    if recipe in SINGLE:
+        return recipe
+    if head != "linear":
+        msg = f"recipe={recipe!r} needs a linear head, and this model has that of BERT. Make it with head='linear', or train with recipe='plain'."
+        raise ValueError(msg)
+    if recipe == "auto":
+        check_portfolio(options)
+        return recipe
+    given = [name for name in _OF_RUNS if {**options, "max_epochs": max_epochs}[name] is not None]
+    given += [name for name, idle in (("keep_best", OWN), ("early_stopping", False)) if options[name] != idle]
+    if given:
+        msg = f"recipe='probe' fits the head without a run, to which {given} would apply. Leave them out, or choose recipe='auto'."
+        raise ValueError(msg)
+    return recipe
+
+
+def train_by(
+    recipe: str, model: CellClassifier, cells: TrainingCells, max_epochs: int | None, options: Mapping[str, Any]
+) -> Selection | None:
+    """Train `model`; return what was selected, if there was a choice."""
+    if recipe in SINGLE:
+        train_single(model, cells, recipe, max_epochs, options)
+        return None
+    return train_portfolio(model, cells, recipe, max_epochs, options)

@@ -1,0 +1,165 @@
+"""Which classifier is kept: losses of validation cells, their paired differences, and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scgeneformer import evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from scgeneformer.model.data._cell_labels import CellTask
+
+PROBE = "probe"
+LEAST_CELLS, LEAST_OF_A_CLASS = 50, 3  # validation cells that tell anything
+COLUMNS = ("learning_rate", "steps", "criterion", "difference", "standard_error")
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which classifier a training kept, and why.
+
+    Attributes
+    ----------
+    kept
+        ``"probe"``, the linear probe; or the run that was kept: ``"A"``, which started from the probe, or ``"B"``, which started from a
+        shrunk one.
+    reason
+        Why, in one line.
+    n_validation
+        Number of validation cells.
+    table
+        One row per classifier: `learning_rate`, `steps`; `criterion`, the loss of the validation cells by which it was chosen; its `difference` to
+        that of the probe, with the `standard_error` of this difference; and scores of the validation cells, such as `accuracy` and
+        `macro_f1`. Empty without validation cells.
+    histories
+        Histories of the runs, kept or not.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.model.CellClassifier.setup_anndata(adata, "disease")
+    >>> model = sg.model.CellClassifier(adata, "default", freeze="all")
+    >>> model.train()
+    >>> model.selected.kept, model.selected.reason
+    ('probe', 'only the head is trained, and the probe is its best fit')
+    """
+
+    kept: str
+    reason: str
+    n_validation: int
+    table: pd.DataFrame
+    histories: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict, repr=False)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Plain values for a file, without the histories."""
+        rows = {
+            str(name): {str(k): None if np.isnan(v) else float(v) for k, v in row.items()}
+            for name, row in self.table.iterrows()
+        }
+        return {"kept": self.kept, "reason": self.reason, "n_validation": self.n_validation, "table": rows}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], histories: dict[str, dict[str, pd.DataFrame]]) -> Self:
+        """The selection of a `state`."""
+        table = pd.DataFrame.from_dict(dict(state["table"]), orient="index", dtype=np.float64)
+        return cls(state["kept"], state["reason"], state["n_validation"], table, histories)
+
+
+class Judge:
+    """Compares classifiers on the same validation cells.
+
+    The criterion is the mean loss after calibration: of classes the mean over classes of the negative log-likelihood of their cells, since rare
+    classes count as much as others in what is reported; of numbers half the squared error. It is a mean over tasks, with their weights in
+    the loss.
+
+    Parameters
+    ----------
+    tasks
+        The columns of labels.
+    labels
+        Of the validation cells, (n, tasks), NaN where missing.
+    task_weights
+        Weight of each task.
+    """
+
+    def __init__(self, tasks: Sequence[CellTask], labels: np.ndarray, task_weights: Mapping[str, float]) -> None:
+        self.tasks, self.labels = tasks, labels
+        total = sum(task_weights.values()) or 1.0
+        self.shares = [task_weights[task.name] / total for task in tasks]
+        self.weights = np.zeros(labels.shape)  # of each loss in the criterion
+        for i, groups in enumerate(map(self._classes, range(len(tasks)))):
+            for cells in groups:
+                self.weights[cells, i] = self.shares[i] / (len(groups) * len(cells))
+
+    def too_few(self) -> bool:
+        """Whether there are too few cells, or too few of some class, to tell classifiers apart."""
+        groups = [self._classes(i) for i in range(len(self.tasks))]
+        few = [sum(map(len, of_task)) < LEAST_CELLS for of_task in groups]
+        rare = [
+            len(of_task) < len(task.classes) or any(len(cells) < LEAST_OF_A_CLASS for cells in of_task)
+            for task, of_task in zip(self.tasks, groups, strict=True)
+            if task.kind != "continuous"
+        ]
+        return any(few) or any(rare)
+
+    def losses(self, scores: np.ndarray) -> np.ndarray:
+        """Loss of each cell by these scores of all tasks, (n, outputs) -> (n, tasks); 0 where there is no label."""
+        by_task = np.split(scores, np.cumsum([task.n_outputs for task in self.tasks])[:-1], axis=1)
+        losses = np.zeros(self.labels.shape)
+        for i, (task, values) in enumerate(zip(self.tasks, by_task, strict=True)):
+            labelled = ~np.isnan(self.labels[:, i])
+            if labelled.any():
+                losses[labelled, i] = _losses(task, values[labelled], self.labels[labelled, i])
+        return losses
+
+    def criterion(self, losses: np.ndarray) -> float:
+        """What is compared; less is better."""
+        return float((self.weights * losses).sum())
+
+    def standard_error(self, differences: np.ndarray) -> float:
+        """Standard error of the criterion of `differences` of losses, (n, tasks), over cells within classes; a cell is one item in all tasks."""
+        residuals = np.zeros(len(differences))
+        for i in range(len(self.tasks)):
+            for cells in self._classes(i):
+                n, values = len(cells), differences[cells, i]
+                spread = (values - values.mean()) * np.sqrt(n / (n - 1)) if n > 1 else 0.0
+                residuals[cells] += self.weights[cells, i] * spread
+        return float(np.sqrt(residuals @ residuals))
+
+    def _classes(self, i: int) -> list[np.ndarray]:
+        """Cells of each class of a task that occurs, or all labelled ones."""
+        labels = self.labels[:, i]
+        if self.tasks[i].kind == "continuous":
+            return [cells for cells in [np.flatnonzero(~np.isnan(labels))] if len(cells)]
+        return [np.flatnonzero(labels == code) for code in np.unique(labels[~np.isnan(labels)])]
+
+
+def _losses(task: CellTask, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if task.kind == "continuous":
+        return 0.5 * (scores[:, 0].astype(np.float64) - labels) ** 2
+    codes = labels.astype(np.int64)
+    temperature = evaluation.temperature(scores, codes) if task.kind == "categorical" else 1.0
+    log_proba = task.log_proba(torch.from_numpy(scores.astype(np.float64) / temperature)).numpy()
+    return -log_proba[np.arange(len(codes)), codes]
+
+
+def reason_of(kept: str, table: pd.DataFrame, n: int) -> str:
+    """One line that says what the table says."""
+    probe = f"{table.loc[PROBE, 'criterion']:.3g}"
+    runs = table.drop(index=PROBE)
+    if kept == PROBE:
+        told = "; ".join(
+            f"{name}: {r.criterion:.3g}, probe {probe} ± {r.standard_error:.2g}" for name, r in runs.iterrows()
+        )
+        return f"fine-tuning did not beat it on {n} validation cells ({told})"
+    error = f"{table.loc[kept, 'standard_error']:.2g}"
+    return f"validation loss {table.loc[kept, 'criterion']:.3g}, probe {probe} ± {error}, on {n} validation cells"

@@ -1,0 +1,49 @@
+"""Recipes of one run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._probe import standardise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scgeneformer.model._cell_classifier import CellClassifier
+
+    from ._cells import TrainingCells
+
+OWN = "auto"  # what keep_best is until it is given; other options are None
+WARMUP = 0.1
+SINGLE: dict[str, dict[str, Any]] = {
+    "plain": {"max_epochs": 10, "learning_rate": 2e-4, "keep_best": "validation_loss", "batch_size": None},
+    "official": {"max_epochs": 1, "learning_rate": 5e-5, "keep_best": None, "batch_size": 12},
+}
+_OFFICIAL_WARMUP = 500  # steps, but no more than the usual share of a run
+_STANDARDISED_BY = 2000  # cells
+
+
+def train_single(
+    model: CellClassifier, cells: TrainingCells, recipe: str, max_epochs: int | None, options: Mapping[str, Any]
+) -> None:
+    """Train `model` once, with the options of `recipe` where they are not given."""
+    own, options = SINGLE[recipe], dict(options)
+    max_epochs = own["max_epochs"] if max_epochs is None else max_epochs
+    if options["learning_rate"] is None:
+        options["learning_rate"] = own["learning_rate"]
+    if options["keep_best"] == OWN:
+        options["keep_best"] = own["keep_best"]
+    if options["batch_size"] is None and options["token_budget"] is None:
+        options["batch_size"] = own["batch_size"]
+    if options["warmup"] is None:
+        n_steps = max_epochs * len(cells.batches(options).train_dataloader())
+        long = recipe == "official" and n_steps * WARMUP > _OFFICIAL_WARMUP
+        options["warmup"] = _OFFICIAL_WARMUP if long else WARMUP
+    network = model.module.network
+    if network.head == "linear" and not model.is_trained_:
+        training = cells.with_tokens("train")
+        some = np.random.default_rng(options["rng"]).permutation(training)[:_STANDARDISED_BY]
+        standardise(network, model._classify(cells.tokens[np.sort(some)]).states)
+    cells.train(model, max_epochs, options)

@@ -1,0 +1,58 @@
+"""Cells of two or four types and a small model, with as many validation cells as a choice takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scgeneformer import evaluation
+from scgeneformer.model import CellClassifier, Geneformer
+
+TOKENS = "geneformer_tokens"
+
+
+@pytest.fixture
+def cells(toy, vocabulary):
+    """Types and halves of them that one in ten cells has wrong, ordered doses, ages; some of each are missing."""
+    adata = toy[1](260, vocabulary)
+    rng = np.random.default_rng(0)
+    kind = (adata.obsm[TOKENS][:, 1].astype(int) - 4) // 10
+    shown = np.where(rng.random(260) < 0.1, rng.integers(0, 4, 260), kind)
+    adata.obs["type"] = pd.Categorical([f"type {k}" for k in shown])
+    adata.obs["half"] = np.where(shown < 2, "low", "high")
+    adata.obs["dose"] = pd.Categorical(shown, categories=[0, 1, 2, 3], ordered=True)
+    adata.obs["age"] = 10.0 * kind + rng.normal(size=260)
+    adata.obs.loc[adata.obs_names[1::9], "age"] = np.nan
+    adata.obs.loc[adata.obs_names[2::9], "dose"] = np.nan
+    adata.obs["donor"] = [f"donor {i % 13}" for i in range(260)]
+    return adata
+
+
+@pytest.fixture
+def split() -> evaluation.Split:
+    return evaluation.Split(np.arange(160), np.arange(160, 240), np.arange(240, 260))
+
+
+@pytest.fixture
+def start(vocabulary):
+    torch.manual_seed(0)
+    shape = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 16, "dropout": 0.1}
+    return Geneformer(vocabulary=vocabulary, **shape)
+
+
+@pytest.fixture
+def make(cells, start):
+    def make(labels="half", *, sample=None, **kwargs) -> CellClassifier:
+        CellClassifier.setup_anndata(cells, labels, sample_key=sample)
+        torch.manual_seed(1)
+        return CellClassifier(cells, start, **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def short(quick, split) -> dict:
+    """A short run on the split; without `token_budget` the batches are the recipe's."""
+    return quick | {"split": split, "max_epochs": 2, "token_budget": None}

@@ -1,0 +1,167 @@
+"""What is kept is never worse than the probe on the validation cells, and the model says why it was kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy
+import torch
+
+from scgeneformer import evaluation
+from scgeneformer.model import CellClassifier
+from scgeneformer.model.data._cell_labels import CellTask
+from scgeneformer.model.recipes._selection import Judge, Selection
+
+
+def class_balanced(model, task: str, cells: np.ndarray) -> float:
+    """Mean over classes of the mean negative log-likelihood of their cells, by what the model predicts."""
+    target = model.task(task)
+    labels = model.labels()[cells, model.tasks.index(target)]
+    proba = model.predict(indices=cells, soft=True, task=task).to_numpy()
+    known = ~np.isnan(labels)
+    own = proba[known, labels[known].astype(int)]
+    return float(pd.Series(-np.log(own)).groupby(labels[known]).mean().mean())
+
+
+@pytest.mark.parametrize("labels", ["half", "type", ["half", "dose"]])
+@pytest.mark.parametrize("rng", [0, 1])
+@pytest.mark.parametrize("kwargs", [{}, {"pooling": "attention"}, {"lora": 2}])
+def test_the_criterion_is_never_above_the_probes(make, short, labels, rng, kwargs):
+    if "lora" in kwargs:
+        pytest.importorskip("peft")
+    model = make(labels, **kwargs)
+    model.train(rng=rng, **short)
+    selected = model.selected
+    table = selected.table
+    assert table.loc[selected.kept, "criterion"] <= table.loc["probe", "criterion"]
+    names = [task.name for task in model.tasks]
+    found = np.mean([class_balanced(model, name, model.split.validation) for name in names])
+    assert table.loc[selected.kept, "criterion"] == pytest.approx(found, rel=1e-4)
+    few = labels != "half"  # of four classes, one has fewer than 50 training cells
+    assert list(table.index) == (["probe", "A"] if few else ["probe", "A", "B"])
+    runs = table.drop(index="probe")
+    beat = runs.index[runs["difference"] < -runs["standard_error"]]
+    assert selected.kept == (runs.loc[beat, "criterion"].idxmin() if len(beat) else "probe")
+    assert set(selected.histories) == set(runs.index)
+    kept = selected.histories.get(selected.kept, {})
+    assert set(model.history) == set(kept)
+    for name, frame in kept.items():
+        pd.testing.assert_frame_equal(model.history[name], frame)
+
+
+def test_a_run_that_learns_nothing_is_the_probe(make, short):
+    """At a learning rate of 0 its validation cells have the losses of the probe."""
+    model = make()
+    model.train(learning_rate=0.0, **short)
+    table = model.selected.table
+    assert list(table.index) == ["probe", "A"]
+    assert table.loc["A", "steps"] == 2 * 10
+    assert abs(table.loc["A", "difference"]) < 1e-6
+    probe = make()
+    probe.train(recipe="probe", split=short["split"])
+    np.testing.assert_allclose(model.scores(), probe.scores(), atol=1e-6)
+
+
+def test_a_run_that_finds_more_is_kept(cells, make, short):
+    """The order of the genes, which the mean of their states shows less clearly before training than after it."""
+    tokens = cells.obsm["geneformer_tokens"]
+    swap = np.random.default_rng(0).random(260) < 0.5
+    for row in np.flatnonzero(swap):
+        n = int((tokens[row] != 0).sum())
+        tokens[row, 1 : n - 1] = tokens[row, 1 : n - 1][::-1].copy()
+    cells.obs["order"] = np.where(swap, "down", "up")
+    model = make("order", pooling="mean", dropout=0.0)
+    model.train(**short | {"max_epochs": 40, "learning_rate": 5e-3})
+    selected = model.selected
+    assert selected.kept == "A"
+    assert selected.table.loc["A", "accuracy"] > selected.table.loc["probe", "accuracy"] + 0.03
+    assert "validation loss" in selected.reason
+    assert len(model.history["train_loss"])
+    predicted = model.predict(indices=model.split.validation)
+    right = np.mean(predicted == cells.obs["order"].to_numpy()[model.split.validation])
+    assert right == pytest.approx(selected.table.loc["A", "accuracy"], abs=1e-6)
+
+
+def test_selection_and_probabilities_survive_files(cells, make, short, tmp_path):
+    model = make()
+    model.train(**short)
+    expected, selected = model.predict(soft=True), model.selected
+    model.save(tmp_path / "saved")
+    model.export(tmp_path / "exported")
+    for again in (CellClassifier.load(tmp_path / "saved"), CellClassifier.from_pretrained(tmp_path / "exported")):
+        pd.testing.assert_frame_equal(again.predict(cells, soft=True), expected, rtol=1e-6)
+        assert (again.selected.kept, again.selected.reason) == (selected.kept, selected.reason)
+        pd.testing.assert_frame_equal(again.selected.table, selected.table)
+    loaded = CellClassifier.load(tmp_path / "saved")
+    assert set(loaded.selected.histories) == set(selected.histories)
+    pd.testing.assert_frame_equal(loaded.selected.histories["A"]["train_loss"], selected.histories["A"]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "split", "reason"),
+    [
+        ({"freeze": "all"}, (160, 240), "only the head is trained"),
+        ({}, (160, 200), r"too few validation cells to tell \(40; it takes 50"),
+        ({}, (160, 160), r"too few validation cells to tell \(0;"),
+    ],
+)
+def test_the_probe_is_kept_without_a_run_where_none_could_tell(make, short, kwargs, split, reason, monkeypatch):
+    model = make(**kwargs)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    sets = evaluation.Split(np.arange(split[0]), np.arange(*split), np.arange(240, 260))
+    lines: list[str] = []
+    monkeypatch.setattr(scanpy.logging, "info", lines.append)
+    model.train(**short | {"split": sets})
+    assert model.selected.kept == "probe"
+    assert pd.Series(model.selected.reason).str.contains(reason).all()
+    assert lines == [f"kept the linear probe: {model.selected.reason}"]
+    assert not model.history
+    assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
+
+
+def test_rare_classes_tell_nothing(make, cells, short):
+    cells.obs["rare"] = np.where(np.arange(260) % 40 == 0, "rare", cells.obs["half"])
+    model = make("rare")
+    model.train(**short)
+    assert model.selected.reason.startswith("too few validation cells")
+
+
+def test_frozen_layers_stay_where_they_are(make, short):
+    model = make(freeze=1)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    model.train(**short)
+    assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
+
+
+def test_standard_errors_are_those_of_paired_differences_within_classes():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0.0, 1.0, 2.0], [10, 20, 50])[:, None]
+    task = CellTask("a", "categorical", ("x", "y", "z"))
+    judge = Judge([task], labels, {"a": 3.0})
+    difference = rng.normal(size=(80, 1))
+    by_class = pd.Series(difference[:, 0]).groupby(labels[:, 0])
+    assert judge.criterion(difference) == pytest.approx(by_class.mean().mean())
+    assert judge.standard_error(difference) == pytest.approx(np.sqrt((by_class.var() / by_class.size()).sum()) / 3)
+    tasks = [task, CellTask("b", "categorical", ("x", "y", "z"))]
+    twice = Judge(tasks, np.repeat(labels, 2, 1), {"a": 1.0, "b": 1.0})  # the same cells, not twice as many
+    assert twice.standard_error(np.repeat(difference, 2, 1)) == pytest.approx(judge.standard_error(difference))
+
+
+def test_surer_than_the_cells_allow_is_calibrated_before_it_is_judged():
+    """Scores a hundred times too large cost what they cost after the best temperature, but never less than without one."""
+    labels = np.repeat([0.0, 1.0], 50)[:, None]
+    judge = Judge([CellTask("a", "categorical", ("x", "y"))], labels, {"a": 1.0})
+    scores = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    scores[np.arange(100), labels[:, 0].astype(int)] += 2
+    once, twice = (judge.criterion(judge.losses(factor * scores)) for factor in (4, 8))
+    assert twice == pytest.approx(once, rel=1e-4)
+    perfect = 5 * np.eye(2, dtype=np.float32)[labels[:, 0].astype(int)]
+    assert judge.criterion(judge.losses(perfect)) == pytest.approx(np.log1p(np.exp(-5.0)))
+
+
+def test_a_selection_is_plain_values():
+    table = pd.DataFrame({"criterion": [0.5, 0.4], "difference": [np.nan, -0.1]}, index=["probe", "A"])
+    state = Selection("A", "why", 60, table).state
+    assert state["table"]["probe"]["difference"] is None
+    pd.testing.assert_frame_equal(Selection.restored(state, {}).table, table)
