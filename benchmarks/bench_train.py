@@ -122,7 +122,8 @@ def ours(task: str, adata: ad.AnnData, folder: Path, precision: str, args: argpa
         kwargs = {"train_size": 1.0}
     else:
         sg.model.CellClassifier.setup_anndata(adata, "type")
-        model = sg.model.CellClassifier(adata, pretrained, pooling="cls", attention_dropout=args.attention_dropout)
+        options = {"pooling": "cls", "head": "bert", "attention_dropout": args.attention_dropout}
+        model = sg.model.CellClassifier(adata, pretrained, **options)
         kwargs = {"train_size": 1.0, "validation_size": 0.0, "test_size": 0.0, "keep_best": None}
     model.train(
         max_epochs=1000,

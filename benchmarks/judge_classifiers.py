@@ -11,8 +11,8 @@ Sets and splits (every seed draws its own split, new heads and order of cells; t
 - "Kang, other donor": the same question with two donors known: trained on one, tested on the other. 1,267 genes only.
 - "Cell lines, other batch": five lines, five batches of two technologies: trained on three batches, validated on a fourth, tested on the fifth.
 
-Rows: fine-tuning of the bundled model and of an untrained encoder of its shape, linear probe (logistic regression on mean embeddings) of
-both, logistic regression on the 2,000 most variable genes of the training cells, and the most frequent class.
+Rows: one plain fine-tuning with the head of BERT, of the bundled model and of an untrained encoder of its shape; linear probe (logistic
+regression on mean embeddings) of both; logistic regression on the 2,000 most variable genes of the training cells, and the most frequent class.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def judge(make, data: Path, seed: int, args: argparse.Namespace) -> pd.DataFrame
     for name, start in {"bundled model": bundled, "untrained encoder": untrained(bundled, seed)}.items():
         sg.model.CellClassifier.setup_anndata(cells, labels, sample_key=sample)
         torch.manual_seed(seed)
-        model = sg.model.CellClassifier(cells, start)
+        model = sg.model.CellClassifier(cells, start, head="bert")
         model.train(
             args.epochs,
             split=split,

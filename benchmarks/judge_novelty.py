@@ -64,7 +64,7 @@ def by_classifier(reference: ad.AnnData, query: ad.AnnData, args: argparse.Names
     """The same of a classifier that is trained on the reference."""
     sg.model.CellClassifier.setup_anndata(reference, LABELS)
     torch.manual_seed(args.seed)
-    model = sg.model.CellClassifier(reference, "default")
+    model = sg.model.CellClassifier(reference, "default", head="bert")
     sizes = {"train_size": 0.8, "validation_size": 0.2, "test_size": 0.0}
     model.train(args.epochs, rng=args.seed, learning_rate=5e-4, token_budget=2048, enable_progress_bar=False, **sizes)
     done = sg.tl.annotate(query, model, key_added="new", copy=True)
