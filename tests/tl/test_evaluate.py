@@ -362,3 +362,47 @@ def test_bad_input(world, cells, small) -> None:
     without_data = sg.model.CellClassifier.from_pretrained(folder.parent / "exported")
     with pytest.raises(ValueError, match="has no data"):
         sg.tl.evaluate(cells, without_data, task="type")
+
+
+def test_intervals_are_over_donors_and_around_the_scores(world, cells) -> None:
+    sg.tl.evaluate(cells, world[1], task="type", baselines=["probe"], n_bootstrap=100)
+    run = cells.uns["evaluation"]
+    assert run["params"]["resampled"] == ("donors" if cells.obs["donor"][run_rows(cells)].nunique() >= 3 else "cells")
+    table = sg.get.evaluation(cells, intervals=True)
+    assert list(table.columns[:3]) == ["accuracy", "accuracy_low", "accuracy_high"]
+    for score in ("accuracy", "macro_f1", "log_loss"):
+        low, value, high = (table.loc[["fine-tuned", "linear probe"], f"{score}{end}"] for end in ("_low", "", "_high"))
+        assert (low <= value).all()
+        assert (value <= high).all()
+    np.testing.assert_array_equal(table[run["metrics"].columns], run["metrics"])
+
+
+def test_intervals_are_those_of_the_bootstrap(world, cells) -> None:
+    sg.tl.evaluate(cells, world[1], task="age", baselines=False, n_bootstrap=50, rng=4)
+    rows, truth = run_rows(cells), cells.obs["age"].to_numpy()
+    answer, donors = cells.obs["evaluation_predicted"].to_numpy()[rows], cells.obs["donor"].to_numpy()[rows]
+    ends = evaluation.bootstrap(
+        lambda some: evaluation.regression(truth[rows][some], answer[some]),
+        len(rows),
+        groups=donors if len(set(donors)) >= 3 else None,
+        n_bootstrap=50,
+        rng=4,
+    )
+    table = sg.get.evaluation(cells, intervals=True)
+    for score in ("mae", "r2"):
+        found = table.loc["fine-tuned", [f"{score}_low", f"{score}_high"]].astype(float)
+        np.testing.assert_allclose(found, ends.loc[score], rtol=1e-6)
+
+
+def test_no_intervals_on_request(world, cells) -> None:
+    sg.tl.evaluate(cells, world[1], task="type", baselines=False, n_bootstrap=0)
+    assert "intervals" not in cells.uns["evaluation"]
+    with pytest.raises(KeyError, match="n_bootstrap above 0"):
+        sg.get.evaluation(cells, intervals=True)
+
+
+def run_rows(cells) -> np.ndarray:
+    """Cells that were evaluated."""
+    proba = cells.obsm.get("evaluation_proba")
+    answered = cells.obs["evaluation_predicted"] if proba is None else proba.iloc[:, 0]
+    return np.flatnonzero(answered.notna())

@@ -10,6 +10,7 @@ from ._baselines import logistic, ridge
 from ._classification import Report, classification
 from ._curves import Curve, precision_recall, roc
 from ._folds import folds
+from ._intervals import bootstrap
 from ._linear import LinearModel, fit_logistic, fit_ridge
 from ._predictors import increment, predictors, together
 from ._reliability import Reliability, reliability, temperature
@@ -23,6 +24,7 @@ __all__ = [
     "Reliability",
     "Report",
     "Split",
+    "bootstrap",
     "check_disjoint",
     "classification",
     "fit_logistic",

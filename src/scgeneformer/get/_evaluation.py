@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
-def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str = "rna") -> pd.DataFrame:
+def evaluation(
+    adata: AnnData | MuData, *, key: str = _keys.EVALUATION, intervals: bool = False, mod: str = "rna"
+) -> pd.DataFrame:
     """Scores of a classifier and its baselines, from :func:`~scgeneformer.tl.evaluate`.
 
     Parameters
@@ -21,6 +23,8 @@ def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str
         Annotated data with an evaluation in ``.uns[key]``.
     key
         Slot of the evaluation.
+    intervals
+        Put the ends of the 95 % interval, ``<score>_low`` and ``<score>_high``, behind each score.
     mod
         Modality of a MuData.
 
@@ -52,4 +56,12 @@ def evaluation(adata: AnnData | MuData, *, key: str = _keys.EVALUATION, mod: str
     if "metrics" not in run:
         msg = f"Did not find .uns[{key!r}]['metrics']. Run `sg.tl.evaluate(adata, model)` first."
         raise KeyError(msg)
-    return run["metrics"].copy()
+    metrics = run["metrics"]
+    if not intervals or f"{metrics.columns[0]}_low" in metrics:  # an evaluation of shifts always has them
+        return metrics.copy()
+    if "intervals" not in run:
+        msg = f"Did not find .uns[{key!r}]['intervals']. Run `sg.tl.evaluate(adata, model)` with n_bootstrap above 0."
+        raise KeyError(msg)
+    ends = run["intervals"]
+    names = [[name, *(end for end in (f"{name}_low", f"{name}_high") if end in ends)] for name in metrics]
+    return metrics.join(ends)[[column for group in names for column in group]]

@@ -31,6 +31,7 @@ def evaluate(
     task: str | None = None,
     baselines: bool | Sequence[Literal["probe", "hvg"]] = True,
     layer: str | None = None,
+    n_bootstrap: int = 200,
     key_added: str = keys.EVALUATION,
     rng: int = 0,
     mod: str = "rna",
@@ -66,10 +67,12 @@ def evaluate(
     layer
         Where the counts for ``"hvg"`` are; by default where the tokens came from. They are taken for what the tokens were made
         of: counts, or logarithms if :func:`~scgeneformer.pp.tokenize` was told ``counts="log1p"``.
+    n_bootstrap
+        Number of bootstrap samples for the intervals of the scores; 0 for none.
     key_added
         Name of the results.
     rng
-        Seed for the cross-validations of the baselines.
+        Seed for the cross-validations of the baselines, and for the intervals.
     mod
         Modality of a MuData.
     copy
@@ -85,6 +88,9 @@ def evaluate(
         :func:`scgeneformer.evaluation.regression`. And ``tied_with_best``: whether the accuracy (of continuous labels, the mean absolute
         error) is within one standard error of the best model's, that of the paired differences between the two over cells. Cells are taken
         for independent, which those of one donor are not, so that more models are alike than are marked.
+    ``.uns[key_added]["intervals"]``
+        DataFrame with the ends ``<score>_low`` and ``<score>_high`` of the 95 % interval of each score, by the bootstrap over the donors of the
+        evaluated cells, if the data were set up with samples and there are three, else over cells (``params["resampled"]``).
     ``.uns[key_added]["per_class"]``
         DataFrame with ``precision``, ``recall``, ``f1``, ``support``, ``auc`` of each class, and the baselines' ``f1_probe`` and
         ``f1_hvg``.
@@ -143,8 +149,8 @@ def evaluate(
     if which == "validation":
         logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
 
+    samples = classifier.samples()
     if wanted:
-        samples = classifier.samples()
         groups = None if samples is None else samples[train]
         n_classes = None if target.kind == "continuous" else len(target.classes)
         both, is_train = np.concatenate([train, rows]), np.arange(len(train) + len(rows)) < len(train)
@@ -175,6 +181,7 @@ def evaluate(
         training=labels[train],
         answers=answers,
         name="trained head" if _encoder_as_it_was(classifier) else "fine-tuned",
+        donors=None if samples is None else samples[rows],
     )
     pretrained = classifier.to_pretrained()
     metrics = write_evaluation(
@@ -189,6 +196,7 @@ def evaluate(
         temperature=classifier.temperature_.get(target.name),
         tokens_key=tokens_key,
         precision=settings.precision,
+        n_bootstrap=n_bootstrap,
         rng=rng,
     )
     logg.info(metrics.to_string(float_format="{:.3f}".format))

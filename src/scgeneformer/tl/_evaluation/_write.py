@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 SETS = ("train", "validation", "test")
 TIED = "tied_with_best"
+MIN_DONORS = 3  # whose resampling tells anything
 # By the part of their slots' names; the model itself has none.
 BASELINES = {"probe": "linear probe", "hvg": "regression on HVGs"}
 
@@ -45,6 +47,8 @@ class Evaluated:
         By baseline, the model being ``""``: probabilities (n, n_classes), or numbers (n,).
     name
         What the model is called.
+    donors
+        Sample of each evaluated cell, (n,), if the split keeps samples apart.
     """
 
     label: str
@@ -56,6 +60,7 @@ class Evaluated:
     training: np.ndarray
     answers: dict[str, np.ndarray]
     name: str
+    donors: np.ndarray | None = None
 
     def named(self, baseline: str) -> str:
         """What `baseline` is called in tables."""
@@ -69,12 +74,19 @@ def answer_slots(key: str, baselines: Iterable[str], kind: str) -> dict[str, str
     return {baseline: f"{place}/{keys.answer_key(key, baseline, proba=not numbers)}" for baseline in baselines}
 
 
-def write_evaluation(cells: AnnData, key: str, evaluated: Evaluated, **params: Any) -> pd.DataFrame:
+def write_evaluation(
+    cells: AnnData, key: str, evaluated: Evaluated, *, n_bootstrap: int, rng: int, **params: Any
+) -> pd.DataFrame:
     """Score all answers, write the slots that :func:`~scgeneformer.tl.evaluate` names, and return the table of scores."""
     numbers = evaluated.kind == "continuous"
     tables = {} if numbers else _tables_of_classes(evaluated)
     by_name = _all_answers(evaluated)
-    metrics = pd.DataFrame({name: _scores(evaluated, answer) for name, answer in by_name.items()}).T
+    everyone = np.arange(len(evaluated.rows))
+    metrics = pd.DataFrame({name: _scores(evaluated, answer, everyone) for name, answer in by_name.items()}).T
+    few = evaluated.donors is None or len(np.unique(evaluated.donors.astype(str))) < MIN_DONORS
+    units = None if few else evaluated.donors
+    if n_bootstrap:
+        tables["intervals"] = _intervals(evaluated, by_name, units, n_bootstrap, rng)
     metrics[TIED] = _tied(np.stack([_errors(evaluated, answer) for answer in by_name.values()]))
 
     sets = np.full(cells.n_obs, -1)
@@ -97,6 +109,9 @@ def write_evaluation(cells: AnnData, key: str, evaluated: Evaluated, **params: A
         kind=evaluated.kind,
         classes=evaluated.classes,
         answers=tuple(slot.split("/", 1)[1] for slot in slot_of.values()),
+        resampled=("cells" if units is None else "donors") if n_bootstrap else None,
+        n_bootstrap=n_bootstrap,
+        rng=rng,
         **params,
     )
     cells.uns[key] |= {"metrics": metrics, **tables}
@@ -114,15 +129,29 @@ def _all_answers(evaluated: Evaluated) -> dict[str, np.ndarray]:
     return answers | {"most frequent class": np.tile(frequency, (len(evaluated.rows), 1))}
 
 
-def _scores(evaluated: Evaluated, answer: np.ndarray) -> pd.Series:
+def _scores(evaluated: Evaluated, answer: np.ndarray, rows: np.ndarray) -> pd.Series:
+    """Scores of the evaluated cells `rows`."""
+    truth, answer = evaluated.truth[rows], answer[rows]
     if evaluated.kind == "continuous":
-        return evaluation.regression(evaluated.truth, answer)
-    scores = evaluation.classification(evaluated.truth, answer, evaluated.classes).scores
+        return evaluation.regression(truth, answer)
+    scores = evaluation.classification(truth, answer, evaluated.classes).scores
     if evaluated.kind == "ordinal":
         n_levels = len(evaluated.classes)
         level = answer @ np.arange(n_levels)
-        scores = pd.concat([scores, evaluation.regression(evaluated.truth, level, n_levels=n_levels)[["mae", "kappa"]]])
+        scores = pd.concat([scores, evaluation.regression(truth, level, n_levels=n_levels)[["mae", "kappa"]]])
     return scores
+
+
+def _intervals(
+    evaluated: Evaluated, answers: dict[str, np.ndarray], donors: np.ndarray | None, n_bootstrap: int, rng: int
+) -> pd.DataFrame:
+    """Ends of the 95 % intervals of all scores, one row for each model; all models on the same samples."""
+    rows = {}
+    for name, answer in answers.items():
+        of_model = partial(_scores, evaluated, answer)
+        table = evaluation.bootstrap(of_model, len(evaluated.rows), groups=donors, n_bootstrap=n_bootstrap, rng=rng)
+        rows[name] = {f"{score}_{end}": value for score, ends in table.iterrows() for end, value in ends.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _errors(evaluated: Evaluated, answer: np.ndarray) -> np.ndarray:
