@@ -227,3 +227,20 @@ def test_errors(adata, options, error, match) -> None:
     with pytest.raises(error, match=match):
         sg.pl.shift(adata, **options)
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("kind", ["volcano", "rank", "plane"])
+def test_the_caption_says_what_the_ranking_is_worth(perturbed, kind) -> None:
+    adata = perturbed()
+    assert not any("told apart" in text.get_text() for text in sg.pl.shift(adata, kind=kind, show=False).texts)
+    adata.uns["shift"]["separation"] = {"embedding": 0.8125, "expression": 0.94, "held_out": "cells"}
+    adata.uns["shift"]["rank"]["agreement"] = {"log2fc": 0.1, "explained": 0.345}
+    ax = sg.pl.shift(adata, kind=kind, show=False)
+    (caption,) = [text for text in ax.texts if "told apart" in text.get_text()]
+    assert caption.get_text().replace("\n", " ") == (
+        "states told apart: AUROC 0.81, by expression 0.94 expression and rank explain 34% of the ranking"
+    )
+    ax.figure.draw_without_rendering()
+    below = caption.get_window_extent()
+    assert below.y1 <= ax.xaxis.label.get_window_extent().y0
+    assert below.y0 >= 0

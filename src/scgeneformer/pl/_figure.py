@@ -23,6 +23,7 @@ Drawn = TypeVar("Drawn", bound="Axes | list[Axes]")
 ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
 # For values around 0, and for values from 0 on; both hold with colour vision deficiencies.
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+CAPTION_SIZE = 7  # points
 
 
 def begin(ax: Axes | None, width: float, height: float) -> Axes:
@@ -86,6 +87,26 @@ def name_axis(axis: XAxis | YAxis, what: str, measure: str, exponent: int) -> No
     points = (extent.width if axis.axis_name == "x" else extent.height) * 72 / ax.figure.dpi
     size = text.get_fontproperties().get_size_in_points()
     axis.set_label_text(with_unit(what, measure, exponent, width=max(12, int(points / (0.56 * size)))))
+
+
+def caption_below(ax: Axes, text: str) -> None:
+    """Small print below the label of the x axis, its lines broken to the width of the axes."""
+    figure = whole_figure(ax)
+    figure.draw_without_rendering()  # the label's lines have to be known
+    label, points = ax.xaxis.label.get_window_extent(), 72 / ax.figure.dpi
+    below = (ax.get_window_extent().y0 - label.y0) * points + 3
+    width = max(20, int(ax.get_window_extent().width * points / (0.55 * CAPTION_SIZE)))
+    ax.annotate(
+        "\n".join(fill(line, width) for line in text.splitlines()),
+        (0.5, 0),
+        xycoords="axes fraction",
+        xytext=(0, -below),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=CAPTION_SIZE,
+        color="0.4",
+    )
 
 
 def symmetric(largest: float, *, signed: bool) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +38,28 @@ class Ranking:
         ``.uns[key]["params"]``.
     max_fdr
         False discovery rate up to which a gene is significant.
+    separation
+        ``.uns[key]["separation"]`` of these cells; empty if it is not known.
     """
 
     frame: pd.DataFrame
     rank: dict[str, Any]
     run: dict[str, Any]
     max_fdr: float
+    separation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def caption(self) -> str:
+        """What has to be known of the states and of the ranking as a whole, a line each; empty if nothing is."""
+        texts = []
+        if "embedding" in self.separation:
+            beside = f", by expression {self.separation['expression']:.2f}" if "expression" in self.separation else ""
+            texts.append(f"states told apart: AUROC {self.separation['embedding']:.2f}{beside}")
+        agreement = self.rank.get("agreement", {})
+        agreement = agreement.get(_keys.slot_name(self.group), {}) if self.group is not None else agreement
+        if "explained" in agreement and not self.of_sets:
+            texts.append(f"expression and rank explain {agreement['explained']:.0%} of the ranking")
+        return "\n".join(texts)
 
     @property
     def names(self) -> np.ndarray:
@@ -176,7 +192,9 @@ def read_ranking(
         what = f"gene in .varm[{key!r}]" if "names" in frame else f"set in .uns[{key!r}]['sets']"
         msg = f"No {what} was tested. Run `sg.tl.rank_shifts(adata, min_cells=...)` with fewer cells."
         raise ValueError(msg)
-    return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr)
+    separation = data.uns[key].get("separation", {})
+    separation = separation if group is None else separation.get(_keys.slot_name(group), {})
+    return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr, separation)
 
 
 def words(run: dict[str, Any], state: str | None, *, mean: bool = True, centered: bool = False) -> tuple[str, str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from scgeneformer import _keys
-from scgeneformer.pl._figure import begin, exponent_of, finish, legend_above, name_axis
+from scgeneformer.pl._figure import begin, caption_below, exponent_of, finish, legend_above, name_axis
 from scgeneformer.pl._ranking import read_ranking
 
 from ._listing import ON_STATE, draw_further_states, draw_listing, strongest
@@ -38,6 +38,8 @@ def shift(
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
     """Plot what perturbing each gene did to the cells, from :func:`~scgeneformer.tl.rank_shifts`.
+
+    Below it stands how well the states are told apart, and how much of the ranking expression and rank explain, as far as that is known.
 
     Parameters
     ----------
@@ -143,3 +145,5 @@ def _finish_axes(ax: Axes, x: Ranking, y: Ranking | None = None) -> None:
     name_axis(ax.xaxis, *x.quantity(), exponent)
     if y is not None:
         name_axis(ax.yaxis, *y.quantity(), exponent)
+    if x.caption:
+        caption_below(ax, x.caption)
