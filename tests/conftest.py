@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-# one thread for each of the processes that share the cores; read when torch is loaded
+# One thread for each of the processes that share the cores, read when torch and numba are loaded: numba starts OpenMP threads whatever
+# OMP_NUM_THREADS says, and threads that wait for work keep a core busy.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 SHARED = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared")
 

@@ -20,7 +20,7 @@ def hits_and_noise(n: int = 200, n_hits: int = 40, seed: int = 0) -> tuple[np.nd
 
 def test_scores_are_those_of_scikit_learn():
     truth, informative, noise = hits_and_noise()
-    table = evaluation.predictors(truth, {"informative": informative, "noise": noise}, n_bootstrap=200)
+    table = evaluation.predictors(truth, {"informative": informative, "noise": noise}, n_bootstrap=100)
     for name, x in (("informative", informative), ("noise", noise)):
         assert table.loc[name, "auroc"] == pytest.approx(roc_auc_score(truth, x))
         assert table.loc[name, "average_precision"] == pytest.approx(average_precision_score(truth, x))
@@ -55,13 +55,13 @@ def test_ties_count_in_proportion(values, k):
 def test_intervals_cover_what_they_estimate():
     """Two normal distributions one standard deviation apart have an area of Phi(1 / sqrt 2)."""
     expected, covered = 0.76025, 0
-    for seed in range(60):
+    for seed in range(40):
         truth, informative, _ = hits_and_noise(seed=seed)
-        low, high = evaluation.predictors(truth, {"x": informative}, n_bootstrap=100, rng=seed).loc[
+        low, high = evaluation.predictors(truth, {"x": informative}, n_bootstrap=60, rng=seed).loc[
             "x", ["auroc_low", "auroc_high"]
         ]
         covered += low <= expected <= high
-    assert covered >= 50  # of 57 expected
+    assert covered >= 33  # of 38 expected
 
 
 def test_noise_adds_nothing_and_information_does():

@@ -38,12 +38,15 @@ def test_chance_is_a_half_and_distance_is_more():
 
 def test_donors_are_held_out():
     """Each donor has a place of its own and one state: cells are told apart by their donors, donors by nothing."""
-    rng = np.random.default_rng(0)
-    donor = np.repeat(np.arange(10), 20)
-    cells = rng.normal(size=(10, 30))[donor] + 0.1 * rng.normal(size=(200, 30))
+    donor, of_cells, of_donors = np.repeat(np.arange(10), 20), [], []
     is_target = donor % 2 == 0
-    assert evaluation.separation(cells, is_target) > 0.9
-    assert evaluation.separation(cells, is_target, groups=donor) < 0.75
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        cells = rng.normal(size=(10, 30))[donor] + 0.1 * rng.normal(size=(200, 30))
+        of_cells.append(evaluation.separation(cells, is_target))
+        of_donors.append(evaluation.separation(cells, is_target, groups=donor))
+    assert min(of_cells) > 0.9
+    assert np.mean(of_donors) < 0.6
 
 
 def test_few_cells_take_fewer_folds_and_one_cell_none():

@@ -26,7 +26,7 @@ def predictors(
     columns: Mapping[str, np.ndarray],
     *,
     n_top: Sequence[int] = (10, 20, 50),
-    n_bootstrap: int = 1000,
+    n_bootstrap: int = 200,
     rng: int | Generator | None = 0,
 ) -> pd.DataFrame:
     """Score each of several predictors of the same items, with bootstrap intervals over the items.
@@ -85,7 +85,7 @@ def increment(
     without: np.ndarray,
     with_it: np.ndarray,
     *,
-    n_bootstrap: int = 1000,
+    n_bootstrap: int = 200,
     rng: int | Generator | None = 0,
 ) -> pd.Series:
     """By how much one predictor is better than another on the same items, with a paired bootstrap.

@@ -104,8 +104,8 @@ def temperature(logits: np.ndarray, truth: np.ndarray) -> float:
         return -float(log_softmax(logits * np.exp(-log_temperature), axis=1)[rows, truth].mean())
 
     bounds = 0.0, float(np.log(LARGEST))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+    inside = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    return float(np.exp(min(*bounds, inside, key=loss)))  # the ends are not tried by the search
 
 
 def read_truth(truth: np.ndarray, values: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:

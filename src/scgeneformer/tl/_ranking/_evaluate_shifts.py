@@ -32,7 +32,7 @@ def evaluate_shifts(
     key: str = keys.SHIFT,
     group: str | None = None,
     n_top: Sequence[int] = (10, 20, 50),
-    n_bootstrap: int = 1000,
+    n_bootstrap: int = 200,
     key_added: str = "shift_evaluation",
     rng: int | np.random.Generator | None = 0,
     mod: str = "rna",
