@@ -367,7 +367,9 @@ def test_bad_input(world, cells, small) -> None:
 def test_intervals_are_over_donors_and_around_the_scores(world, cells) -> None:
     sg.tl.evaluate(cells, world[1], task="type", baselines=["probe"], n_bootstrap=100)
     run = cells.uns["evaluation"]
-    assert run["params"]["resampled"] == ("donors" if cells.obs["donor"].iloc[run_rows(cells)].nunique() >= 3 else "cells")
+    assert run["params"]["resampled"] == (
+        "donors" if cells.obs["donor"].iloc[run_rows(cells)].nunique() >= 3 else "cells"
+    )
     table = sg.get.evaluation(cells, intervals=True)
     assert list(table.columns[:3]) == ["accuracy", "accuracy_low", "accuracy_high"]
     for score in ("accuracy", "macro_f1", "log_loss"):
