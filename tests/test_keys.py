@@ -72,7 +72,9 @@ def test_a_column_of_obs_is_found_wherever_a_mudata_has_it(mdata):
     }.items():
         column = _keys.obs_column(mdata, name, "rna")
         assert column.index.equals(cells.obs_names)
-        pd.testing.assert_series_equal(column.astype(object), pd.Series(expected, cells.obs_names), check_names=False)
+        pd.testing.assert_series_equal(
+            column.astype(object), pd.Series(expected, cells.obs_names, dtype=object), check_names=False
+        )
         pd.testing.assert_series_equal(_keys.obs_frame(mdata, "rna")[name], column, check_names=False)
     assert _keys.obs_column(mdata, "prot:gate", "rna").cat.categories.tolist() == ["low", "high"]
     assert _keys.obs_column(mdata, "gate", "prot").tolist() == ["low", "high", "low"]
