@@ -18,6 +18,7 @@ def bootstrap(
     n: int,
     *,
     groups: np.ndarray | Sequence[object] | None = None,
+    strata: np.ndarray | None = None,
     n_bootstrap: int = 200,
     rng: int | Generator | None = 0,
 ) -> pd.DataFrame:
@@ -33,6 +34,8 @@ def bootstrap(
         Number of items.
     groups
         Group of each item, of shape (n,), which is then drawn as a whole.
+    strata
+        Without `groups`: boolean array of shape (n,), of which as many are drawn of either value as there are.
     n_bootstrap
         Number of samples.
     rng
@@ -50,12 +53,15 @@ def bootstrap(
     True
     """
     rng = np.random.default_rng(rng)
-    if groups is None:
+    if strata is not None:
+        of_each = [np.flatnonzero(strata == value) for value in (True, False)]
+        samples = (np.concatenate([rng.choice(rows, len(rows)) for rows in of_each]) for _ in range(n_bootstrap))
+    elif groups is None:
         samples = (rng.integers(0, n, n) for _ in range(n_bootstrap))
     else:
         code = pd.factorize(np.asarray(groups, dtype=object))[0]
         members = [np.flatnonzero(code == group) for group in range(code.max() + 1)]
         draws = (rng.integers(0, len(members), len(members)) for _ in range(n_bootstrap))
         samples = (np.concatenate([members[group] for group in drawn]) for drawn in draws)
-    drawn = pd.DataFrame([scores(sample) for sample in samples])
+    drawn = pd.DataFrame([scores(sample) for sample in samples], dtype=np.float64)
     return drawn.quantile([0.025, 0.975]).T.set_axis(["low", "high"], axis=1)

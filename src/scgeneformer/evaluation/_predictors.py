@@ -9,6 +9,7 @@ import pandas as pd
 
 from ._baselines import logistic, ridge
 from ._folds import folds
+from ._intervals import bootstrap
 from ._scores import regression
 
 if TYPE_CHECKING:
@@ -64,19 +65,10 @@ def predictors(
     """
     truth, values = np.asarray(truth), {name: np.asarray(x, dtype=np.float64) for name, x in columns.items()}
     _check(truth, values)
-    scores = _scores(truth)
-    rng = np.random.default_rng(rng)
-    samples = [_draw(truth, rng) for _ in range(n_bootstrap)]
-    rows = {}
-    for name, x in values.items():
-        row = {}
-        for score, function in scores.items():
-            drawn = [function(truth[sample], x[sample]) for sample in samples]
-            row[score] = function(truth, x)
-            row[f"{score}_low"], row[f"{score}_high"] = _interval(drawn)
-        if truth.dtype == bool:
-            row |= {f"ppv_{k}": _fraction_of_top(truth, x, k) for k in n_top if k < len(truth)}
-        rows[name] = row
+    rows = _with_intervals(truth, values, n_bootstrap, rng)
+    if truth.dtype == bool:
+        for name, x in values.items():
+            rows[name] |= {f"ppv_{k}": _fraction_of_top(truth, x, k) for k in n_top if k < len(truth)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -116,14 +108,7 @@ def increment(
     truth = np.asarray(truth)
     a, b = (np.asarray(x, dtype=np.float64) for x in (without, with_it))
     _check(truth, {"without": a, "with_it": b})
-    rng = np.random.default_rng(rng)
-    samples = [_draw(truth, rng) for _ in range(n_bootstrap)]
-    row = {}
-    for score, function in _scores(truth).items():
-        row[score] = function(truth, b) - function(truth, a)
-        drawn = [function(truth[s], b[s]) - function(truth[s], a[s]) for s in samples]
-        row[f"{score}_low"], row[f"{score}_high"] = _interval(drawn)
-    return pd.Series(row)
+    return pd.Series(_with_intervals(truth, {"with_it": b}, n_bootstrap, rng, less=a)["with_it"])
 
 
 def together(
@@ -204,18 +189,35 @@ def _scores(truth: np.ndarray) -> Scores:
     return {"spearman": lambda t, x: float(regression(t, x)["spearman"])}
 
 
-def _draw(truth: np.ndarray, rng: Generator) -> np.ndarray:
-    """Indices of a bootstrap sample, with as many hits as there are."""
-    if truth.dtype != bool:
-        return rng.integers(0, len(truth), len(truth))
-    return np.concatenate([rng.choice(rows, len(rows)) for rows in (np.flatnonzero(truth), np.flatnonzero(~truth))])
+def _with_intervals(
+    truth: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    n_bootstrap: int,
+    rng: int | Generator | None,
+    *,
+    less: np.ndarray | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores of each predictor, less those of another if given, with the ends of their intervals; all on the same samples."""
+    functions = _scores(truth)
 
+    def scored(rows: np.ndarray) -> pd.Series:
+        base = {score: 0.0 if less is None else f(truth[rows], less[rows]) for score, f in functions.items()}
+        return pd.Series(
+            {
+                (name, score): f(truth[rows], x[rows]) - base[score]
+                for name, x in values.items()
+                for score, f in functions.items()
+            }
+        )
 
-def _interval(drawn: list[float]) -> tuple[float, float]:
-    if not drawn or np.isnan(drawn).all():  # a constant has no rank correlation
-        return np.nan, np.nan
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
+    found = scored(np.arange(len(truth)))
+    strata = truth if truth.dtype == bool else None
+    ends = bootstrap(scored, len(truth), strata=strata, n_bootstrap=n_bootstrap, rng=rng) if n_bootstrap else None
+    rows: dict[str, dict[str, float]] = {name: {} for name in values}
+    for (name, score), value in found.items():
+        low, high = (np.nan, np.nan) if ends is None else ends.loc[(name, score)]
+        rows[name] |= {score: value, f"{score}_low": low, f"{score}_high": high}
+    return rows
 
 
 def _fraction_of_top(truth: np.ndarray, values: np.ndarray, k: int) -> float:

@@ -216,8 +216,9 @@ def run_perturbation(
     targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
     runs = _plan_runs(data, inputs, options, members, mod)
     targets.check_expressed(inputs, [run.tokens for run in runs])
+    obs = keys.obs_frame(data, mod)
     if options.within is None and options.source is not None and target is not None:
-        warn_of_types(keys.obs_frame(data, mod), members[options.source], members[target], options)
+        warn_of_types(obs, members[options.source], members[target], options)
 
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
@@ -258,7 +259,7 @@ def run_perturbation(
         if options.within is not None:
             vectors = {keys.slot_name(group): of_states for group, of_states in vectors.items()}
         table.uns[key]["centroids"] = vectors if options.within is not None else vectors[None]
-        if of_states := separations(runs, keys.obs_frame(data, mod)):
+        if of_states := separations(runs, obs):
             table.uns[key]["separation"] = of_states
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
     return data if copy else None
