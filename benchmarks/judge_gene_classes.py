@@ -111,8 +111,8 @@ def judge(cells: sc.AnnData, classes: dict, pretrained: sg.hub.Pretrained, seed:
     cv = model_cls(cells, classes, pretrained).cross_validate(5, **options)
     scratch = model_cls(cells, classes, untrained(pretrained, seed)).cross_validate(5, baselines=(), **options)
     rows = {
-        "fine-tuned": cv.scores.loc["fine-tuned"].assign(per_occurrence=cv.per_occurrence["auc"]),
-        "fine-tuned from nothing": scratch.scores.loc["fine-tuned"].assign(
+        "fine-tuned": cv.scores.loc["classifier"].assign(per_occurrence=cv.per_occurrence["auc"]),
+        "fine-tuned from nothing": scratch.scores.loc["classifier"].assign(
             per_occurrence=scratch.per_occurrence["auc"]
         ),
         "linear probe": cv.scores.loc["linear probe"],

@@ -216,9 +216,18 @@ def test_every_labelled_cell_is_tested_once(cells, start, quick):
     for number in range(3):
         rows = fold == number
         right = cv.table["predicted"][rows].astype(str) == cells.obs["type"][rows].astype(str)
-        assert cv.scores.loc[("fine-tuned", number), "accuracy"] == pytest.approx(right.mean())
-    assert cv.summary.loc["fine-tuned", "accuracy"] > 0.6
-    assert set(cv.summary.index) == {"fine-tuned", "linear probe"}
+        assert cv.scores.loc[("classifier", 0, number), "accuracy"] == pytest.approx(right.mean())
+    assert cv.summary.loc["classifier", "accuracy"] > 0.6
+    assert set(cv.summary.index) == {"classifier", "linear probe"}
+    _, donors = pd.factorize(cells.obs["donor"][labelled])
+    assert len(donors) >= 3  # are drawn, not cells
+    code, rng, shares = pd.factorize(cells.obs["donor"][labelled])[0], np.random.default_rng(0), []
+    right = (cv.table["predicted"].astype(str) == cells.obs["type"].astype(str)).to_numpy()[labelled]
+    for _ in range(200):
+        drawn = rng.integers(0, len(donors), len(donors))
+        shares.append(np.concatenate([right[code == donor] for donor in drawn]).mean())
+    ends = cv.pooled.loc["classifier", ["accuracy_low", "accuracy_high"]].astype(float)
+    np.testing.assert_allclose(ends, np.quantile(shares, [0.025, 0.975]))
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
     with pytest.raises(ValueError, match="4 groups cannot be split into 7"):
         model.cross_validate(7)

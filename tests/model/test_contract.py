@@ -219,7 +219,7 @@ def test_model_keeps_the_labels_it_was_made_for(case, cells, quick):
     model.train(max_steps=1, **quick)
     assert len(case.says(model).T) == 2
     if case.cls is CellClassifier:
-        newest = CellClassifier(cells, model.start_encoder_pretrained() if False else copy.to_pretrained())
+        newest = CellClassifier(cells, copy.to_pretrained())
         assert [task.name for task in newest.tasks] == ["third"]
 
 
@@ -231,7 +231,7 @@ def test_every_item_is_predicted_once_in_a_cross_validation(case, cells, quick):
     assert same(before, weights(model))
     assert result.predictions.notna().all(axis=None)
     assert set(result.table["fold"]) == {0, 1}
-    assert {"fine-tuned", "linear probe"} <= set(result.scores.index.get_level_values("model"))
+    assert {"classifier", "linear probe"} <= set(result.scores.index.get_level_values("model"))
     again = model.cross_validate(2, max_steps=2, **quick)
     pd.testing.assert_frame_equal(again.predictions, result.predictions)
 

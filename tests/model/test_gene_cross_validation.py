@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scanpy import logging as logg
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
@@ -56,14 +57,14 @@ def test_every_gene_that_occurs_is_judged_once_by_a_model_that_was_not_told(mode
     for number in range(3):
         fold = genes["fold"] == number
         early, proba = genes["class"][fold] == "early", cv.predictions["early"][fold]
-        scores = cv.scores.loc[("fine-tuned", number)]
+        scores = cv.scores.loc[("classifier", 0, number)]
         assert scores["auc"] == pytest.approx(roc_auc_score(early, proba))
         assert scores["average_precision"] == pytest.approx(average_precision_score(early, proba))
         assert scores["macro_f1"] == pytest.approx(f1_score(early, proba > 0.5, average="macro"))
     # the mean over folds is that of folds, not of thresholds as in the official tool
-    folds = cv.scores.loc["fine-tuned", "auc"]
-    assert cv.summary.loc["fine-tuned", "auc"] == pytest.approx(np.mean(folds))
-    assert cv.summary.loc["fine-tuned", "auc_sd"] == pytest.approx(np.std(folds, ddof=1))
+    folds = cv.scores.loc["classifier", "auc"]
+    assert cv.summary.loc["classifier", "auc"] == pytest.approx(np.mean(folds))
+    assert cv.summary.loc["classifier", "auc_sd"] == pytest.approx(np.std(folds, ddof=1))
     assert set(cv.baselines) == {"linear probe", "expression level"}
     assert cv.summary.loc["expression level", "auc"] > 0.9  # ranks tell these classes apart
 
@@ -94,8 +95,8 @@ def test_folds_are_their_own_models_by_hand(model, quick):
     np.testing.assert_allclose(twin.predict_genes(genes=test)["early"], cv.predictions.loc[test, "early"], atol=1e-6)
     every = twin.predict_genes(genes=test, occurrences=True)
     early = cv.table["class"].loc[every.index] == "early"
-    assert cv.per_occurrence.loc[number, "auc"] == pytest.approx(roc_auc_score(early, every["early"]))
-    assert cv.per_occurrence.loc[number, "accuracy"] == pytest.approx(np.mean(early == (every["early"] > 0.5)))
+    assert cv.per_occurrence.loc[(0, number), "auc"] == pytest.approx(roc_auc_score(early, every["early"]))
+    assert cv.per_occurrence.loc[(0, number), "accuracy"] == pytest.approx(np.mean(early == (every["early"] > 0.5)))
 
 
 def test_an_untrained_twin_leaves_the_newest_registration(model, ranked, start):
@@ -104,6 +105,45 @@ def test_an_untrained_twin_leaves_the_newest_registration(model, ranked, start):
     GeneClassifier.setup_anndata(ranked, tokens_key="other")
     assert model.untrained().registry["setup_args"] == {"tokens_key": KEY}
     assert GeneClassifier(ranked, model.classes, start).registry["setup_args"] == {"tokens_key": "other"}
+
+
+def test_repeats_are_cross_validations_of_their_own(model, quick):
+    quick |= {"max_epochs": 1, "learning_rate": 1e-2, "baselines": ["expression"], "n_bootstrap": 0}
+    both = model.cross_validate(3, n_repeats=2, rng=5, **quick)
+    alone = [model.cross_validate(3, rng=seed, **quick) for seed in (5, 6)]
+    for repeat, one in enumerate(alone):
+        pd.testing.assert_frame_equal(
+            both.scores.xs(repeat, level="repeat"), one.scores.droplevel("repeat"), check_names=False
+        )
+        pd.testing.assert_frame_equal(both.per_occurrence.loc[repeat], one.per_occurrence.loc[0])
+        assert both.table[f"fold_{repeat}"].tolist() == one.table["fold"].tolist()
+    np.testing.assert_allclose(both.predictions, (alone[0].predictions + alone[1].predictions) / 2)
+    assert both.not_tested == alone[0].not_tested
+    assert both.summary.loc["classifier", "auc_sd"] == pytest.approx(both.scores.loc["classifier", "auc"].std(ddof=1))
+    tested = both.table["fold_0"] >= 0
+    truth = both.table["class"][tested] == "early"
+    areas = [roc_auc_score(truth, one.predictions["early"][tested]) for one in alone]
+    assert both.pooled.loc["classifier", "auc"] == pytest.approx(np.mean(areas))
+    assert both.pooled.loc["classifier", ["n", "n_rarest"]].tolist() == [24, 12]
+    assert "auc_low" not in both.pooled
+
+
+def test_few_genes_have_an_interval(ranked, vocabulary, start, quick, monkeypatch):
+    messages: list[str] = []
+    monkeypatch.setattr(logg, "warning", messages.append)
+    genes = vocabulary.ids[4:]
+    model = GeneClassifier(ranked, {"late": genes[12:24], "early": genes[:6]}, start)
+    cv = model.cross_validate(3, max_epochs=1, **quick)
+    assert any("The smallest class has 6 members" in text for text in messages)
+    row, tested = cv.pooled.loc["expression level"], cv.table["fold"] >= 0
+    truth = (cv.table["class"][tested] == "early").to_numpy()
+    proba = cv.baselines["expression level"]["early"][tested].to_numpy()
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = rng.integers(0, 18, 18)
+        areas.append(roc_auc_score(truth[drawn], proba[drawn]) if 0 < truth[drawn].sum() < 18 else np.nan)
+    np.testing.assert_allclose(row[["auc_low", "auc_high"]].astype(float), np.nanquantile(areas, [0.025, 0.975]))
+    assert row["auc"] == pytest.approx(roc_auc_score(truth, proba))
 
 
 def test_labels_without_a_meaning_are_not_recovered(ranked, vocabulary, start, quick):
@@ -182,6 +222,8 @@ def test_profiles_are_principal_components(kind, toy):
     [
         ({"n_folds": 13}, r"fewer members than the 13 folds: 'late' \(12\), 'early' \(12\)"),
         ({"n_folds": 1}, "at least 2"),
+        ({"n_repeats": 0}, "n_repeats=0"),
+        ({"n_bootstrap": -1}, "n_bootstrap=-1"),
         ({"baselines": ["forest"]}, "forest"),
         ({"train_size": 0.5}, "train_size.*no meaning"),
         ({"ckpt_path": "last.ckpt"}, "ckpt_path.*no meaning"),

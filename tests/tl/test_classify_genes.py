@@ -49,6 +49,7 @@ def test_out_of_fold_answers_by_gene(tokenized, model, lists, tmp_path):
     assert tokenized.var[KEY][~there].isna().all()
     assert tokenized.uns[KEY]["params"]["n_folds"] == 3
     pd.testing.assert_frame_equal(tokenized.uns[KEY]["scores"], cv.summary)
+    pd.testing.assert_frame_equal(tokenized.uns[KEY]["pooled"], cv.pooled)
     some = sg.tl.classify_genes(tokenized, cv, genes=classified[:2], copy=True)
     assert some.var[KEY].notna().sum() == 2
     tokenized.write_h5ad(tmp_path / "a.h5ad")

@@ -10,7 +10,7 @@ from scgeneformer._docs import doc_params
 
 from ._calibration import fit_calibrations
 from ._classifier import DOCS, SETS, Backbone, limit_training
-from ._cross_validation import CrossValidation, cross_validate_cells
+from ._cross_validation import CrossValidation, Folds, cross_validate_cells
 from ._labelled_cells import LabelledCells
 from .data._cell_labels import CellTask, output_names, task_of_others
 from .data._fields import LABELS_PREFIX, field_registry, registry_without_data, tasks_of
@@ -241,9 +241,11 @@ class CellClassifier(LabelledCells):
         self,
         n_folds: int = 5,
         *,
+        n_repeats: int = 1,
         task: str | None = None,
         validation_size: float = 0.1,
         baselines: Sequence[str] = ("probe",),
+        n_bootstrap: int = 200,
         rng: int = 0,
         **train_kwargs: Any,
     ) -> CrossValidation:
@@ -256,6 +258,8 @@ class CellClassifier(LabelledCells):
         ----------
         n_folds
             Number of folds.
+        n_repeats
+            How often everything is done anew, with seeds that count up from `rng`: other folds, other splits, other order.
         task
             Column to predict, if the model learns several.
         validation_size
@@ -264,10 +268,12 @@ class CellClassifier(LabelledCells):
         baselines
             Linear models on the same folds: ``"probe"``, on the embedding of the pretrained model; ``"expression"``, on principal components
             of the log-normalised expression, which needs the counts that the tokens were made from.
+        n_bootstrap
+            Number of bootstrap samples for the intervals; 0 for none.
         rng
             Seed of folds, splits, new heads, dropout and the order of cells.
         **train_kwargs
-            For :meth:`train`, such as `recipe`. `checkpoints` gets a folder for each fold.
+            For :meth:`train`, such as `recipe`. `checkpoints` gets a folder for each fold of each repeat.
 
         Returns
         -------
@@ -286,11 +292,10 @@ class CellClassifier(LabelledCells):
         >>> model = sg.model.CellClassifier(adata, "default", freeze="all")
         >>> cv = model.cross_validate(2, validation_size=0, max_epochs=1)
         >>> cv.summary.index.tolist()
-        ['fine-tuned', 'linear probe']
+        ['linear probe', 'classifier']
         """
-        return cross_validate_cells(
-            self, task, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
-        )
+        folds = Folds(n_folds, n_repeats, validation_size, n_bootstrap, rng)
+        return cross_validate_cells(self, task, baselines, folds, train_kwargs)
 
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}

@@ -1,20 +1,19 @@
-"""Cross-validation of classifiers: every cell or gene is predicted by a model that was not trained on it."""
+"""Cross-validation of classifiers: every cell or gene is predicted by models that were not trained on it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scanpy import logging as logg
 
 from scgeneformer import evaluation
 
-from ._baselines import cell_embedding, expression_components, expression_features, gene_embedding, profile_features
-from .data._gene_labels import few, most_probable
-from .data._splits import Sizes, choose_folds, choose_split
+from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGenes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
 
     from ._cell_classifier import CellClassifier
     from ._gene_classifier import GeneClassifier
-    from .data._cell_labels import CellTask
 
-FINE_TUNED = "fine-tuned"
-CELL_BASELINES = {"probe": "linear probe", "expression": "expression"}
-GENE_BASELINES = {"probe": "linear probe", "expression": "expression level", "profiles": "expression profile"}
+CLASSIFIER = "classifier"
+MIN_SAMPLES = 3  # whose resampling tells anything
+FEW = 10  # members of a class whose scores say little
 _SET_BY_FOLDS = {"split", "train_size", "test_size", "ckpt_path"}
 
 
@@ -39,41 +37,52 @@ class CrossValidation:
     ----------
     table
         One row per cell of the data, or per classified gene: the ``fold`` in which it was tested, -1 if it was not (cells without a label,
-        genes in no cell), ``predicted`` and, for genes, ``symbol``, ``class`` and ``n_cells``.
+        genes in no cell), or ``fold_0``, ``fold_1``, ... of several repeats; ``predicted`` and, for genes, ``symbol``, ``class`` and
+        ``n_cells``.
     predictions
-        Probabilities of classes, or values of a continuous label, from the model that was not trained on the cell or gene; float64, NaN
-        if it was not tested. Those of a gene are means over the cells in which it occurs.
+        Probabilities of classes, or values of a continuous label, from the models that were not trained on the cell or gene, averaged over
+        repeats; float64, NaN if it was not tested.
     baselines
         Predictions of the linear models, by their names.
     scores
-        Scores by model and fold: the columns of :attr:`scgeneformer.evaluation.Report.scores`, or of
+        Scores by model, repeat and fold: the columns of :attr:`scgeneformer.evaluation.Report.scores`, or of
         :func:`scgeneformer.evaluation.regression`.
+    pooled
+        Scores by model over all tested cells or genes together, averaged over repeats, each with the ends of its 95 % interval
+        (``<score>_low``, ``<score>_high``): a bootstrap over samples where there are three or more, else over cells, or over genes. ``n`` cells or
+        genes, ``n_rarest`` of them of the smallest class. With few items this is what to report: a fold then tests a handful.
     vocabulary
         Vocabulary of the model.
     params
         Model, vocabulary, folds and arguments of ``train``.
     per_occurrence
-        Scores by fold that count each gene once for every cell in which it occurs, as the official tool does; None for cells. They cannot be
-        compared with scores of genes, because genes that many cells express dominate them.
+        Scores by repeat and fold that count each gene once for every cell in which it occurs, as the official tool does; None for cells. They
+        cannot be compared with scores of genes, because genes that many cells express dominate them.
+    kept
+        Which classifier each training kept, and why, by repeat and fold (``kept``, ``reason``); None where the recipe leaves no choice.
 
     Examples
     --------
     `model` is a :class:`CellClassifier` of disease states.
 
-    >>> cv = model.cross_validate(2, max_epochs=1)
+    >>> cv = model.cross_validate(2, n_repeats=2, max_epochs=1)
     >>> list(cv.table), cv.classes
-    (['fold', 'predicted'], ('dcm', 'nf'))
+    (['fold_0', 'fold_1', 'predicted'], ('dcm', 'nf'))
     >>> cv.scores.index.names
-    FrozenList(['model', 'fold'])
+    FrozenList(['model', 'repeat', 'fold'])
+    >>> list(cv.pooled)[:5]
+    ['n', 'n_rarest', 'accuracy', 'accuracy_low', 'accuracy_high']
     """
 
     table: pd.DataFrame
     predictions: pd.DataFrame
     baselines: dict[str, pd.DataFrame]
     scores: pd.DataFrame
+    pooled: pd.DataFrame
     vocabulary: Vocabulary = field(repr=False)
     params: dict[str, Any]
     per_occurrence: pd.DataFrame | None = None
+    kept: pd.DataFrame | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,14 +92,14 @@ class CrossValidation:
     @property
     def not_tested(self) -> list[str]:
         """Names of the cells, or ids of the genes, that were not tested."""
-        return self.table.index[self.table["fold"] < 0].tolist()
+        return self.predictions.index[self.predictions.isna().all(axis=1)].tolist()
 
     @property
     def summary(self) -> pd.DataFrame:
-        """Mean of each score over folds and, as ``<score>_sd``, its standard deviation; all folds have the same weight."""
+        """Mean of each score over the folds of all repeats and, as ``<score>_sd``, its standard deviation; all folds have the same weight."""
         folds = dict(list(self.scores.groupby(level=0, sort=False)))
         if self.per_occurrence is not None:
-            folds[f"{FINE_TUNED}, per occurrence"] = self.per_occurrence
+            folds[f"{CLASSIFIER}, per occurrence"] = self.per_occurrence
         rows = {}
         for name, scores in folds.items():
             mean, sd = scores.mean(), scores.std(ddof=1)
@@ -98,176 +107,66 @@ class CrossValidation:
         return pd.DataFrame(rows).T
 
 
-class _Cells:
-    """Cross-validation of cells: folds, features of baselines, predictions and scores."""
+@dataclass(frozen=True)
+class Folds:
+    """How a cross-validation is laid out, as its caller asked.
 
-    unscaled = frozenset({"expression"})  # whose last components are mostly noise
+    Attributes
+    ----------
+    n_folds, n_repeats
+        Number of folds, and how often new ones are drawn.
+    validation_size
+        Fraction of the items outside a fold that validates.
+    n_bootstrap
+        Number of samples of the intervals.
+    rng
+        Seed of the first repeat, from which those of the others follow.
+    """
 
-    def __init__(self, model: CellClassifier, task: CellTask, validation_size: float, rng: int, n_folds: int) -> None:
-        self.model, self.task, self.validation_size, self.rng = model, task, validation_size, rng
-        self.labels, self.samples = model.labels(), model.samples()
-        self.fold = choose_folds(model.tasks, self.labels, n_folds, samples=self.samples, rng=rng)
-        self.truth = self.labels[:, model.tasks.index(task)].astype(np.float64)
-        self.columns = list(task.classes) or [task.name]
+    n_folds: int
+    n_repeats: int
+    validation_size: float
+    n_bootstrap: int
+    rng: int
 
-    def features(self, name: str) -> np.ndarray:
-        tokens_key = self.model.registry["setup_args"]["tokens_key"]
-        if name == "probe":
-            tokens, _ = self.model._training_tokens()
-            return cell_embedding(self.model.start_encoder(), tokens, self.model.vocabulary)
-        return expression_components(self.model._cells(), tokens_key, self.rng)
-
-    def split(self, rest: np.ndarray, test: np.ndarray) -> evaluation.Split:
-        """Train on the other cells, except for a fraction that validates."""
-        if self.validation_size == 0:
-            return evaluation.Split(rest, rest[:0], test)
-        inner = choose_split(
-            self.model._cells(),
-            self.model.tasks,
-            self.labels,
-            None,
-            samples=self.samples,
-            balance=None,
-            rng=self.rng,
-            among=rest,
-            train_size=1 - self.validation_size,
-            validation_size=self.validation_size,
-            test_size=0.0,
-        )
-        return evaluation.Split(inner.train, inner.validation, test)
-
-    def predict(self, trained: CellClassifier, test: np.ndarray) -> np.ndarray:
-        predictions = trained.predict(indices=test, task=self.task.name, soft=self.task.kind != "continuous")
-        return np.asarray(predictions, dtype=np.float64).reshape(len(test), -1)
-
-    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray, *, scaled: bool) -> np.ndarray:
-        train = train[~np.isnan(self.truth[train])]
-        labels = self.truth[train]
-        if self.task.kind == "continuous":
-            values = evaluation.ridge(features[train], labels, features[test], scaled=scaled)
-            return (np.asarray(values) * self.task.sd + self.task.mean).reshape(-1, 1)
-        groups = None if self.samples is None else self.samples[train]
-        codes, n_classes = labels.astype(np.int64), len(self.columns)
-        return evaluation.logistic(
-            features[train], codes, features[test], n_classes=n_classes, groups=groups, scaled=scaled, rng=self.rng
-        )
-
-    def score(self, rows: np.ndarray, predictions: np.ndarray) -> pd.Series:
-        scored = rows & ~np.isnan(self.truth) & ~np.isnan(predictions[:, 0])
-        truth, predictions = self.truth[scored], predictions[scored]
-        if self.task.kind == "continuous":
-            return evaluation.regression(truth * self.task.sd + self.task.mean, predictions[:, 0])
-        return evaluation.classification(truth.astype(np.int64), predictions, self.task.classes).scores
-
-    def table(self, predictions: np.ndarray) -> pd.DataFrame:
-        continuous = self.task.kind == "continuous"
-        predicted = predictions[:, 0] if continuous else most_probable(predictions, self.columns)
-        return pd.DataFrame({"fold": self.fold, "predicted": predicted}, index=self.model._cells().obs_names)
-
-
-class _Genes:
-    """Cross-validation of genes: folds, features of baselines, predictions and scores."""
-
-    unscaled: frozenset[str] = frozenset()
-
-    def __init__(self, model: GeneClassifier, validation_size: float, rng: int, n_folds: int) -> None:
-        self.model, self.validation_size, self.rng = model, validation_size, rng
-        self.genes, self.columns = model._classes, list(model._classes.names)
-        self.tokens, _ = model._training_tokens()
-        self.counts = model._cells_and_counts(self.tokens, None, rng)[1]
-        self.occurs = self.counts[self.genes.tokens] > 0
-        codes = np.where(self.occurs, self.genes.codes, -1)
-        self.fold = evaluation.folds(codes, n_folds, classes=self.genes.names, rng=rng)
-        self.occurrence_scores: list[pd.Series] = []
-
-    def features(self, name: str) -> np.ndarray:
-        model, genes = self.model, self.genes.tokens[self.occurs]
-        if name == "probe":
-            values = gene_embedding(model.start_encoder(), self.tokens, genes, model.vocabulary)
-        elif name == "expression":
-            values = expression_features(self.tokens, genes, model.vocabulary)
-        else:
-            values = profile_features(model._cells(), genes, model._tokens_key, model.vocabulary, self.rng)
-        features = np.full((len(self.occurs), values.shape[1]), np.nan)
-        features[self.occurs] = values
-        return features
-
-    def split(self, rest: np.ndarray, test: np.ndarray) -> evaluation.Split:
-        """Train on the other genes, except for a fraction that validates."""
-        if self.validation_size == 0:
-            return evaluation.Split(rest, rest[:0], test)
-        sizes: Sizes = {
-            "train_size": 1 - self.validation_size,
-            "validation_size": self.validation_size,
-            "test_size": 0.0,
-        }
-        inner = evaluation.split(self.genes.codes[rest], classes=self.genes.names, rng=self.rng, **sizes)
-        return evaluation.Split(rest[inner.train], rest[inner.validation], test)
-
-    def predict(self, trained: GeneClassifier, test: np.ndarray) -> np.ndarray:
-        tokens = self.genes.tokens[test]
-        scores = trained.score_tokens(self.tokens, tokens, occurrences=True)
-        truth = self.genes.code_of_token(len(self.counts), test)[self.tokens[scores.rows, scores.positions]]
-        report = evaluation.classification(truth, scores.occurrences, self.genes.names)
-        self.occurrence_scores.append(report.scores)
-        return scores.proba[tokens]
-
-    def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray, *, scaled: bool) -> np.ndarray:
-        codes, n_classes = self.genes.codes[train], len(self.columns)
-        return evaluation.logistic(
-            features[train], codes, features[test], n_classes=n_classes, scaled=scaled, rng=self.rng
-        )
-
-    def score(self, rows: np.ndarray, predictions: np.ndarray) -> pd.Series:
-        return evaluation.classification(self.genes.codes[rows], predictions[rows], self.genes.names).scores
-
-    def table(self, predictions: np.ndarray) -> pd.DataFrame:
-        table = self.model.genes
-        table["fold"], table["n_cells"] = self.fold, self.counts[self.genes.tokens]
-        table["predicted"] = most_probable(predictions, self.columns)
-        if not self.occurs.all():
-            from scanpy import logging as logg
-
-            absent = table.index[~self.occurs]
-            logg.warning(f"{len(absent)} of {len(table)} genes occur in no cell and are not tested: {few(absent)}")
-        return table
+    @property
+    def seeds(self) -> range:
+        """Seed of each repeat."""
+        return range(self.rng, self.rng + self.n_repeats)
 
 
 def cross_validate_cells(
     model: CellClassifier,
     task: str | None,
     baselines: Sequence[str],
-    *,
-    n_folds: int,
-    validation_size: float,
-    rng: int,
+    folds: Folds,
     train_kwargs: Mapping[str, Any],
 ) -> CrossValidation:
     """Cross-validation of a classifier of cells, by one of its tasks; see its method for the parameters."""
-    _check(baselines, CELL_BASELINES, train_kwargs)
-    items = _Cells(model, model.task(task), validation_size, rng, n_folds)
-    return _cross_validate(model, items, {CELL_BASELINES[name]: name for name in baselines}, n_folds, rng, train_kwargs)
+    _check(baselines, CELL_BASELINES, folds, train_kwargs)
+    target = model.task(task)
+    repeats = [TestedCells(model, target, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
+    return _cross_validate(model, repeats, {CELL_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
 
 
 def cross_validate_genes(
-    model: GeneClassifier,
-    baselines: Sequence[str],
-    *,
-    n_folds: int,
-    validation_size: float,
-    rng: int,
-    train_kwargs: Mapping[str, Any],
+    model: GeneClassifier, baselines: Sequence[str], folds: Folds, train_kwargs: Mapping[str, Any]
 ) -> CrossValidation:
     """Cross-validation of a classifier of genes; see its method for the parameters."""
-    _check(baselines, GENE_BASELINES, train_kwargs)
-    items = _Genes(model, validation_size, rng, n_folds)
-    return _cross_validate(model, items, {GENE_BASELINES[name]: name for name in baselines}, n_folds, rng, train_kwargs)
+    _check(baselines, GENE_BASELINES, folds, train_kwargs)
+    repeats = [TestedGenes(model, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
+    return _cross_validate(model, repeats, {GENE_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
 
 
-def _check(baselines: Sequence[str], available: Mapping[str, str], train_kwargs: Mapping[str, Any]) -> None:
+def _check(
+    baselines: Sequence[str], available: Mapping[str, str], folds: Folds, train_kwargs: Mapping[str, Any]
+) -> None:
     unknown = sorted(set(baselines) - set(available))
     if unknown:
         msg = f"baselines={tuple(baselines)} has {unknown}, which are none of {tuple(available)}."
+        raise ValueError(msg)
+    if folds.n_repeats < 1 or folds.n_bootstrap < 0:
+        msg = f"n_repeats={folds.n_repeats} must be at least 1, and n_bootstrap={folds.n_bootstrap} at least 0."
         raise ValueError(msg)
     fixed = sorted(_SET_BY_FOLDS & set(train_kwargs))
     if fixed:
@@ -279,63 +178,107 @@ def _check(baselines: Sequence[str], available: Mapping[str, str], train_kwargs:
 
 def _cross_validate(
     model: CellClassifier | GeneClassifier,
-    items: _Cells | _Genes,
+    repeats: Sequence[TestedCells | TestedGenes],
     baselines: Mapping[str, str],
-    n_folds: int,
-    rng: int,
+    folds: Folds,
     train_kwargs: Mapping[str, Any],
 ) -> CrossValidation:
-    features = {name: items.features(baseline) for name, baseline in baselines.items()}
-    fold, shape = items.fold, (len(items.fold), len(items.columns))
-    predictions = {name: np.full(shape, np.nan) for name in (FINE_TUNED, *features)}
-    for number in range(n_folds):
-        test, rest = np.flatnonzero(fold == number), np.flatnonzero((fold >= 0) & (fold != number))
-        trained = _trained(model, number, items.split(rest, test), rng, train_kwargs)
-        predictions[FINE_TUNED][test] = items.predict(trained, test)
-        for name, values in features.items():
-            finite = np.isfinite(values).all(1)  # not cells without tokens
-            tested = test[finite[test]]
-            predictions[name][tested] = items.linear(
-                values, rest[finite[rest]], tested, scaled=baselines[name] not in items.unscaled
-            )
-    numbers = range(n_folds)
-    scores = {(name, k): items.score(fold == k, values) for name, values in predictions.items() for k in numbers}
-    table = items.table(predictions[FINE_TUNED])
-    frames = {n: pd.DataFrame(v, index=table.index, columns=items.columns) for n, v in predictions.items()}
-    per_occurrence = None
-    if isinstance(items, _Genes):
-        per_occurrence = pd.DataFrame(items.occurrence_scores).reset_index(drop=True).rename_axis("fold")
-    plain = {name: value for name, value in train_kwargs.items() if isinstance(value, str | int | float | bool)}
+    first = repeats[0]
+    features = {name: first.features(baseline) for name, baseline in baselines.items()}
+    names = [*features, CLASSIFIER]
+    predictions = {name: np.full((folds.n_repeats, *first.shape), np.nan) for name in names}
+    scores: dict[tuple[str, int, int], pd.Series] = {}
+    kept: dict[tuple[int, int], dict[str, str]] = {}
+    for repeat, items in enumerate(repeats):
+        for number in range(folds.n_folds):
+            test, rest = items.of_fold(number)
+            trained = _trained(model, repeat, number, items.split(rest, test), folds, train_kwargs)
+            if getattr(trained, "selected", None) is not None:
+                kept[repeat, number] = {"kept": trained.selected.kept, "reason": trained.selected.reason}
+            predictions[CLASSIFIER][repeat, test] = items.predict(trained, test)
+            for name, values in features.items():
+                finite = np.isfinite(values).all(1)  # not cells without tokens
+                tested = test[finite[test]]
+                scaled = baselines[name] not in items.unscaled
+                predictions[name][repeat, tested] = items.linear(values, rest[finite[rest]], tested, scaled=scaled)
+            for name in names:
+                scores[name, repeat, number] = items.score(test, predictions[name][repeat])
+    means = {name: values.mean(axis=0) for name, values in predictions.items()}
+    table = first.table(means[CLASSIFIER], [items.fold for items in repeats])
+    frames = {name: pd.DataFrame(values, index=table.index, columns=first.columns) for name, values in means.items()}
     return CrossValidation(
         table,
-        frames.pop(FINE_TUNED),
+        frames.pop(CLASSIFIER),
         frames,
-        pd.DataFrame(scores).T.rename_axis(["model", "fold"]),
+        pd.DataFrame(scores).T.rename_axis(["model", "repeat", "fold"]).reindex(names, level="model"),
+        _pooled(first, predictions, folds),
         model.vocabulary,
         {
             "vocabulary_hash": model.vocabulary.hash,
             "vocabulary": model.vocabulary.name,
             "model": model.start_ or "a model in memory",
-            "n_folds": n_folds,
-            "rng": rng,
-            "train": plain,
+            **asdict(folds),
+            "train": {k: value for k, value in train_kwargs.items() if isinstance(value, str | int | float | bool)},
         },
-        per_occurrence,
+        _per_occurrence(repeats),
+        pd.DataFrame(kept).T.rename_axis(["repeat", "fold"]) if kept else None,
     )
+
+
+def _per_occurrence(repeats: Sequence[TestedCells | TestedGenes]) -> pd.DataFrame | None:
+    """Scores of occurrences by repeat and fold; None for cells."""
+    tables = {
+        repeat: pd.DataFrame(items.occurrence_scores).reset_index(drop=True)
+        for repeat, items in enumerate(repeats)
+        if isinstance(items, TestedGenes)
+    }
+    return pd.concat(tables, names=["repeat", "fold"]) if tables else None
+
+
+def _pooled(items: TestedCells | TestedGenes, predictions: Mapping[str, np.ndarray], folds: Folds) -> pd.DataFrame:
+    """Scores of all tested items together, averaged over repeats, with their intervals; all models on the same samples."""
+    tested, n_rarest = items.scored, items.n_rarest()
+    groups = None if items.samples is None else items.samples[tested]
+    if groups is not None and len(pd.unique(groups)) < MIN_SAMPLES:
+        groups = None
+    if n_rarest is not None and n_rarest < FEW:
+        logg.warning(
+            f"The smallest class has {n_rarest} members, and scores of so few say little: see their intervals, `pooled`."
+        )
+    sizes = {"n": len(tested)} | ({} if n_rarest is None else {"n_rarest": n_rarest})
+    rows: dict[str, dict[str, float]] = {}
+    for name, of_repeats in predictions.items():
+
+        def scores(sample: np.ndarray, of_repeats: np.ndarray = of_repeats) -> pd.Series:
+            return pd.DataFrame([items.score(tested[sample], of_one) for of_one in of_repeats]).mean()
+
+        table = scores(np.arange(len(tested))).to_frame("")
+        if folds.n_bootstrap:
+            n = folds.n_bootstrap
+            ends = evaluation.bootstrap(scores, len(tested), groups=groups, n_bootstrap=n, rng=folds.rng)
+            table = table.join(ends.add_prefix("_"))
+        rows[name] = {f"{score}{end}": value for score, row in table.iterrows() for end, value in row.items()}
+    pooled = pd.DataFrame.from_dict(rows, orient="index")
+    for place, (size, number) in enumerate(sizes.items()):
+        pooled.insert(place, size, number)
+    return pooled
 
 
 def _trained(
     model: CellClassifier | GeneClassifier,
+    repeat: int,
     number: int,
     split: evaluation.Split,
-    rng: int,
+    folds: Folds,
     train_kwargs: Mapping[str, Any],
 ) -> Any:
     """An untrained copy of the model, trained for one fold."""
+    seed = folds.seeds[repeat]
     if train_kwargs.get("checkpoints") is not None:
-        train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / f"fold{number}"}
+        name = f"fold{number}" if folds.n_repeats == 1 else f"repeat{repeat}-fold{number}"
+        train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / name}
     with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.default_rng([rng, number]).integers(2**31)))
+        torch.manual_seed(int(np.random.default_rng([seed, number]).integers(2**31)))
         twin = model.untrained()
-        twin.train(split=split, rng=rng, **train_kwargs)
+        twin.train(split=split, rng=seed, **train_kwargs)
     return twin

@@ -14,7 +14,7 @@ from scgeneformer._docs import doc_params
 from scgeneformer._settings import engine_options
 
 from ._classifier import DOCS, SETS, Backbone, Classifier, limit_training
-from ._cross_validation import CrossValidation, cross_validate_genes
+from ._cross_validation import CrossValidation, Folds, cross_validate_genes
 from ._unlabelled_cells import UnlabelledCells
 from .data._fields import registry_without_data
 from .data._gene_labels import GeneClasses, lists_of, prediction_table, tokens_of
@@ -307,8 +307,10 @@ class GeneClassifier(Classifier, UnlabelledCells):
         self,
         n_folds: int = 5,
         *,
+        n_repeats: int = 1,
         validation_size: float = 0.0,
-        baselines: Sequence[str] = ("probe", "expression"),
+        baselines: Sequence[str] = ("expression", "probe"),
+        n_bootstrap: int = 200,
         rng: int = 0,
         **train_kwargs: Any,
     ) -> CrossValidation:
@@ -318,18 +320,16 @@ class GeneClassifier(Classifier, UnlabelledCells):
 
         Parameters
         ----------
-        n_folds
-            Number of folds.
+        n_folds, n_repeats, n_bootstrap, rng
+            As in :meth:`CellClassifier.cross_validate`.
         validation_size
             Fraction of the genes of the other folds that select the best weights (with `keep_best` or `early_stopping`) instead of training.
         baselines
-            Logistic regressions on the same folds: ``"probe"``, on the pretrained states of genes averaged over cells; ``"expression"``, on
-            the number of cells, mean rank and corpus median; ``"profiles"``, on principal components of the log-normalised expression across
+            Logistic regressions on the same folds, which stand first in the tables: ``"expression"``, on the number of cells, mean rank and
+            corpus median; ``"probe"``, on the pretrained states of genes averaged over cells; ``"profiles"``, on principal components of the log-normalised expression across
             cells, which needs the counts that the tokens were made from.
-        rng
-            Seed of folds, heads, dropout and the order of cells.
         **train_kwargs
-            For :meth:`train`. `checkpoints` gets a folder for each fold.
+            For :meth:`train`. `checkpoints` gets a folder for each fold of each repeat.
 
         Returns
         -------
@@ -348,11 +348,10 @@ class GeneClassifier(Classifier, UnlabelledCells):
         >>> model = sg.model.GeneClassifier(adata, classes, "default", freeze="all")
         >>> cv = model.cross_validate(2)
         >>> cv.summary.index.tolist()
-        ['fine-tuned', 'linear probe', 'expression level', 'fine-tuned, per occurrence']
+        ['expression level', 'linear probe', 'classifier', 'classifier, per occurrence']
         """
-        return cross_validate_genes(
-            self, baselines, n_folds=n_folds, validation_size=validation_size, rng=rng, train_kwargs=train_kwargs
-        )
+        folds = Folds(n_folds, n_repeats, validation_size, n_bootstrap, rng)
+        return cross_validate_genes(self, baselines, folds, train_kwargs)
 
     @classmethod
     def from_pretrained(

@@ -135,7 +135,7 @@ def test_folds_use_the_recipe(make, short):
     model = make()
     cv = model.cross_validate(2, validation_size=0, recipe="probe")
     assert cv.params["train"] == {"recipe": "probe"}
-    assert cv.summary.loc["fine-tuned", "accuracy"] > 0.7
+    assert cv.summary.loc["classifier", "accuracy"] > 0.7
     short = {name: value for name, value in short.items() if name != "split"}
     again = model.cross_validate(2, validation_size=0.4, **short | {"max_epochs": 1})
     assert again.predictions.notna().all(axis=None)

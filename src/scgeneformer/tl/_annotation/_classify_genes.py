@@ -65,7 +65,7 @@ def classify_genes(
         Most probable class, categorical.
     ``.uns[key_added]``
         ``"params"``: model, vocabulary hash, version; of a cross-validation also ``"scores"``, mean and standard deviation over
-        folds for the model and its baselines.
+        folds for the model and its baselines, and ``"pooled"``, scores of all tested genes with their intervals.
 
     Raises
     ------
@@ -130,7 +130,11 @@ def _of_folds(
     selected = np.ones(len(tokens), dtype=bool) if genes is None else np.isin(tokens, vocabulary.tokens_of(genes))
     proba = np.full((len(vocabulary), len(folds.classes)), np.nan)
     proba[tokens[selected]] = folds.predictions.to_numpy()[selected]
-    return pd.DataFrame(proba, columns=list(folds.classes)), dict(folds.params), {"scores": folds.summary}
+    return (
+        pd.DataFrame(proba, columns=list(folds.classes)),
+        dict(folds.params),
+        {"scores": folds.summary, "pooled": folds.pooled},
+    )
 
 
 def _of_classifier(
