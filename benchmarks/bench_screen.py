@@ -1,4 +1,4 @@
-"""Estimates of the screen beside exact values: agreement and speed, per cell, kind and number of exact points.
+"""Estimates of the screen beside exact values: agreement and speed, per cell, kind and tolerance of the curve of moves.
 
     python benchmarks/bench_screen.py --model default --data kang --cells 4 --out build/screen
     python benchmarks/bench_screen.py --model build/shapes/v1 --data corpus --cells 3 --genes 300 --out build/screen
@@ -86,13 +86,13 @@ def of_cell(
     states: np.ndarray,
     kind: str,
     n_genes: int,
-    points: list[int],
+    tolerances: list[float],
     kept: Path,
     options: dict,
     *,
     bfloat16: bool = False,
 ) -> tuple[list[dict], dict]:
-    """Agreement for each state and number of points, and values to draw."""
+    """Agreement for each state and tolerance, and values to draw."""
     encoder, n_special = pretrained.encoder, pretrained.vocabulary.n_special
     tokens = row[row != 0][None]
     rng = np.random.default_rng(0)
@@ -128,21 +128,23 @@ def of_cell(
         )
         for s in range(len(states)):
             speed = {"length": tokens.shape[1], "screen_s": took, "exact_s": seconds, "times": seconds / took}
-            of_state = {"kind": f"{kind}, exact in bfloat16", "points": -1, "state": s}
+            of_state = {"kind": f"{kind}, exact in bfloat16", "tolerance": np.nan, "state": s}
             rows.append(of_state | agreement(exact[:, s], rough[:, s]) | speed)
         return rows, {}
-    for n_points in points if kind != "absent" else [0]:
+    for tolerance in tolerances if kind != "absent" else [np.nan]:
         start = time.perf_counter()
         if kind == "absent":
             estimate = engine.perturb.screen_absent(encoder, tokens, every, states, **options)[0][todo.what - n_special]
         else:
-            found = engine.perturb.screen(encoder, tokens, kind, states, n_points=n_points, **options)[0]
+            found = engine.perturb.screen(encoder, tokens, kind, states, tolerance=tolerance, **options)[0]
             at = np.argmax(tokens[0][None] == todo.what[:, None], axis=1)
             estimate = found[at]
         took = time.perf_counter() - start
         for s in range(len(states)):
             speed = {"length": tokens.shape[1], "screen_s": took, "exact_s": seconds, "times": seconds / took}
-            rows.append({"kind": kind, "points": n_points, "state": s} | agreement(exact[:, s], estimate[:, s]) | speed)
+            rows.append(
+                {"kind": kind, "tolerance": tolerance, "state": s} | agreement(exact[:, s], estimate[:, s]) | speed
+            )
         drawn = {"exact": exact, "estimate": np.asarray(estimate)}
     return rows, drawn
 
@@ -183,7 +185,15 @@ def measure(args: argparse.Namespace) -> None:
             stem = f"{name}_{args.data}{'-own' * args.own}_{options['pooling']}_{args.precision}_{cell}_{kind}_{args.genes}"
             exact = args.out / f"exact_{stem}.npz".replace(args.precision, "float32")
             rows, drawn = of_cell(
-                pretrained, tokens[cell], states, kind, args.genes, args.points, exact, options, bfloat16=args.bfloat16
+                pretrained,
+                tokens[cell],
+                states,
+                kind,
+                args.genes,
+                args.tolerance,
+                exact,
+                options,
+                bfloat16=args.bfloat16,
             )
             table += [
                 {"model": name, "data": args.data, "pooling": options["pooling"], "cell": int(cell)} | row
@@ -203,8 +213,13 @@ def measure(args: argparse.Namespace) -> None:
     frame = pd.DataFrame(table)
     columns = ["length", "genes", "spearman", "pearson", "slope", "recall", "times"]
     print(f"{processor()}, {torch.get_num_threads()} threads; medians over cells and states, and the least:")
-    print(frame.groupby(["kind", "points"])[columns].median().round(4).to_string())
-    print(frame.groupby(["kind", "points"])[["spearman", "pearson", "recall", "times"]].min().round(4).to_string())
+    print(frame.groupby(["kind", "tolerance"], dropna=False)[columns].median().round(4).to_string())
+    print(
+        frame.groupby(["kind", "tolerance"], dropna=False)[["spearman", "pearson", "recall", "times"]]
+        .min()
+        .round(4)
+        .to_string()
+    )
 
 
 def memory(n_cells: int, length: int = 1024) -> None:
@@ -276,7 +291,7 @@ def main() -> None:
     )
     parser.add_argument("--genes", type=int, default=100_000, help="most genes of a cell that are done exactly")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["delete", "absent"])
-    parser.add_argument("--points", nargs="+", type=int, default=[4])
+    parser.add_argument("--tolerance", nargs="+", type=float, default=[0.2], help="of the curve of moves")
     parser.add_argument("--pooling", choices=("mean", "cls"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument(

@@ -84,7 +84,7 @@ def of_sets(cells: ad.AnnData, rng: np.random.Generator, table: dict) -> None:
     sg.tl.perturb_sets(cells, sets=sets, groupby="drawn", source="0", target="1", max_cells=25, rng=rng)
     for name in ("cells (rank sum), plain", "donors, plain"):
         p = p_values(cells, "shift_sets", **TESTS[name])
-        table.setdefault(("random sets of 20 genes", f"random sets; {name.split()[0]}"), []).append(p)
+        table.setdefault(("random sets of 20 genes", f"random sets; {name.split()[0].strip(',')}"), []).append(p)
 
 
 def of_permuted_labels(

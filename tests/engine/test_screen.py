@@ -89,23 +89,34 @@ def test_moves_by_ranks_are_close_to_exact(double, random_cells, kind):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_more_points_than_genes(double, random_cells, pooling):
-    """More than all ranks cannot be computed exactly; and the lowest gene lets no other rise, so that points do not matter."""
-    encoder = double(1.0)
-    tokens = random_cells[[3, 4]]
-    many, more = (
+def test_the_tolerance_is_of_moves(double, random_cells, pooling):
+    """The lowest gene lets no other rise, so that the tolerance does not matter for it; nor where it is wider than any miss."""
+    encoder, tokens = double(1.0), random_cells[[3, 4]]
+    strict, wide, wider = (
         engine.perturb.screen(
-            encoder, tokens, "delete", STATES, n_points=n, pooling=pooling, precision="float64", **OPTIONS
+            encoder, tokens, "delete", STATES, tolerance=by, pooling=pooling, precision="float64", **OPTIONS
         )
-        for n in (50, 200)
+        for by in (0.0, 1e6, 1e9)
     )
-    np.testing.assert_allclose(many, more, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(wide, wider)
     lowest = (tokens > 0).sum(1) - 2
-    few = engine.perturb.screen(
-        encoder, tokens, "delete", STATES, n_points=2, pooling=pooling, precision="float64", **OPTIONS
-    )
     for i, j in enumerate(lowest):
-        np.testing.assert_allclose(few[i, j], many[i, j], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(wide[i, j], strict[i, j], rtol=0, atol=1e-12)
+    assert np.nanmax(np.abs(strict - wide)) > 1e-4
+
+
+def test_sharp_models_take_more_points(double, random_cells):
+    """Where large steps of positions make jumps, the curve is computed at the jumps, and estimates stay close."""
+    encoder, tokens = double(30.0), random_cells[(random_cells > 0).sum(1) > 25]
+    expected = exact(encoder, tokens, "delete", 1, "mean")
+    agreement = {}
+    for tolerance in (1e9, 0.2):
+        found = engine.perturb.screen(
+            encoder, tokens, "delete", STATES, tolerance=tolerance, pooling="mean", precision="float64", **OPTIONS
+        )
+        pairs = [(found[i, row >= 4, s], expected[i, row >= 4, s]) for i, row in enumerate(tokens) for s in range(3)]
+        agreement[tolerance] = np.mean([spearmanr(*pair).statistic for pair in pairs])
+    assert agreement[0.2] > agreement[1e9] + 0.05
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -8,12 +8,13 @@ from ._effects import GeneEffects
 from ._enumerate import Edits, Perturbation, enumerate_edits
 from ._measure import measure
 from ._run import Outcome, run
-from ._screen import screen, screen_absent
+from ._screen import TOLERANCE, screen, screen_absent
 from ._store import Store
 
 __all__ = [
     "KINDS",
     "POSITIONS",
+    "TOLERANCE",
     "Directions",
     "Edits",
     "GeneEffects",

@@ -3,8 +3,8 @@
 Deleting a gene removes its token and moves every lower token up by one rank, unless positions are kept; other perturbations move a gene to another rank, and those
 between by one. To first order every such change is a sum of gate gradients (see `_gates`): a gene that goes is minus its base token, a
 gene that comes to another rank is a probe there minus its base token. The moves of many small steps add up to a smooth curve over ranks,
-whose level, but not its shape, suffers from what first order leaves out; so the curve is computed exactly at a few ranks, by one forward
-pass each, and the estimate is drawn through these points.
+whose level, but not its shape, suffers from what first order leaves out; so the curve is computed exactly at some ranks, by one forward
+pass each, and the estimate is drawn through these points: more of them where it would miss the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch.nn import functional as F
 
 from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
@@ -21,6 +20,7 @@ from scgeneformer.engine._device import default_token_budget, on_device, resolve
 from scgeneformer.engine._embed import layers_to_run, pool
 from scgeneformer.engine._finite import check_finite
 
+from ._curves import Curves
 from ._edits import new_rank
 from ._gates import Base, Probes, gate_gradients
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._edits import Kind, Positions
     from ._gates import GateGradients
 
+TOLERANCE = 0.2  # of the curve of moves
 _UP = ("delete", "inhibit")  # kinds that let other genes rise
 
 
@@ -49,7 +50,7 @@ def screen(
     quartiles: int = 1,
     ranks: int | None = None,
     positions: Positions = "renumbered",
-    n_points: int = 4,
+    tolerance: float = TOLERANCE,
     emb_layer: int = -1,
     device: str = "auto",
     precision: str = "auto",
@@ -68,8 +69,9 @@ def screen(
         As for `Perturbation`.
     states
         float (S, H): positions of states in the same embedding.
-    n_points
-        Ranks at which the effect of moving all tokens behind (or before) them is computed exactly.
+    tolerance
+        How far the curve of moves may miss a rank at which it is computed exactly, in standard deviations of the cell's estimates; where it
+        misses by more, further ranks are computed.
     bar
         A progress bar, moved on by one for each cell.
 
@@ -90,7 +92,7 @@ def screen(
         if positions == "kept":
             estimates = at_once.in_place(batch, mask)
         else:
-            estimates = at_once.expressed(batch, mask, kind, (quartiles, ranks), n_points)
+            estimates = at_once.expressed(batch, mask, kind, (quartiles, ranks), tolerance)
         out[rows, : batch.shape[1]] = estimates
 
     at_once.run(step, precision, token_budget, bar)
@@ -194,7 +196,7 @@ class _Screen:
         )
 
     def expressed(
-        self, batch: Tensor, mask: Tensor | None, kind: Kind, moves: tuple[int, int | None], n_points: int
+        self, batch: Tensor, mask: Tensor | None, kind: Kind, moves: tuple[int, int | None], tolerance: float
     ) -> np.ndarray:
         """Estimates for the genes of each cell, which move by quartiles or ranks, float64 (B, L, S)."""
         n_cells, length = batch.shape
@@ -221,13 +223,27 @@ class _Screen:
         curve = total[:, -1:] - total if up else total - steps
         before = found.values.cpu().double().numpy()
         check_finite(before, (batch >= self.n_special).any(1).cpu().numpy())
-        curve += self._correction(batch, mask, ranks, moved, before, curve, first, n_points, up=up)
-        if kind == "delete":
-            return _at_genes(curve - base, batch, self.n_special)
         to = np.broadcast_to(goes_to.cpu().numpy()[..., None], curve.shape)
-        change = curve - np.take_along_axis(curve, to, 1) + probed[:, length:] - base
-        change[goes_to.cpu().numpy() == ranks.cpu().numpy()] = 0.0
-        return _at_genes(change, batch, self.n_special)
+
+        def estimates(curve: np.ndarray) -> np.ndarray:
+            if kind == "delete":
+                return _at_genes(curve - base, batch, self.n_special)
+            change = curve - np.take_along_axis(curve, to, 1) + probed[:, length:] - base
+            change[to == np.arange(length)[:, None]] = 0.0
+            return _at_genes(change, batch, self.n_special)
+
+        genes_of_cells = (batch >= self.n_special).sum(1).cpu().numpy()
+        curves = Curves(curve, first, genes_of_cells)
+
+        def exact(cells: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+            rows, cut = (torch.from_numpy(x).to(self.place) for x in (cells, cuts[:, None]))
+            moves = ranks[rows] > cut if up else ranks[rows] < cut
+            there = None if mask is None else mask[rows]
+            return self.value(batch[rows], there, torch.where(moves, moved[rows], ranks[rows])) - before[cells]
+
+        curves.compute(curves.start(), exact)
+        curves.refine(exact, tolerance * np.nanstd(estimates(curves.drawn()), axis=1))
+        return estimates(curves.drawn())
 
     def in_place(self, batch: Tensor, mask: Tensor | None) -> np.ndarray:
         """Estimates for deletions that move no other token, float64 (B, L, S)."""
@@ -235,36 +251,6 @@ class _Screen:
         no_probes = Probes(batch[:, :0], ranks[:, :0], ranks[:, :0])
         found = self.gates(Base(batch, ranks, mask), no_probes)
         return _at_genes(-found.base.cpu().double().numpy(), batch, self.n_special)
-
-    def _correction(
-        self,
-        batch: Tensor,
-        mask: Tensor | None,
-        ranks: Tensor,
-        moved: Tensor,
-        before: np.ndarray,
-        curve: np.ndarray,
-        first: int,
-        n_points: int,
-        *,
-        up: bool,
-    ) -> np.ndarray:
-        """What the exact curve has more than the estimated one, drawn through `n_points` ranks of each cell; (B, L, S)."""
-        n_genes = (batch >= self.n_special).sum(1).cpu().numpy()
-        points = first + np.round(np.linspace(0, 1, n_points) * (n_genes[:, None] - 1)).astype(
-            np.int64
-        )  # (B, n_points)
-        more = np.zeros((*points.shape, curve.shape[2]))
-        for i, cut in enumerate(torch.from_numpy(points).to(self.place).unbind(1)):
-            moves = ranks > cut[:, None] if up else ranks < cut[:, None]
-            exact = self.value(batch, mask, torch.where(moves, moved, ranks)) - before
-            more[:, i] = exact - np.take_along_axis(curve, points[:, i, None, None].repeat(curve.shape[2], 2), 1)[:, 0]
-        out = np.empty_like(curve)
-        for cell, (at, values) in enumerate(zip(points, more, strict=True)):
-            at, chosen = np.unique(at, return_index=True)
-            values = values[chosen]
-            out[cell] = PchipInterpolator(at, values)(np.arange(curve.shape[1])) if len(at) > 1 else values[0]
-        return out
 
     def absent(self, batch: Tensor, mask: Tensor | None, genes: Tensor) -> np.ndarray:
         """Estimates for genes put first, float64 (B, G, S)."""

@@ -124,6 +124,8 @@ class PerturbRun:
 
         Not the centroids but what they come from, since another device or token budget rounds them otherwise.
         """
+        from scgeneformer import engine
+
         given = self.given
         origin = {
             state: _digest(np.asarray(given[state], dtype=np.float64))
@@ -154,6 +156,8 @@ class PerturbRun:
             fingerprint["positions"] = "kept"
         if perturbation.ranks is not None:
             fingerprint["ranks"] = perturbation.ranks
+        if method == "screen" and perturbation.positions != "kept":
+            fingerprint["tolerance"] = engine.perturb.TOLERANCE
         if self.group is not None:
             fingerprint["group"] = self.group
         return fingerprint | {name: value for name, value in later.items() if value}
