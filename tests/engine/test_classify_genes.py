@@ -12,16 +12,19 @@ from scgeneformer import engine, nn
 V, N_CLASSES = 30, 3
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=["bert", "linear"])
+def network(request):
     torch.manual_seed(0)
     config = nn.EncoderConfig(
         vocab_size=V, n_layers=2, width=16, n_heads=2, feed_forward=24, max_length=24, dropout=0.5
     )
-    made = nn.GeneClassifier(config, N_CLASSES).train()
+    made = nn.GeneClassifier(config, N_CLASSES, request.param).train()
     with torch.no_grad():
         for p in made.parameters():
             p.add_(0.3 * torch.randn_like(p))
+    if request.param == "linear":
+        made.standardise.mean.copy_(torch.randn(16))
+        made.standardise.sd.copy_(torch.rand(16) + 0.5)
     return made
 
 
@@ -43,8 +46,12 @@ def wanted():
     return there
 
 
+def softmax(scores):
+    return np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+
+
 def by_hand(network, tokens, wanted):
-    """One cell at a time, one gene at a time."""
+    """Scores of one gene in one cell at a time."""
     network.eval()
     found = []
     with torch.no_grad():
@@ -52,23 +59,47 @@ def by_hand(network, tokens, wanted):
             cell = torch.from_numpy(row[row != 0])[None]
             if cell.shape[1] == 0:
                 continue
-            proba = network(cell)[0].softmax(-1).numpy()
-            found += [(i, j, token, proba[j]) for j, token in enumerate(cell[0].tolist()) if wanted[token]]
+            scores = network(cell)[0].double().numpy()
+            found += [(i, j, token, scores[j]) for j, token in enumerate(cell[0].tolist()) if wanted[token]]
     return found
 
 
-def test_means_over_cells_are_those_of_single_passes(network, tokens, wanted):
-    found = engine.classify_genes(network, tokens, wanted=wanted, occurrences=True, device="cpu")
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_means_over_cells_are_those_of_single_passes(network, tokens, wanted, temperature):
+    """Of scores, from which probabilities follow, or of the probabilities of a head like BERT's, which have no temperature."""
+    found = engine.classify_genes(
+        network, tokens, wanted=wanted, occurrences=True, temperature=temperature, device="cpu"
+    )
     expected = by_hand(network, tokens, wanted)
     for token in range(V):
-        own = [proba for _, _, other, proba in expected if other == token]
+        own = np.array([scores for _, _, other, scores in expected if other == token])
         assert found.n_cells[token] == len(own)
-        if own:
-            np.testing.assert_allclose(found.proba[token], np.mean(own, axis=0), atol=1e-6)
-        else:
+        if not len(own):
             assert np.isnan(found.proba[token]).all()
+            continue
+        linear = network.head == "linear"
+        means = np.mean(own if linear else softmax(own), axis=0)
+        np.testing.assert_allclose(found.means[token], means, atol=2e-6)
+        proba = softmax(means / temperature) if linear else means
+        np.testing.assert_allclose(found.proba[token], proba, atol=1e-6)
     assert list(zip(found.rows, found.positions, strict=True)) == [(i, j) for i, j, _, _ in expected]
-    np.testing.assert_allclose(found.occurrences, [proba for *_, proba in expected], atol=1e-6)
+    of_each = softmax(np.array([scores for *_, scores in expected]) / temperature)
+    np.testing.assert_allclose(found.occurrences, of_each, atol=1e-6)
+    assert found.states.shape == (0, 16)
+
+
+def test_mean_scores_are_those_of_mean_states(network, tokens, wanted):
+    found = engine.classify_genes(network, tokens, wanted=wanted, states=True, device="cpu")
+    expected = engine.embed(
+        network.encoder, tokens, pooling="mean", n_special=4, emb_layer=0, genes=True, device="cpu"
+    ).genes
+    occurs = found.n_cells > 0
+    np.testing.assert_allclose(found.states[occurs], expected[occurs], atol=1e-5)
+    assert np.isnan(found.states[~occurs]).all()
+    if network.head == "linear":
+        with torch.no_grad():
+            scores = network.eval().scores(torch.from_numpy(found.states[occurs]).float()).numpy()
+        np.testing.assert_allclose(found.means[occurs], scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("token_budget", [1, 30, 47, 10_000])  # the official tool loses a cell that is left over

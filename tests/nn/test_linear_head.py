@@ -1,4 +1,4 @@
-"""The linear head of a classifier of cells: standardised states, one layer, and its way through files."""
+"""The linear head of classifiers of cells and of genes: standardised states, one layer, and its way through files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from transformers import BertModel
+from transformers import BertForTokenClassification, BertModel
 
 from scgeneformer import nn
 
@@ -93,3 +93,74 @@ def test_a_head_that_peft_saved_without_a_pooler_is_no_linear_head(tmp_path):
     save_file({k: v for k, v in weights.items() if "standardise" not in k}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="without standardised states.*head='bert'"):
         nn.load_adapter(tmp_path, base)
+
+
+def of_genes(head: str = "linear") -> nn.GeneClassifier:
+    torch.manual_seed(1)
+    model = nn.GeneClassifier(CONFIG, 3, head)
+    if head == "linear":
+        model.standardise.mean.copy_(5 + torch.randn(16))
+        model.standardise.sd.copy_(torch.rand(16) + 0.5)
+    return model.eval()
+
+
+def test_scores_of_genes_are_linear_in_standardised_states():
+    model = of_genes()
+    states = torch.randn(5, 7, 16)
+    z = (states - model.standardise.mean) / model.standardise.sd
+    torch.testing.assert_close(model.scores(states), z @ model.classifier.weight.T + model.classifier.bias)
+    scores = torch.randn(4, 3)
+    assert torch.equal(model.averaged(scores), scores)
+    torch.testing.assert_close(model.proba(scores, 2.0), (scores / 2).softmax(-1))
+    bert = of_genes("bert")
+    assert torch.equal(bert.proba(bert.averaged(scores), 2.0), scores.softmax(-1))
+    with pytest.raises(ValueError, match="head='mlp' is not one of"):
+        nn.GeneClassifier(CONFIG, 3, "mlp")
+
+
+def test_a_folder_of_genes_is_exact_and_reads_the_same_in_transformers(tmp_path):
+    model = of_genes()
+    nn.save_checkpoint(tmp_path, model, labels=["a", "b", "c"])
+    back = nn.load_gene_classifier(tmp_path)
+    assert back.head == "linear"
+    assert back.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in back.state_dict().items())
+    theirs, info = BertForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    with torch.no_grad():
+        logits = theirs.eval()(TOKENS, attention_mask=MASK.long()).logits
+        torch.testing.assert_close(model(TOKENS, MASK)[MASK], logits[MASK], rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")  # which leaves out what is ours
+    again = nn.load_gene_classifier(tmp_path / "theirs")
+    assert again.head == "linear"
+    torch.testing.assert_close(again(TOKENS, MASK)[MASK], logits[MASK], rtol=0, atol=1e-5)
+    nn.save_checkpoint(tmp_path / "bert", of_genes("bert"))
+    assert nn.load_gene_classifier(tmp_path / "bert").head == "bert"
+
+
+def test_adapters_of_genes_come_with_their_head(tmp_path):
+    peft = pytest.importorskip("peft")
+    bases = {head: of_genes(head) for head in ("linear", "bert")}
+    for head, base in bases.items():
+        model = copy.deepcopy(base)
+        nn.add_lora(model, rank=2)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.add_(0.1 * torch.randn_like(p))
+        if head == "linear":
+            model.standardise.sd.fill_(3.0)
+        nn.save_adapter(tmp_path / head, model)
+        again = copy.deepcopy(base)
+        nn.load_adapter(tmp_path / head, again)
+        assert torch.equal(again(TOKENS, MASK), model(TOKENS, MASK))
+        nn.save_checkpoint(tmp_path / "base", base)
+        theirs = BertForTokenClassification.from_pretrained(tmp_path / "base")
+        theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / head).eval()
+        with torch.no_grad():
+            logits = theirs(TOKENS, attention_mask=MASK.long()).logits
+        torch.testing.assert_close(model(TOKENS, MASK)[MASK], logits[MASK], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="has no place"):
+        nn.load_adapter(tmp_path / "linear", copy.deepcopy(bases["bert"]))
+    with pytest.raises(ValueError, match="without standardised states.*head='bert'"):
+        nn.load_adapter(tmp_path / "bert", copy.deepcopy(bases["linear"]))

@@ -26,9 +26,13 @@ class GeneScores:
 
     Attributes
     ----------
+    means
+        float64 (V, C), mean over the cells in which a token occurs of its scores or, if the network has the head of BERT, its probabilities; NaN
+        where it was not asked for or never occurs.
     proba
-        float64 (V, C), probabilities of classes for each token, averaged over the cells in which it occurs; NaN where it was not asked
-        for or never occurs.
+        float64 (V, C), probabilities of classes that follow from these means.
+    states
+        float64 (V, H), mean over these cells of the states that the head reads; (0, H) if not asked for.
     n_cells
         int64 (V,), in how many cells each token was scored.
     rows, positions
@@ -37,7 +41,9 @@ class GeneScores:
         float32 (M, C), probabilities of classes at each of them.
     """
 
+    means: np.ndarray
     proba: np.ndarray
+    states: np.ndarray
     n_cells: np.ndarray
     rows: np.ndarray
     positions: np.ndarray
@@ -50,12 +56,14 @@ def classify_genes(
     *,
     wanted: np.ndarray,
     occurrences: bool = False,
+    states: bool = False,
+    temperature: float = 1.0,
     device: str = "auto",
     precision: str = "auto",
     token_budget: int | None = None,
     progress: bool = False,
 ) -> GeneScores:
-    """Average the probabilities of each gene's classes over cells, in one pass.
+    """Average what the network says of each gene over cells, in one pass.
 
     Parameters
     ----------
@@ -67,6 +75,10 @@ def classify_genes(
         bool (V,), which tokens to score. Cells without any of them are not computed.
     occurrences
         Also return the probabilities at each single position.
+    states
+        Also average the states of genes over cells.
+    temperature
+        What the scores of a linear head are divided by before they become probabilities.
     device, precision, token_budget, progress
         As in `embed`.
 
@@ -84,6 +96,7 @@ def classify_genes(
     n_classes = network.classifier.out_features
     exact = torch.float32 if place.type == "mps" else torch.float64
     sums = torch.zeros(len(wanted), n_classes, dtype=exact, device=place)
+    of_states = torch.zeros(len(wanted) if states else 0, network.encoder.config.width, dtype=exact, device=place)
     counts = torch.zeros(len(wanted), dtype=torch.int64, device=place)
     table = torch.from_numpy(wanted).to(place)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -93,23 +106,29 @@ def classify_genes(
         def step(rows: np.ndarray) -> None:
             batch, mask = to_device(tokens[rows], lengths[rows], place)
             where = table[batch]  # (B, L)
-            proba = working.classifier(working.encoder(batch, mask)[where]).float().softmax(-1)  # (M, C)
-            sums.index_add_(0, batch[where], proba.to(exact))
+            hidden = working.encoder(batch, mask)[where]  # (M, H)
+            scores = working.scores(hidden).float()  # (M, C)
+            sums.index_add_(0, batch[where], working.averaged(scores).to(exact))
+            if states:
+                of_states.index_add_(0, batch[where], hidden.to(exact))
             counts.index_add_(0, batch[where], torch.ones_like(batch[where]))
             if occurrences:
                 row, position = (part.cpu().numpy() for part in torch.nonzero(where, as_tuple=True))
+                proba = (scores / temperature).softmax(-1)
                 found.append((rows[row], position, proba.cpu().numpy()))
 
         for_each_batch(
             lengths, token_budget or default_token_budget(place), step, progress=progress, desc="classify genes"
         )
-        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).double().cpu().numpy()
+        occurs = torch.where(counts > 0, counts.to(exact), torch.nan)[:, None]
+        means, mean_states = ((part / occurs[: len(part)]).double().cpu() for part in (sums, of_states))
         n_cells = counts.cpu().numpy()
-    check_finite(means, n_cells > 0)
+    check_finite(means.numpy(), n_cells > 0)
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_classes), np.float32))
     rows, positions, proba = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
     order = np.lexsort((positions, rows))
-    return GeneScores(means, n_cells, rows[order], positions[order], proba[order])
+    of_genes = [part.numpy() for part in (means, network.proba(means, temperature), mean_states)]
+    return GeneScores(*of_genes, n_cells, rows[order], positions[order], proba[order])
 
 
 def rows_with(tokens: np.ndarray, wanted: np.ndarray) -> np.ndarray:

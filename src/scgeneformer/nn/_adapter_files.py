@@ -19,7 +19,7 @@ from ._adapters import (
     inject,
     layer_names,
 )
-from ._checkpoint import _ENCODER, _HEADS
+from ._checkpoint import _ENCODER, folded_head, head_prefixes
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier
 from ._weights import checked, read_weights
@@ -76,14 +76,16 @@ def save_adapter(folder: str | Path, model: nn.Module, *, base_model: str | None
     """
     config, adapted = config_of(encoder_of(model)), adapted_layers(encoder_of(model))
     layers, heads, values = _layer_names(model), _head_names(model), model.state_dict()
+    folded = folded_head(model)  # what BERT reads; the rest of such a head is ours
     pieces = {theirs: adapted[ours] for theirs, ours in layers.items() if ours in adapted}
     state = {f"{_ROOT}{name}.lora_A.weight": layer.lora_A[NAME].weight for name, layer in pieces.items()}
     state |= {f"{_ROOT}{name}.lora_B.weight": layer.lora_B[NAME].weight for name, layer in pieces.items()}
-    state |= {_ROOT + theirs: values[ours] for theirs, ours in heads.items()}
+    head = {theirs: values[ours] for theirs, ours in heads.items()} | folded
+    state |= {_ROOT + name: value for name, value in head.items()}
     written = config.to_dict() | {
         "base_model_name_or_path": base_model,
         "inference_mode": True,
-        "modules_to_save": sorted({name.removeprefix("bert.").partition(".")[0] for name in heads}) or None,
+        "modules_to_save": sorted({name.removeprefix("bert.").partition(".")[0] for name in folded or heads}) or None,
         "target_modules": _shortest_targets(list(pieces), list(layers)),
         "task_type": _TASKS.get(type(model)),
     }
@@ -162,8 +164,11 @@ def _translate(
     """Weights of adapters under our names within the encoder, and of heads under our names within `model`; shapes are checked."""
     layers = {theirs.removeprefix("bert."): ours for theirs, ours in _layer_names(model).items()}
     head_names, values, encoder = _head_names(model), model.state_dict(), encoder_of(model)
+    folded = {_ROOT + name for name in folded_head(model)} & weights.keys()
     adapters, heads = {}, {}
     for name, value in weights.items():
+        if name in folded:  # follows from the rest of the head
+            continue
         theirs = name.removeprefix(_ROOT)
         layer, found, part = theirs.removeprefix("bert.").partition(".lora_")
         if layer in layers and part in ("A.weight", "B.weight"):
@@ -185,7 +190,7 @@ def _translate(
     if not adapters:
         msg = f"{WEIGHTS} in {folder} has no adapters."
         raise ValueError(msg)
-    if heads and isinstance(model, CellClassifier) and "standardise.mean" in {*values} - {*heads}:
+    if (heads or folded) and "standardise.mean" in {*values} - {*heads}:
         msg = f"The adapter in {folder} has the head of another classifier, without standardised states. Make the model with head='bert'."
         raise ValueError(msg)
     return adapters, heads
@@ -206,8 +211,7 @@ def _head_names(model: nn.Module) -> dict[str, str]:
     """Hugging Face's name of each weight of the heads that are trained with adapters -> ours, which heads unknown to BERT keep."""
     if not has_trained_heads(model):
         return {}
-    prefixes = _HEADS.get(type(model), {})
-    names = {}
+    prefixes, names = head_prefixes(model), {}
     for name in model.state_dict():
         if not name.startswith("encoder."):
             ours = max((p for p in prefixes if name.startswith(p)), key=len, default="")

@@ -18,10 +18,12 @@ from ._weights import checked, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from typing import TypeGuard
 
     from torch import Tensor, nn
 
 POOLING = "classifier_pooling"  # pooling of a cell classifier, below which id tokens are no genes, and its head, if not BERT's
+HEAD = "gene_classifier_head"  # that of a gene classifier, if not BERT's
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 
 # Ours -> Hugging Face's, by the longest matching prefix; "{}" stands for the number of a layer.
@@ -53,8 +55,11 @@ _HEADS = {
         "attention.": "attention.",
         "standardise.": "standardise.",
     },
-    GeneClassifier: {"classifier.": "classifier."},
+    GeneClassifier: {"classifier.": "classifier.", "standardise.": "standardise."},
 }
+_STANDARDISED = {
+    "classifier.": "standardise.classifier."
+}  # of genes, beside the layer for states as they are that BERT reads
 _HF_CLASS = {
     Encoder: "BertModel",
     MaskedGeneModel: "BertForMaskedLM",
@@ -71,9 +76,30 @@ _WHAT = {  # what a folder holds, and what loads it
 }
 
 
+def head_prefixes(model: nn.Module) -> dict[str, str]:
+    """Prefixes of the names of weights outside the encoder, ours -> Hugging Face's."""
+    return _HEADS.get(type(model), {}) | (_STANDARDISED if _is_standardised(model) else {})
+
+
+def folded_head(model: nn.Module) -> dict[str, Tensor]:
+    """The layer that reads states as they are and gives the scores of a linear head for genes, by BERT's names; nothing for other models."""
+    if not _is_standardised(model):
+        return {}
+    mean, sd, weight, bias = (
+        value.detach().cpu().double()
+        for value in (model.standardise.mean, model.standardise.sd, model.classifier.weight, model.classifier.bias)
+    )
+    values = {"classifier.weight": weight / sd, "classifier.bias": bias - (weight / sd) @ mean}
+    return {name: value.to(model.classifier.weight.dtype) for name, value in values.items()}
+
+
+def _is_standardised(model: nn.Module) -> TypeGuard[GeneClassifier]:
+    return isinstance(model, GeneClassifier) and model.head == "linear"
+
+
 def _names(model: nn.Module) -> dict[str, str]:
     """Each parameter name of `model` with its Hugging Face name."""
-    prefixes = _ENCODER | _HEADS.get(type(model), {})
+    prefixes = _ENCODER | head_prefixes(model)
     bare = isinstance(model, Encoder)  # its names lack "encoder.", and BertModel's lack "bert."
     table = {}
     for name in model.state_dict():
@@ -166,6 +192,12 @@ def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     if twice:
         msg = f"{path} has weights {twice[0]!r} and 'bert.{twice[0]}', which are the same ones by two names. Keep those of one model."
         raise ValueError(msg)
+    if (
+        _is_standardised(model) and "standardise.mean" not in weights
+    ):  # as transformers saves it: without standardisation
+        own = {f"standardise.{name}": weights[name] for name in weights if name.startswith("classifier.")}
+        width = model.classifier.in_features
+        weights = {**weights, **own, "standardise.mean": torch.zeros(width), "standardise.sd": torch.ones(width)}
     names, state = _names(model), {}
     for ours, value in model.state_dict().items():
         theirs = names[ours]
@@ -251,7 +283,7 @@ def load_cell_classifier(folder: str | Path) -> CellClassifier:
 
 
 def load_gene_classifier(folder: str | Path) -> GeneClassifier:
-    """Load a ``BertForTokenClassification`` checkpoint.
+    """Load a ``BertForTokenClassification`` checkpoint, with our head if it was saved with it.
 
     Examples
     --------
@@ -260,7 +292,7 @@ def load_gene_classifier(folder: str | Path) -> GeneClassifier:
     >>> sg.nn.load_gene_classifier("genes").classifier.out_features
     2
     """
-    return _load(GeneClassifier, folder, _n_classes(folder))
+    return _load(GeneClassifier, folder, _n_classes(folder), read_config(folder).get(HEAD, "bert"))
 
 
 def _n_classes(folder: str | Path) -> int:
@@ -269,7 +301,7 @@ def _n_classes(folder: str | Path) -> int:
     return config.get("num_labels") or len(config.get("id2label", (0, 1)))
 
 
-def _load(cls: type, folder: str | Path, *args: int) -> Any:
+def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
     """Load a model of the class `cls`; an encoder comes from any.
 
     Raises
@@ -327,11 +359,14 @@ def save_checkpoint(
     # with another pooling or head than BERT's it is, to others, an encoder and some more weights
     if isinstance(model, CellClassifier) and (model.pooling, model.head) != ("cls", "bert"):
         config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special, model.head]}
+    if _is_standardised(model):
+        config |= {HEAD: model.head}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features
         labels = labels or [f"LABEL_{i}" for i in range(n_classes)]
         config |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     names = _names(model)
-    state = {names[k]: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
+    state = {names[k]: v for k, v in model.state_dict().items()} | folded_head(model)
+    state = {name: v.detach().to("cpu", dtype or v.dtype).contiguous() for name, v in state.items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

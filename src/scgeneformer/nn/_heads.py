@@ -180,22 +180,52 @@ class CellClassifier(nn.Module):
 
 
 class GeneClassifier(nn.Module):
-    """Scores of classes for every token, as in BERT's token classification.
+    """Scores of classes for every token.
+
+    Parameters
+    ----------
+    config
+        Shape of the encoder.
+    n_classes
+        Number of classes.
+    head
+        ``"bert"``: a linear layer on states, as in BERT's token classification; the probabilities of a gene are the mean of those that it has in
+        single cells. ``"linear"``: a linear layer on states that are standardised by a mean and a standard deviation that are saved with the
+        weights; the score of a gene is the mean of its scores over cells, and so that of its mean state.
 
     Examples
     --------
     >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
-    >>> model = sg.nn.GeneClassifier(config, n_classes=2)
+    >>> model = sg.nn.GeneClassifier(config, n_classes=2, head="linear")
     >>> model(torch.tensor([[2, 50, 7, 3]])).shape
     torch.Size([1, 4, 2])
     """
 
-    def __init__(self, config: EncoderConfig, n_classes: int) -> None:
+    def __init__(self, config: EncoderConfig, n_classes: int, head: Literal["bert", "linear"] = "bert") -> None:
         super().__init__()
+        if head not in HEADS:
+            msg = f"head={head!r} is not one of {HEADS}."
+            raise ValueError(msg)
+        self.head = head
         self.encoder = Encoder(config)
+        if head == "linear":
+            self.standardise = Standardise(config.width)
         self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, n_classes)
         init_weights(self.classifier, config.initializer_range)
 
+    def scores(self, states: Tensor) -> Tensor:
+        """Scores of genes with these states, (..., H) -> (..., classes)."""
+        x = states if self.head == "bert" else self.standardise(states)
+        return self.classifier(self.dropout(x))
+
+    def averaged(self, scores: Tensor) -> Tensor:
+        """What is averaged over cells, from the scores in single cells: these or, with the head of BERT, their probabilities."""
+        return scores if self.head == "linear" else scores.softmax(-1)
+
+    def proba(self, means: Tensor, temperature: float = 1.0) -> Tensor:
+        """Probabilities of genes from the means of what is averaged, (..., classes); only scores have a temperature."""
+        return (means / temperature).softmax(-1) if self.head == "linear" else means
+
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.classifier(self.dropout(self.encoder(tokens, mask)))  # (B, L, classes)
+        return self.scores(self.encoder(tokens, mask))  # (B, L, classes)
