@@ -148,9 +148,9 @@ class Watched(portfolio._Contest):
     def enter(self, name: str, scores: np.ndarray, **row: float) -> None:
         super().enter(name, scores, **row)
         start = time.perf_counter()
-        labels = self.cells.labels[self.held_out, 0].astype(int)
-        asked = self.model._classify(self.cells.tokens[self.test]).scores / evaluation.temperature(scores, labels)
-        self.answers[name] = self.model.tasks[0].answer(asked)
+        labels = self.items.labels[self.held_out, 0].astype(int)
+        asked = self.items.scores(self.test) / evaluation.temperature(scores, labels)
+        self.answers[name] = self.items.tasks[0].answer(asked)
         Watched.seconds += time.perf_counter() - start
 
 

@@ -156,7 +156,7 @@ def test_a_pickle_beside_an_honest_model_changes_nothing(base, world, tmp_path):
 def test_a_checkpoint_to_resume_from_runs_nothing(kind, world, tmp_path):
     root, cells = world
     made = getattr(model, kind).load(root / "saved" / kind, cells.copy())
-    plain = {"recipe": "plain"} if kind == "CellClassifier" else {}
+    plain = {} if kind == "Geneformer" else {"recipe": "plain"}
     torch.save({"state_dict": {}, "callbacks": Payload(tmp_path / "ran")}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt was refused"):
         made.train(max_epochs=2, ckpt_path=tmp_path / "last.ckpt", **QUIET, **plain)

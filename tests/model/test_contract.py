@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import anndata as ad
 
 TOKENS = "geneformer_tokens"
-KINDS = ("masked", "cells", "genes")
-CLASSIFIERS = ("cells", "genes")
+KINDS = ("masked", "cells", "genes", "genes, BERT's head")
+CLASSIFIERS = KINDS[1:]
 
 
 @dataclass
@@ -55,14 +55,21 @@ def cells(ranked) -> ad.AnnData:
 
 @pytest.fixture
 def quick(quick, case) -> dict:
-    """One run of each class, though classifiers of cells may train several times, or not at all."""
-    return quick | ({"recipe": "plain"} if case.cls is CellClassifier else {})
+    """One run of each class, though classifiers may train several times, or not at all."""
+    return quick | ({} if case.cls is Geneformer else {"recipe": "plain"})
 
 
 @pytest.fixture(params=KINDS)
 def case(request, vocabulary, start) -> Case:
     lists = {"late": vocabulary.ids[16:28].tolist(), "early": vocabulary.ids[4:16].tolist()}
     shape = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 16, "dropout": 0.1}
+
+    def of_genes(head: str) -> Case:
+        def make(cells: ad.AnnData) -> GeneClassifier:
+            return GeneClassifier(cells, lists, start, head=head)
+
+        return Case(GeneClassifier, GeneClassifier.setup_anndata, make)
+
     return {
         "masked": Case(
             Geneformer, Geneformer.setup_anndata, lambda cells: Geneformer(cells, vocabulary=vocabulary, **shape)
@@ -72,7 +79,8 @@ def case(request, vocabulary, start) -> Case:
             lambda cells: CellClassifier.setup_anndata(cells, "half"),
             lambda cells: CellClassifier(cells, start),
         ),
-        "genes": Case(GeneClassifier, GeneClassifier.setup_anndata, lambda cells: GeneClassifier(cells, lists, start)),
+        "genes": of_genes("linear"),
+        "genes, BERT's head": of_genes("bert"),
     }[request.param]
 
 

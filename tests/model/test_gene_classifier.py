@@ -23,9 +23,15 @@ def classes(vocabulary):
 
 
 @pytest.fixture
-def model(ranked, classes, start):
+def quick(quick) -> dict:
+    """One run; other recipes are tested in their room."""
+    return quick | {"recipe": "plain"}
+
+
+@pytest.fixture(params=["linear", "bert"])
+def model(request, ranked, classes, start):
     torch.manual_seed(1)
-    return GeneClassifier(ranked, classes, start)
+    return GeneClassifier(ranked, classes, start, head=request.param)
 
 
 def weights(model) -> torch.Tensor:
@@ -63,6 +69,7 @@ def test_validation_scores_are_of_genes(model, quick):
     assert model.history["validation_macro_f1"].iloc[-1].item() == pytest.approx(f1, abs=1e-6)
     every = model.predict_genes(genes=genes.index, occurrences=True)
     right = np.where(genes["class"].loc[every.index] == "early", every["early"], every["late"])
+    assert model.temperature_ == 1.0  # too few genes for another
     assert model.history["validation_loss"].iloc[-1].item() == pytest.approx(np.mean(-np.log(right)), rel=1e-5)
 
 
@@ -120,7 +127,13 @@ def test_predictions_are_means_over_cells(model, ranked, vocabulary):
     every = model.predict_genes(indices=some, occurrences=True)
     tokens = ranked.obsm[KEY][some]
     assert table.index.tolist() == [i for i in vocabulary.ids[4:] if i in set(vocabulary.ids[np.unique(tokens)])]
-    np.testing.assert_allclose(every.groupby(level=0)["late"].mean().loc[table.index], table["late"], atol=1e-6)
+    proba = every[["late", "early"]].astype(float)
+    if model.module.network.head == "bert":
+        means = proba.groupby(level=0).mean()
+    else:  # of scores, which probabilities show up to what is the same for all classes
+        means = np.exp(np.log(proba).groupby(level=0).mean())
+        means = means.div(means.sum(axis=1), axis=0)
+    np.testing.assert_allclose(means.loc[table.index], table[["late", "early"]], atol=1e-6)
     np.testing.assert_array_equal(every.groupby(level=0).size().loc[table.index], table["n_cells"])
     np.testing.assert_allclose(table["late"] + table["early"], 1, atol=1e-6)
     first = every[every["cell"] == "cell30"]
@@ -239,7 +252,7 @@ def test_hands_its_encoder_on(model, ranked, quick):
 )
 def test_bad_arguments_of_train(model, arguments, message):
     with pytest.raises(ValueError, match=message):
-        model.train(1, **arguments)
+        model.train(1, recipe="plain", **arguments)
 
 
 def test_genes_of_other_cells(ranked, start, vocabulary):

@@ -20,6 +20,11 @@ TRAIN = {"max_epochs": 6, "learning_rate": 3e-2, "warmup": 0.0, "batch_size": 12
 
 
 @pytest.fixture
+def quick(quick) -> dict:
+    return quick | {"recipe": "plain"}
+
+
+@pytest.fixture
 def model(ranked, vocabulary, start):
     genes = vocabulary.ids[4:]
     return GeneClassifier(ranked, {"late": genes[[*range(12, 24), 25]], "early": genes[[*range(12), 24]]}, start)
@@ -163,7 +168,7 @@ def test_a_loaded_model_starts_where_the_saved_one_did(model, ranked, start, qui
     quick |= {"max_epochs": 1, "baselines": ["probe"]}
     start.export(tmp_path / "start")
     made = GeneClassifier(ranked, model.classes, tmp_path / "start")
-    made.train(1, **{name: quick[name] for name in ("accelerator", "precision", "enable_progress_bar")})
+    made.train(1, **{name: quick[name] for name in ("accelerator", "precision", "recipe", "enable_progress_bar")})
     made.save(tmp_path / "saved")
     expected = model.cross_validate(2, **quick)
     again = GeneClassifier.load(tmp_path / "saved", ranked).cross_validate(2, **quick)

@@ -127,7 +127,7 @@ def classify_genes(
     nothing = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, n_classes), np.float32))
     rows, positions, proba = (np.concatenate(parts) for parts in zip(nothing, *found, strict=True))
     order = np.lexsort((positions, rows))
-    of_genes = [part.numpy() for part in (means, network.proba(means, temperature), mean_states)]
+    of_genes = means.numpy(), network.proba(means, temperature).numpy(), mean_states.numpy()
     return GeneScores(*of_genes, n_cells, rows[order], positions[order], proba[order])
 
 

@@ -9,7 +9,7 @@ from scgeneformer import engine, evaluation, hub, nn
 from scgeneformer._docs import doc_params
 
 from ._calibration import fit_calibrations
-from ._classifier import DOCS, SETS, Backbone, limit_training
+from ._classifier import DOCS, SELECTED, SETS, Backbone, limit_training
 from ._cross_validation import CrossValidation, Folds, cross_validate_cells
 from ._labelled_cells import LabelledCells
 from .data._cell_labels import CellTask, output_names, task_of_others
@@ -18,7 +18,6 @@ from .data._splits import Sizes, choose_split
 from .objectives._cells import CellClassifierModule, CellLabels, class_weights_of, task_weights_of
 from .recipes._cells import TrainingCells
 from .recipes._recipe import resolve_recipe, train_by
-from .recipes._selection import Selection
 from .training._options import train_options
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     import numpy as np
-    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -35,11 +33,7 @@ if TYPE_CHECKING:
 
     from .training._options import TrainOptions
 
-_TASKS, _TEMPERATURES, _SELECTED = (
-    "tasks",
-    "temperatures",
-    "selected",
-)  # keys of ours in config.json, which others ignore
+_TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, which others ignore
 
 
 @doc_params(**DOCS)
@@ -111,19 +105,12 @@ class CellClassifier(LabelledCells):
         self._init_start(start)
         self.temperature_: dict[str, float] = {}
         self.reference_: dict[str, dict[str, np.ndarray]] = {}
-        self.selected_: dict[str, Any] | None = None
-        self.histories_: dict[str, dict[str, pd.DataFrame]] = {}
         self._model_summary_string = (
             f"CellClassifier of {', '.join(f'{t.name} ({t.kind})' for t in self.tasks)}: {start.config.n_layers} layers, "
             f"width {start.config.width}, pooling {pooling}, head {head}, freeze {freeze}, lora {lora}, {self.vocabulary!r}"
         )
         pretrained, config = None, start.saved_config  # saved models hold their weights themselves
         self.init_params_ = self._get_init_params(locals())
-
-    @property
-    def selected(self) -> Selection | None:
-        """Which classifier the last training kept, and why; None if there was no choice."""
-        return None if self.selected_ is None else Selection.restored(self.selected_, self.histories_)
 
     @train_options(learning_rate=None, warmup=None, keep_best="auto")
     def train(
@@ -213,10 +200,10 @@ class CellClassifier(LabelledCells):
             self._cells(), self.tasks, labels, split, samples=samples, balance=balance, rng=options["rng"], **sizes
         )
         weights = class_weights_of(self.tasks, labels[chosen.train], class_weights)
-        cells = TrainingCells(tokens, lengths, labels, samples, chosen, CellLabels(self.tasks, labels, chosen))
+        cells = TrainingCells(self, tokens, lengths, labels, chosen, CellLabels(self.tasks, labels, chosen), samples)
         self.module.class_weights, self.split_ = weights, {name: getattr(chosen, name) for name in SETS}
         self.temperature_, self.reference_, self.selected_, self.histories_ = {}, {}, None, {}
-        selection = train_by(by, self, cells, max_epochs, options)
+        selection = train_by(by, cells, max_epochs, options)
         if selection is not None:
             self.selected_, self.histories_ = selection.state, selection.histories
         self.calibrate()
@@ -235,7 +222,7 @@ class CellClassifier(LabelledCells):
 
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)
-        self.temperature_, self.reference_, self.selected_, self.histories_ = {}, {}, None, {}  # of other weights
+        self.temperature_, self.reference_ = {}, {}  # of other weights
 
     def cross_validate(
         self,
@@ -299,7 +286,7 @@ class CellClassifier(LabelledCells):
 
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         ours = {_TASKS: {task.name: task.state for task in self.tasks}, _TEMPERATURES: self.temperature_}
-        return output_names(self.tasks), ours | {_SELECTED: self.selected_}
+        return output_names(self.tasks), ours | {SELECTED: self.selected_}
 
     @classmethod
     def from_pretrained(
@@ -346,5 +333,5 @@ class CellClassifier(LabelledCells):
         )
         shape = asdict(network.encoder.config)
         model = cls(config=shape, vocabulary=vocabulary, pooling=network.pooling, head=network.head, registry=registry)
-        model.temperature_, model.selected_ = dict(config.get(_TEMPERATURES, {})), config.get(_SELECTED)
+        model.temperature_, model.selected_ = dict(config.get(_TEMPERATURES, {})), config.get(SELECTED)
         return model._init_pretrained(network, adata)

@@ -11,6 +11,7 @@ from scgeneformer import evaluation, hub, nn
 from scgeneformer.nn._adapters import config_of
 
 from ._base import TransformerModel
+from .recipes._selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .objectives._genes import GeneClassifierModule
 
 SETS = ("train", "validation", "test")
+SELECTED = "selected"  # key of ours in config.json, which others ignore
 DOCS = {
     "start": """
         pretrained
@@ -57,13 +60,16 @@ class Classifier(TransformerModel):
 
     module: CellClassifierModule | GeneClassifierModule
     split_: dict[str, np.ndarray] | None
+    selected_: dict[str, Any] | None
+    histories_: dict[str, dict[str, pd.DataFrame]]
     start_: str | None
     _start: hub.Pretrained | None
 
     def _init_start(self, start: Backbone) -> None:
         """Record where the classifier starts."""
         self.module.eval()
-        self.split_ = None
+        self.split_ = self.selected_ = None
+        self.histories_ = {}
         self.start_, self._start = start.address, start.pretrained
 
     def _init_pretrained(self, network: nn.CellClassifier | nn.GeneClassifier, adata: AnnData | MuData | None) -> Self:
@@ -88,6 +94,11 @@ class Classifier(TransformerModel):
             msg = "This model has not been trained, and so has no split. Call `train` first."
             raise AttributeError(msg)
         return evaluation.Split(**self.split_)
+
+    @property
+    def selected(self) -> Selection | None:
+        """Which classifier the last training kept, and why; None if there was no choice."""
+        return None if self.selected_ is None else Selection.restored(self.selected_, self.histories_)
 
     def start_encoder(self) -> nn.Encoder:
         """The encoder as it was before training.
@@ -196,6 +207,7 @@ class Classifier(TransformerModel):
         options = {"rank": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
         self.init_params_["non_kwargs"]["lora"] = options | {"targets": sorted(adapter.target_modules)}  # for `load`
         self.is_trained_ = True
+        self.selected_, self.histories_ = None, {}  # of other weights
 
     def merge_lora(self) -> None:
         """Merge the adapters into the weights that they adapt, which leaves a model without adapters."""

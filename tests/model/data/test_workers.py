@@ -38,7 +38,7 @@ def test_datasets_survive_pickling_and_are_small(model, quick, monkeypatch):
         init(self, dataset, **kwargs)
 
     monkeypatch.setattr(DataLoader, "__init__", watch)
-    recipe = {"recipe": "plain"} if isinstance(model, CellClassifier) else {}
+    recipe = {} if isinstance(model, Geneformer) else {"recipe": "plain"}
     model.train(max_steps=1, **quick, **recipe)
     assert len(loaders) >= 2
     for dataset, kwargs in loaders:
@@ -55,6 +55,7 @@ def test_spawned_workers_change_nothing(ranked, vocabulary, start, quick):
     for workers in ({}, {"num_workers": 1, "multiprocessing_context": "spawn"}):
         torch.manual_seed(0)
         model = GeneClassifier(ranked, lists, start)
-        model.train(max_steps=2, train_size=1, validation_size=0, test_size=0, datasplitter_kwargs=workers, **quick)
+        sizes = {"train_size": 1, "validation_size": 0, "test_size": 0}
+        model.train(max_steps=2, recipe="plain", datasplitter_kwargs=workers, **sizes, **quick)
         ends.append(torch.cat([p.detach().flatten() for p in model.module.parameters()]))
     assert torch.equal(*ends)

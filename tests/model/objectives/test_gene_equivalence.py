@@ -35,7 +35,7 @@ def model(cells, vocabulary, classes):
         name: [g for g in genes if not any(g in classes[n] for n in list(classes)[:i])]
         for i, (name, genes) in enumerate(classes.items())
     }
-    model = GeneClassifier(cells, lists, Geneformer(vocabulary=vocabulary, **SIZES))
+    model = GeneClassifier(cells, lists, Geneformer(vocabulary=vocabulary, **SIZES), head="bert")
     with torch.no_grad():
         for p in model.module.parameters():
             p.add_(0.2 * torch.randn_like(p))

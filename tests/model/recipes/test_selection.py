@@ -138,20 +138,20 @@ def test_standard_errors_are_those_of_paired_differences_within_classes():
     rng = np.random.default_rng(0)
     labels = np.repeat([0.0, 1.0, 2.0], [10, 20, 50])[:, None]
     task = CellTask("a", "categorical", ("x", "y", "z"))
-    judge = Judge([task], labels, {"a": 3.0})
+    judge = Judge([task], labels, {"a": 3.0}, (50, 3))
     difference = rng.normal(size=(80, 1))
     by_class = pd.Series(difference[:, 0]).groupby(labels[:, 0])
     assert judge.criterion(difference) == pytest.approx(by_class.mean().mean())
     assert judge.standard_error(difference) == pytest.approx(np.sqrt((by_class.var() / by_class.size()).sum()) / 3)
     tasks = [task, CellTask("b", "categorical", ("x", "y", "z"))]
-    twice = Judge(tasks, np.repeat(labels, 2, 1), {"a": 1.0, "b": 1.0})  # the same cells, not twice as many
+    twice = Judge(tasks, np.repeat(labels, 2, 1), {"a": 1.0, "b": 1.0}, (50, 3))  # the same cells, not twice as many
     assert twice.standard_error(np.repeat(difference, 2, 1)) == pytest.approx(judge.standard_error(difference))
 
 
 def test_surer_than_the_cells_allow_is_calibrated_before_it_is_judged():
     """Scores a hundred times too large cost what they cost after the best temperature, but never less than without one."""
     labels = np.repeat([0.0, 1.0], 50)[:, None]
-    judge = Judge([CellTask("a", "categorical", ("x", "y"))], labels, {"a": 1.0})
+    judge = Judge([CellTask("a", "categorical", ("x", "y"))], labels, {"a": 1.0}, (50, 3))
     scores = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     scores[np.arange(100), labels[:, 0].astype(int)] += 2
     once, twice = (judge.criterion(judge.losses(factor * scores)) for factor in (4, 8))

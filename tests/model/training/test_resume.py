@@ -72,7 +72,7 @@ def new(ranked, vocabulary, start, corpus) -> dict[str, Callable[[], tuple[Any, 
 
     def classes_of_genes():
         GeneClassifier.setup_anndata(ranked)
-        return GeneClassifier(ranked, lists, start, dropout=0.2), {}
+        return GeneClassifier(ranked, lists, start, dropout=0.2), {"recipe": "plain"}
 
     return {make.__name__: make for make in (masked_genes, streamed, classes_of_cells, classes_of_genes)}
 

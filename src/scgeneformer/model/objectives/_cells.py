@@ -71,18 +71,33 @@ class CellLabels(Objective):
         batches, self._batches = self._batches, []
         batches = [pair for part in gathered(batches) for pair in part]
         scores, labels = (np.concatenate([pair[i] for pair in batches]) for i in range(2))
-        by_task = np.split(scores, np.cumsum([task.n_outputs for task in self.tasks])[:-1], axis=1)
-        results = {task.name: score_task(task, by_task[i], labels[:, i]) for i, task in enumerate(self.tasks)}
-        names = sorted({name for result in results.values() for name in result})
-        of_name = {n: [result[n] for result in results.values() if n in result] for n in names}
-        means = {n: float(np.nanmean(values or [np.nan])) for n, values in of_name.items()}
-        if len(results) > 1:
-            means |= {f"{task}_{name}": value for task, result in results.items() for name, value in result.items()}
-        return means
+        return score_tasks(self.tasks, scores, labels)
 
     def fingerprint(self) -> dict[str, Any]:
         """Size and sum of each set of cells."""
         return set_sums({name: cells for name, cells in vars(self.split).items() if name != "balance"})
+
+
+def score_tasks(tasks: Sequence[CellTask], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores of each of several tasks and their means; of a single task its scores.
+
+    Parameters
+    ----------
+    tasks
+        The columns of labels.
+    scores
+        What a network says, (n, outputs of all tasks).
+    labels
+        (n, tasks), NaN where missing.
+    """
+    by_task = np.split(scores, np.cumsum([task.n_outputs for task in tasks])[:-1], axis=1)
+    results = {task.name: score_task(task, by_task[i], labels[:, i]) for i, task in enumerate(tasks)}
+    names = sorted({name for result in results.values() for name in result})
+    of_name = {n: [result[n] for result in results.values() if n in result] for n in names}
+    means = {n: float(np.nanmean(values or [np.nan])) for n, values in of_name.items()}
+    if len(results) > 1:
+        means |= {f"{task}_{name}": value for task, result in results.items() for name, value in result.items()}
+    return means
 
 
 def score_task(task: CellTask, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

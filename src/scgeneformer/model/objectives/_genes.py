@@ -43,8 +43,8 @@ class LabelsOfTokens:
 class GeneLabels(Objective):
     """Predict the classes of genes.
 
-    A validation is scored over genes, the probabilities of each averaged over the cells in which it occurs: ``accuracy``, ``macro_f1`` and
-    ``auc``. The loss is that of occurrences.
+    A validation is scored over genes, as they are predicted, each from its mean over the cells in which it occurs: ``accuracy``, ``macro_f1``
+    and ``auc``. The loss is that of occurrences.
 
     Parameters
     ----------
@@ -54,31 +54,33 @@ class GeneLabels(Objective):
         Numbers of the genes of each set.
     cells
         Rows of tokens to train on, by which, as by `split`, a resumed run is recognised.
-    n_tokens
-        Size of the vocabulary.
+    network
+        What is trained, of which depends what is averaged.
     """
 
-    def __init__(self, genes: GeneClasses, split: evaluation.Split, cells: np.ndarray, n_tokens: int) -> None:
-        self.genes, self.split, self.cells = genes, split, cells
+    def __init__(self, genes: GeneClasses, split: evaluation.Split, cells: np.ndarray, network: GeneClassifier) -> None:
+        self.genes, self.split, self.cells, self.network = genes, split, cells, network
+        n_tokens = network.encoder.config.vocab_size
         self.targets = {
             name: LabelsOfTokens(genes.code_of_token(n_tokens, getattr(split, name)))
             for name in ("train", "validation")
         }
-        self._sums = torch.zeros(n_tokens, len(genes.names))
+        self._sums = torch.zeros(n_tokens, len(genes.names) + 1)  # and the number of cells
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        """Add the probabilities of the genes of the batch to those of earlier ones."""
-        proba, tokens = outputs["logits"].softmax(-1), batch["tokens"][batch["labels"] >= 0]
-        self._sums = self._sums.to(proba.device).index_add_(0, tokens, proba)
+        """Add what is said of the genes of the batch to what was said before."""
+        averaged, tokens = self.network.averaged(outputs["logits"]), batch["tokens"][batch["labels"] >= 0]
+        values = torch.cat([averaged, torch.ones_like(averaged[:, :1])], 1)
+        self._sums = self._sums.to(values.device).index_add_(0, tokens, values)
 
     def compute(self) -> dict[str, float]:
         """Scores over the validation genes that occur."""
         sums, self._sums = self._sums, torch.zeros(self._sums.shape)
         genes = self.split.validation
         by_gene = np.sum(gathered(sums.double().cpu().numpy()[self.genes.tokens[genes]]), axis=0)
-        n_cells = by_gene.sum(1)  # since each of them added 1
-        occurs = n_cells > 0
-        proba, codes = by_gene[occurs] / n_cells[occurs, None], self.genes.codes[genes][occurs]
+        occurs = by_gene[:, -1] > 0
+        means = torch.from_numpy(by_gene[occurs, :-1] / by_gene[occurs, -1:])
+        proba, codes = self.network.proba(means).numpy(), self.genes.codes[genes][occurs]
         report = evaluation.classification(codes, proba, self.genes.names)
         return {name: float(report.scores[name]) for name in SCORES}
 
@@ -163,7 +165,7 @@ class GeneClassifierModule(TokenModule):
 
     def generative(self, hidden: Tensor) -> dict[str, Tensor]:
         """Logits of the classes at the labelled positions: (M, C), in float32."""
-        return {"logits": self.network.classifier(self.network.dropout(hidden)).float()}
+        return {"logits": self.network.scores(hidden).float()}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The linear probe and runs that start from it, of which the validation cells choose one."""
+"""The linear probe and runs that start from it, of which the validation cells or genes choose one."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ import pandas as pd
 import torch
 
 from scgeneformer.model.data._batches import trimmed
-from scgeneformer.model.objectives._cells import class_weights_of
+from scgeneformer.model.objectives._cells import class_weights_of, score_tasks
 from scgeneformer.model.training._callbacks import check_plain, check_writable
 from scgeneformer.model.training._history import joined
 from scgeneformer.model.training._options import named_plan_options
 from scgeneformer.model.training._train import device_of, token_budget_of
 
 from ._probe import Probe, fit_probe
-from ._selection import COLUMNS, LEAST_CELLS, LEAST_OF_A_CLASS, PROBE, Judge, Selection, reason_of
+from ._selection import COLUMNS, PROBE, Selection, reason_of
 from ._single import OWN, WARMUP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from scgeneformer.model._cell_classifier import CellClassifier
+    from scgeneformer.model._classifier import Classifier
+    from scgeneformer.model.data._cell_labels import CellTask
 
-    from ._cells import TrainingCells
+    from ._items import TrainingItems
 
 MOST_CELLS = 16  # of a batch
 EPOCHS, LEAST_STEPS, MOST_STEPS = 8, 250, 3000  # of a run
 RATES = {"small": (5e-5, 2e-4), "large": (1e-5, 3e-5), "adapters": (1e-4, 3e-4)}  # of runs A and B
 LARGE = 50_000_000  # parameters
-FEW_CLASSES, LARGE_CLASS = 3, 50  # training cells that let a shrunk probe keep all of its classes
+FEW_CLASSES, LARGE_CLASS = 3, 50  # training items that let a shrunk probe keep all of its classes
 LAST = "last.ckpt"
 
 
@@ -82,34 +83,34 @@ def check_portfolio(options: Mapping[str, Any]) -> None:
         raise FileNotFoundError(msg)
 
 
-def train_portfolio(
-    model: CellClassifier, cells: TrainingCells, recipe: str, max_epochs: int | None, options: Mapping[str, Any]
-) -> Selection:
-    """Make the linear probe the head of `model` and, if the recipe is ``"auto"``, train from there and keep what validates best.
+def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, options: Mapping[str, Any]) -> Selection:
+    """Make the linear probe the head of the model and, if the recipe is ``"auto"``, train from there and keep what validates best.
 
     Whatever ends a run before its time, the model is left with the best classifier so far.
     """
     from scanpy import logging as logg
 
-    network = model.module.network
-    training, held_out = cells.with_tokens("train"), cells.with_tokens("validation")
-    states = model._classify(cells.tokens[np.concatenate([training, held_out])]).states
-    of_training, of_held_out = np.split(states, [len(training)])
-    probe = _fitted(model, cells, of_training, options["rng"])
+    model, network = items.model, items.model.module.network
+    training, held_out = items.with_states("train"), items.with_states("validation")
+    of_training, of_held_out = np.split(items.states(np.concatenate([training, held_out])), [len(training)])
+    probe = _fitted(items, of_training, options["rng"])
     probe.put_into(network)
     model.module.eval()
     model.is_trained_ = True
-    contest = _Contest(model, cells, held_out)
+    contest = _Contest(items, held_out)
     if len(held_out):
+        for name, scores in items.references(options["rng"]).items():
+            contest.show(name, scores)
         with torch.no_grad():
-            scores = network.scores(torch.from_numpy(of_held_out).to(network.classifier.weight))
-        contest.enter(PROBE, scores.float().cpu().numpy())
-    reason = "it was asked for" if recipe == PROBE else _why_no_run(model, contest.judge, len(held_out))
+            of_probe = network.scores(torch.from_numpy(of_held_out).to(network.classifier.weight))
+        contest.enter(PROBE, of_probe.float().cpu().numpy())
+    reason = "it was asked for" if recipe == PROBE else _why_no_run(contest)
     if reason is None:
-        candidates = _candidates(model, cells, of_training, probe, options)
-        del states, of_training, of_held_out
+        candidates = _candidates(items, of_training, probe, options)
+        del of_training, of_held_out
         _compete(contest, candidates, max_epochs, options)
-        reason = reason_of(contest.kept, contest.table, len(held_out))
+        reason = reason_of(contest.kept, contest.table, f"{len(held_out)} validation {items.what}")
+    reason += contest.better_references()
     logg.info(f"kept {'the linear probe' if contest.kept == PROBE else f'run {contest.kept}'}: {reason}")
     return Selection(contest.kept, reason, len(held_out), contest.table, contest.histories)
 
@@ -117,32 +118,52 @@ def train_portfolio(
 class _Contest:
     """Classifiers that were judged so far, and the weights of the one to keep."""
 
-    def __init__(self, model: CellClassifier, cells: TrainingCells, held_out: np.ndarray) -> None:
-        self.model, self.cells, self.held_out = model, cells, held_out
-        self.judge = Judge(model.tasks, cells.labels[held_out], model.module.task_weights)
-        self.start = self.best = _trained(model)  # after the probe was put into it
+    def __init__(self, items: TrainingItems, held_out: np.ndarray) -> None:
+        self.items, self.held_out = items, held_out
+        self.judge = items.judge()
+        self.start = self.best = _trained(items.model)  # after the probe was put into it
         self.kept = PROBE
         self.rows: dict[str, dict[str, float]] = {}
+        self.losses: dict[str, np.ndarray] = {}
         self.histories: dict[str, dict[str, pd.DataFrame]] = {}
 
-    def enter(self, name: str, scores: np.ndarray, **row: float) -> None:
-        """Judge the classifier that the model is now by its scores of the validation cells; the first is the probe."""
-        losses = self.judge.losses(scores)
+    def show(self, name: str, scores: np.ndarray, **row: float) -> None:
+        """Judge the scores of the validation items."""
+        losses = self.losses[name] = self.judge.losses(scores)
         row["criterion"] = self.judge.criterion(losses)
-        if name == PROBE:
-            self.losses = losses
-        else:
-            row["difference"] = self.judge.criterion(losses - self.losses)
-            row["standard_error"] = self.judge.standard_error(losses - self.losses)
-            if row["difference"] < -row["standard_error"] and row["criterion"] < self.rows[self.kept]["criterion"]:
-                self.kept, self.best = name, _trained(self.model)
-        labels = torch.from_numpy(self.cells.labels[self.held_out])
-        self.cells.objective.update({"scores": torch.from_numpy(scores)}, {"labels": labels})
-        self.rows[name] = row | self.cells.objective.compute()
+        self.rows[name] = row | score_tasks(self.items.tasks, scores, self.items.labels[self.held_out])
+
+    def enter(self, name: str, scores: np.ndarray, **row: float) -> None:
+        """Judge the classifier that the model is now, and keep it if it is the best so far; the first is the probe."""
+        self.show(name, scores, **row)
+        if self._beats(name, PROBE) and self.rows[name]["criterion"] < self.rows[self.kept]["criterion"]:
+            self.kept, self.best = name, _trained(self.items.model)
+
+    def better_references(self) -> str:
+        """A sentence on each model of other features that is better than what is kept."""
+        if self.judge.too_few():
+            return ""
+        better = [name for name in self.rows if name not in (PROBE, *self.histories) and self._beats(name, self.kept)]
+        return "".join(f"; the {name} alone does better ({self.rows[name]['criterion']:.3g})" for name in better)
+
+    def _beats(self, name: str, other: str) -> bool:
+        difference, error = self._compared(name, other)
+        return difference < -error
+
+    def _compared(self, name: str, other: str) -> tuple[float, float]:
+        """Difference of two criteria, and its standard error."""
+        differences = self.losses[name] - self.losses[other]
+        return self.judge.criterion(differences), self.judge.standard_error(differences)
 
     @property
     def table(self) -> pd.DataFrame:
-        table = pd.DataFrame.from_dict(self.rows, orient="index", dtype=np.float64)
+        rows = {
+            name: row
+            if name == PROBE
+            else row | dict(zip(("difference", "standard_error"), self._compared(name, PROBE), strict=True))
+            for name, row in self.rows.items()
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index", dtype=np.float64)
         return table.reindex(columns=[*COLUMNS, *[name for name in table if name not in COLUMNS]])
 
 
@@ -150,7 +171,8 @@ def _compete(
     contest: _Contest, candidates: Mapping[str, Candidate], max_epochs: int | None, options: Mapping[str, Any]
 ) -> None:
     """Run all candidates, and leave the model with the best classifier, also if one fails."""
-    model, before = contest.model, dict(contest.model.history_ or {})
+    items, model = contest.items, contest.items.model
+    before = dict(model.history_ or {})
     try:
         for number, (name, candidate) in enumerate(candidates.items()):
             _restore(model, contest.start)
@@ -158,61 +180,57 @@ def _compete(
             model.history_ = {}
             with torch.random.fork_rng():
                 torch.manual_seed(int(np.random.default_rng([options["rng"], number]).integers(2**31)))
-                _run(model, contest.cells, name, candidate, max_epochs, options)
+                _run(items, name, candidate, max_epochs, options)
             contest.histories[name] = model.history_
-            scores = model._classify(contest.cells.tokens[contest.held_out]).scores
+            scores = items.scores(contest.held_out)
             contest.enter(name, scores, learning_rate=candidate.learning_rate, steps=model.trainer.global_step)
     finally:
         _restore(model, contest.best)
         model.history_ = joined(before, contest.histories.get(contest.kept, {}))
 
 
-def _fitted(
-    model: CellClassifier, cells: TrainingCells, states: np.ndarray, rng: int, shrunk: Probe | None = None
-) -> Probe:
-    """The probe of the training cells or, at the penalties of one a hundred times stronger, one that is balanced by class."""
-    training = cells.with_tokens("train")
-    labels, weights = cells.labels[training], model.module.class_weights
+def _fitted(items: TrainingItems, states: np.ndarray, rng: int, shrunk: Probe | None = None) -> Probe:
+    """The probe of the training items or, at the penalties of one a hundred times stronger, one that is balanced by class."""
+    training = items.with_states("train")
+    labels, weights = items.labels[training], items.class_weights
     if shrunk is not None:
-        weights = class_weights_of(model.tasks, labels, "balanced") | weights
-    groups = None if cells.samples is None else cells.samples[training]
-    return fit_probe(model.tasks, states, labels, groups=groups, class_weights=weights, rng=rng, shrunk=shrunk)
+        weights = class_weights_of(items.tasks, labels, "balanced") | dict(weights)
+    groups = items.groups(training)
+    return fit_probe(items.tasks, states, labels, groups=groups, class_weights=weights, rng=rng, shrunk=shrunk)
 
 
-def _why_no_run(model: CellClassifier, judge: Judge, n_held_out: int) -> str | None:
+def _why_no_run(contest: _Contest) -> str | None:
     """Why the probe is kept without a run; None if there is to be one."""
-    trained = [name for name, p in model.module.network.named_parameters() if p.requires_grad]
+    items = contest.items
+    trained = [name for name, p in items.model.module.network.named_parameters() if p.requires_grad]
     if all(name.startswith("classifier.") for name in trained):
         return "only the head is trained, and the probe is its best fit"
-    if judge.too_few():
-        least = f"{LEAST_CELLS}, and {LEAST_OF_A_CLASS} of each class"
-        return f"too few validation cells to tell ({n_held_out}; it takes {least})"
+    if contest.judge.too_few():
+        least, of_a_class = items.least
+        told = f"{len(contest.held_out)}; it takes {least}, and {of_a_class} of each class"
+        return f"too few validation {items.what} to tell ({told})"
     return None
 
 
 def _candidates(
-    model: CellClassifier,
-    cells: TrainingCells,
-    states: np.ndarray,
-    probe: Probe,
-    options: Mapping[str, Any],
+    items: TrainingItems, states: np.ndarray, probe: Probe, options: Mapping[str, Any]
 ) -> dict[str, Candidate]:
     """The runs, by name: one where the learning rate is given."""
     given = named_plan_options(options["plan_kwargs"]).get("learning_rate", options["learning_rate"])
     if given is not None:
         return {"A": Candidate(probe, given)}
-    encoder = model.encoder
+    encoder = items.model.encoder
     large = sum(p.numel() for p in encoder.parameters()) >= LARGE
     rates = RATES["adapters" if hasattr(encoder, "peft_config") else "large" if large else "small"]
     candidates = {"A": Candidate(probe, rates[0])}
-    if not _small_classes(model, cells.labels[cells.with_tokens("train")]):
-        candidates["B"] = Candidate(_fitted(model, cells, states, options["rng"], shrunk=probe), rates[1])
+    if not _small_classes(items.tasks, items.labels[items.with_states("train")]):
+        candidates["B"] = Candidate(_fitted(items, states, options["rng"], shrunk=probe), rates[1])
     return candidates
 
 
-def _small_classes(model: CellClassifier, labels: np.ndarray) -> bool:
+def _small_classes(tasks: Sequence[CellTask], labels: np.ndarray) -> bool:
     """Whether a shrunk probe, which begins without rare classes, would lose some of many."""
-    for task, of_task in zip(model.tasks, labels.T, strict=True):
+    for task, of_task in zip(tasks, labels.T, strict=True):
         if len(task.classes) > FEW_CLASSES:
             codes = of_task[~np.isnan(of_task)].astype(np.int64)
             if np.bincount(codes, minlength=len(task.classes)).min() < LARGE_CLASS:
@@ -221,8 +239,7 @@ def _small_classes(model: CellClassifier, labels: np.ndarray) -> bool:
 
 
 def _run(
-    model: CellClassifier,
-    cells: TrainingCells,
+    items: TrainingItems,
     name: str,
     candidate: Candidate,
     max_epochs: int | None,
@@ -234,22 +251,21 @@ def _run(
     if options["warmup"] is None:
         options["warmup"] = WARMUP
     if options["batch_size"] is None and options["token_budget"] is None:
-        longest = trimmed(int(cells.lengths[cells.split.train].max()))
         budget = token_budget_of(device_of(options["accelerator"]))
-        options["batch_size"] = int(np.clip(budget // longest, 1, MOST_CELLS))
+        options["batch_size"] = int(np.clip(budget // trimmed(items.longest()), 1, MOST_CELLS))
     for argument, file in (("checkpoints", ""), ("ckpt_path", LAST)):
         if options[argument] is not None:
             options[argument] = Path(options[argument]) / name / file
     if options["ckpt_path"] is not None and not options["ckpt_path"].is_file():
         options["ckpt_path"] = None  # it was interrupted before this run began
     if max_epochs is None:
-        per_epoch = -(-len(cells.batches(options).train_dataloader()) // options["accumulate"])
+        per_epoch = -(-len(items.batches(options).train_dataloader()) // options["accumulate"])
         n_steps = min(max(EPOCHS * per_epoch, LEAST_STEPS), MOST_STEPS, options["max_steps"] or MOST_STEPS)
         max_epochs, options["max_steps"] = -(-n_steps // per_epoch), n_steps
-    cells.train(model, max_epochs, options)
+    items.train(max_epochs, options)
 
 
-def _trained(model: CellClassifier) -> dict[str, Tensor]:
+def _trained(model: Classifier) -> dict[str, Tensor]:
     """A copy of what training changes, and of what the head standardises by."""
     network = model.module.network
     state = {name: p for name, p in network.named_parameters() if p.requires_grad} | dict(
@@ -258,5 +274,5 @@ def _trained(model: CellClassifier) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def _restore(model: CellClassifier, state: Mapping[str, Tensor]) -> None:
+def _restore(model: Classifier, state: Mapping[str, Tensor]) -> None:
     model.module.network.load_state_dict(state, strict=False)

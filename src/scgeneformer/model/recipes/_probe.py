@@ -1,4 +1,4 @@
-"""The linear probe: a linear head that is fitted to states of cells instead of trained."""
+"""The linear probe: a linear head that is fitted to states of cells or genes instead of trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scgeneformer.model.data._cell_labels import CellTask
-    from scgeneformer.nn import CellClassifier
+    from scgeneformer.nn import CellClassifier, GeneClassifier
 
 SHRINKAGE = 100.0  # how much stronger the penalty of a shrunk probe is
 _UNLEARNED = -10.0  # score of a class without training cells
@@ -43,7 +43,11 @@ class Probe:
     bias: np.ndarray
     strengths: tuple[float, ...]
 
-    def put_into(self, network: CellClassifier) -> None:
+    def __call__(self, states: np.ndarray) -> np.ndarray:
+        """Scores of these states, (n, H) -> float64 (n, outputs)."""
+        return (states - self.mean) / self.sd @ self.weight.T + self.bias
+
+    def put_into(self, network: CellClassifier | GeneClassifier) -> None:
         """Make this the head of `network`."""
         places = network.standardise.mean, network.standardise.sd, network.classifier.weight, network.classifier.bias
         with torch.no_grad():
@@ -51,7 +55,7 @@ class Probe:
                 place.copy_(torch.from_numpy(values))
 
 
-def standardise(network: CellClassifier, states: np.ndarray) -> None:
+def standardise(network: CellClassifier | GeneClassifier, states: np.ndarray) -> None:
     """Standardise what the linear head of `network` reads by these states, (n, H)."""
     mean, sd = _mean_and_sd(states)
     network.standardise.mean.copy_(torch.from_numpy(mean))
@@ -78,7 +82,7 @@ def fit_probe(
     tasks
         The columns of labels.
     states
-        Finite states of the training cells, (n, H).
+        Finite states of the training items, or other features of them, (n, H).
     labels
         Their labels, (n, tasks), as of `CellTask.encode`.
     groups

@@ -6,42 +6,44 @@ from typing import TYPE_CHECKING, Any
 
 from ._portfolio import check_portfolio, train_portfolio
 from ._selection import PROBE
-from ._single import OWN, SINGLE, train_single
+from ._single import OWN, PLAIN, SINGLE, train_single
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgeneformer.model._cell_classifier import CellClassifier
+    from scgeneformer.model._classifier import Classifier
 
-    from ._cells import TrainingCells
+    from ._items import TrainingItems
     from ._selection import Selection
 
-RECIPES = ("auto", PROBE, *SINGLE)
+AUTO = "auto"
+RECIPES = (AUTO, PROBE, *SINGLE)
 _OF_RUNS = ("max_epochs", "max_steps", "learning_rate", "warmup", "checkpoints", "ckpt_path")
 
 
-def resolve_recipe(
-    model: CellClassifier, recipe: str | None, max_epochs: int | None, options: Mapping[str, Any]
-) -> str:
-    """The name of the recipe; by default ``"auto"`` for a linear head, and ``"plain"`` for another.
+def default_recipe(model: Classifier) -> str:
+    """``"auto"`` for a linear head, and ``"plain"`` for another."""
+    return AUTO if model.module.network.head == "linear" else PLAIN
+
+
+def resolve_recipe(model: Classifier, recipe: str | None, max_epochs: int | None, options: Mapping[str, Any]) -> str:
+    """The name of the recipe.
 
     Raises
     ------
     FileNotFoundError, OSError, ValueError
         If there is no such recipe, it is not for this head, or an option has no meaning with it.
     """
-    head = model.module.network.head
-    if recipe is None:
-        recipe = "auto" if head == "linear" else "plain"
+    recipe = default_recipe(model) if recipe is None else recipe
     if recipe not in RECIPES:
         msg = f"recipe={recipe!r} is not one of {RECIPES}."
         raise ValueError(msg)
     if recipe in SINGLE:
         return recipe
-    if head != "linear":
+    if model.module.network.head != "linear":
         msg = f"recipe={recipe!r} needs a linear head, and this model has that of BERT. Make it with head='linear', or train with recipe='plain'."
         raise ValueError(msg)
-    if recipe == "auto":
+    if recipe == AUTO:
         check_portfolio(options)
         return recipe
     given = [name for name in _OF_RUNS if {**options, "max_epochs": max_epochs}[name] is not None]
@@ -52,11 +54,9 @@ def resolve_recipe(
     return recipe
 
 
-def train_by(
-    recipe: str, model: CellClassifier, cells: TrainingCells, max_epochs: int | None, options: Mapping[str, Any]
-) -> Selection | None:
-    """Train `model`; return what was selected, if there was a choice."""
+def train_by(recipe: str, items: TrainingItems, max_epochs: int | None, options: Mapping[str, Any]) -> Selection | None:
+    """Train the model of `items`; return what was selected, if there was a choice."""
     if recipe in SINGLE:
-        train_single(model, cells, recipe, max_epochs, options)
+        train_single(items, recipe, max_epochs, options)
         return None
-    return train_portfolio(model, cells, recipe, max_epochs, options)
+    return train_portfolio(items, recipe, max_epochs, options)

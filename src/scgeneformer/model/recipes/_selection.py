@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from scgeneformer.model.data._cell_labels import CellTask
 
 PROBE = "probe"
-LEAST_CELLS, LEAST_OF_A_CLASS = 50, 3  # validation cells that tell anything
 COLUMNS = ("learning_rate", "steps", "criterion", "difference", "standard_error")
 
 
@@ -34,11 +33,11 @@ class Selection:
     reason
         Why, in one line.
     n_validation
-        Number of validation cells.
+        Number of validation cells, or of validation genes.
     table
-        One row per classifier: `learning_rate`, `steps`; `criterion`, the loss of the validation cells by which it was chosen; its `difference` to
-        that of the probe, with the `standard_error` of this difference; and scores of the validation cells, such as `accuracy` and
-        `macro_f1`. Empty without validation cells.
+        One row per classifier: `learning_rate`, `steps`; `criterion`, the loss of the validation cells or genes by which it was chosen; its
+        `difference` to that of the probe, with the `standard_error` of this difference; and scores, such as `accuracy` and `macro_f1`. Of
+        genes the first row is a regression on their ``"expression level"``, which is never kept. Empty without validation.
     histories
         Histories of the runs, kept or not.
 
@@ -75,9 +74,9 @@ class Selection:
 
 
 class Judge:
-    """Compares classifiers on the same validation cells.
+    """Compares classifiers on the same validation cells or genes.
 
-    The criterion is the mean loss after calibration: of classes the mean over classes of the negative log-likelihood of their cells, since rare
+    The criterion is the mean loss after calibration: of classes the mean over classes of the negative log-likelihood of their items, since rare
     classes count as much as others in what is reported; of numbers half the squared error. It is a mean over tasks, with their weights in
     the loss.
 
@@ -86,33 +85,42 @@ class Judge:
     tasks
         The columns of labels.
     labels
-        Of the validation cells, (n, tasks), NaN where missing.
+        Of the validation items, (n, tasks), NaN where missing.
     task_weights
         Weight of each task.
+    least
+        Number of items, and of those of each class, that tell anything.
     """
 
-    def __init__(self, tasks: Sequence[CellTask], labels: np.ndarray, task_weights: Mapping[str, float]) -> None:
-        self.tasks, self.labels = tasks, labels
+    def __init__(
+        self,
+        tasks: Sequence[CellTask],
+        labels: np.ndarray,
+        task_weights: Mapping[str, float],
+        least: tuple[int, int],
+    ) -> None:
+        self.tasks, self.labels, self.least = tasks, labels, least
         total = sum(task_weights.values()) or 1.0
         self.shares = [task_weights[task.name] / total for task in tasks]
         self.weights = np.zeros(labels.shape)  # of each loss in the criterion
         for i, groups in enumerate(map(self._classes, range(len(tasks)))):
-            for cells in groups:
-                self.weights[cells, i] = self.shares[i] / (len(groups) * len(cells))
+            for items in groups:
+                self.weights[items, i] = self.shares[i] / (len(groups) * len(items))
 
     def too_few(self) -> bool:
-        """Whether there are too few cells, or too few of some class, to tell classifiers apart."""
+        """Whether there are too few items, or too few of some class, to tell classifiers apart."""
+        least, of_a_class = self.least
         groups = [self._classes(i) for i in range(len(self.tasks))]
-        few = [sum(map(len, of_task)) < LEAST_CELLS for of_task in groups]
+        few = [sum(map(len, of_task)) < least for of_task in groups]
         rare = [
-            len(of_task) < len(task.classes) or any(len(cells) < LEAST_OF_A_CLASS for cells in of_task)
+            len(of_task) < len(task.classes) or any(len(items) < of_a_class for items in of_task)
             for task, of_task in zip(self.tasks, groups, strict=True)
             if task.kind != "continuous"
         ]
         return any(few) or any(rare)
 
     def losses(self, scores: np.ndarray) -> np.ndarray:
-        """Loss of each cell by these scores of all tasks, (n, outputs) -> (n, tasks); 0 where there is no label."""
+        """Loss of each item by these scores of all tasks, (n, outputs) -> (n, tasks); 0 where there is no label."""
         by_task = np.split(scores, np.cumsum([task.n_outputs for task in self.tasks])[:-1], axis=1)
         losses = np.zeros(self.labels.shape)
         for i, (task, values) in enumerate(zip(self.tasks, by_task, strict=True)):
@@ -126,20 +134,20 @@ class Judge:
         return float((self.weights * losses).sum())
 
     def standard_error(self, differences: np.ndarray) -> float:
-        """Standard error of the criterion of `differences` of losses, (n, tasks), over cells within classes; a cell is one item in all tasks."""
+        """Standard error of the criterion of `differences` of losses, (n, tasks), over items within classes; an item is the same in all tasks."""
         residuals = np.zeros(len(differences))
         for i in range(len(self.tasks)):
-            for cells in self._classes(i):
-                n, values = len(cells), differences[cells, i]
+            for items in self._classes(i):
+                n, values = len(items), differences[items, i]
                 spread = (values - values.mean()) * np.sqrt(n / (n - 1)) if n > 1 else 0.0
-                residuals[cells] += self.weights[cells, i] * spread
+                residuals[items] += self.weights[items, i] * spread
         return float(np.sqrt(residuals @ residuals))
 
     def _classes(self, i: int) -> list[np.ndarray]:
-        """Cells of each class of a task that occurs, or all labelled ones."""
+        """Items of each class of a task that occurs, or all labelled ones."""
         labels = self.labels[:, i]
         if self.tasks[i].kind == "continuous":
-            return [cells for cells in [np.flatnonzero(~np.isnan(labels))] if len(cells)]
+            return [items for items in [np.flatnonzero(~np.isnan(labels))] if len(items)]
         return [np.flatnonzero(labels == code) for code in np.unique(labels[~np.isnan(labels)])]
 
 
@@ -152,14 +160,14 @@ def _losses(task: CellTask, scores: np.ndarray, labels: np.ndarray) -> np.ndarra
     return -log_proba[np.arange(len(codes)), codes]
 
 
-def reason_of(kept: str, table: pd.DataFrame, n: int) -> str:
-    """One line that says what the table says."""
+def reason_of(kept: str, table: pd.DataFrame, where: str) -> str:
+    """One line that says what the table says of the classifiers on `where`."""
     probe = f"{table.loc[PROBE, 'criterion']:.3g}"
-    runs = table.drop(index=PROBE)
+    runs = table[table["steps"].notna()]
     if kept == PROBE:
         told = "; ".join(
             f"{name}: {r.criterion:.3g}, probe {probe} ± {r.standard_error:.2g}" for name, r in runs.iterrows()
         )
-        return f"fine-tuning did not beat it on {n} validation cells ({told})"
+        return f"fine-tuning did not beat it on {where} ({told})"
     error = f"{table.loc[kept, 'standard_error']:.2g}"
-    return f"validation loss {table.loc[kept, 'criterion']:.3g}, probe {probe} ± {error}, on {n} validation cells"
+    return f"validation loss {table.loc[kept, 'criterion']:.3g}, probe {probe} ± {error}, on {where}"

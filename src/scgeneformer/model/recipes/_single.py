@@ -11,25 +11,19 @@ from ._probe import standardise
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scgeneformer.model._cell_classifier import CellClassifier
-
-    from ._cells import TrainingCells
+    from ._items import TrainingItems
 
 OWN = "auto"  # what keep_best is until it is given; other options are None
 WARMUP = 0.1
-SINGLE: dict[str, dict[str, Any]] = {
-    "plain": {"max_epochs": 10, "learning_rate": 2e-4, "keep_best": "validation_loss", "batch_size": None},
-    "official": {"max_epochs": 1, "learning_rate": 5e-5, "keep_best": None, "batch_size": 12},
-}
+PLAIN, OFFICIAL = SINGLE = ("plain", "official")
+_OFFICIAL: dict[str, Any] = {"max_epochs": 1, "learning_rate": 5e-5, "keep_best": None, "batch_size": 12}
 _OFFICIAL_WARMUP = 500  # steps, but no more than the usual share of a run
-_STANDARDISED_BY = 2000  # cells
+_STANDARDISED_BY = 2000  # items
 
 
-def train_single(
-    model: CellClassifier, cells: TrainingCells, recipe: str, max_epochs: int | None, options: Mapping[str, Any]
-) -> None:
-    """Train `model` once, with the options of `recipe` where they are not given."""
-    own, options = SINGLE[recipe], dict(options)
+def train_single(items: TrainingItems, recipe: str, max_epochs: int | None, options: Mapping[str, Any]) -> None:
+    """Train once, with the options of `recipe` where they are not given."""
+    own, options = _OFFICIAL if recipe == OFFICIAL else items.plain, dict(options)
     max_epochs = own["max_epochs"] if max_epochs is None else max_epochs
     if options["learning_rate"] is None:
         options["learning_rate"] = own["learning_rate"]
@@ -38,12 +32,11 @@ def train_single(
     if options["batch_size"] is None and options["token_budget"] is None:
         options["batch_size"] = own["batch_size"]
     if options["warmup"] is None:
-        n_steps = max_epochs * len(cells.batches(options).train_dataloader())
-        long = recipe == "official" and n_steps * WARMUP > _OFFICIAL_WARMUP
+        n_steps = max_epochs * len(items.batches(options).train_dataloader())
+        long = recipe == OFFICIAL and n_steps * WARMUP > _OFFICIAL_WARMUP
         options["warmup"] = _OFFICIAL_WARMUP if long else WARMUP
-    network = model.module.network
-    if network.head == "linear" and not model.is_trained_:
-        training = cells.with_tokens("train")
-        some = np.random.default_rng(options["rng"]).permutation(training)[:_STANDARDISED_BY]
-        standardise(network, model._classify(cells.tokens[np.sort(some)]).states)
-    cells.train(model, max_epochs, options)
+    network = items.model.module.network
+    if network.head == "linear" and not items.model.is_trained_:
+        some = np.random.default_rng(options["rng"]).permutation(items.with_states("train"))[:_STANDARDISED_BY]
+        standardise(network, items.states(np.sort(some)))
+    items.train(max_epochs, options)
