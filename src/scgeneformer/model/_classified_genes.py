@@ -80,9 +80,9 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
     ) -> pd.DataFrame:
         """Predict classes of genes, whether their class is known or not, in the context of cells.
 
-        The scores of a gene are averaged over the cells in which it is among the tokens, and its probabilities follow from their means; with the
-        head of BERT, probabilities are averaged, as by the official tool. Predictions for genes that the model was trained on do not test the
-        model: see :meth:`cross_validate`.
+        The scores of a gene are averaged over the cells in which it is among the tokens, and its probabilities follow from their means, divided
+        by the temperature that fits the validation genes best. With the head of BERT, probabilities are averaged, as by the official tool.
+        Predictions for genes that the model was trained on do not test the model: see :meth:`cross_validate`.
 
         Parameters
         ----------

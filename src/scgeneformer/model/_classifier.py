@@ -161,7 +161,7 @@ class Classifier(TransformerModel):
 
         In transformers, a classifier of one column of categories with ``pooling="cls"`` and ``head="bert"`` is a
         ``BertForSequenceClassification`` with the same scores, another classifier of cells an encoder, and a classifier of genes a
-        ``BertForTokenClassification``. Adapters are merged into the weights, and quantized weights
+        ``BertForTokenClassification`` with the same scores in each cell. Adapters are merged into the weights, and quantized weights
         are written as float32.
 
         Parameters

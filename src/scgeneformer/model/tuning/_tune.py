@@ -116,7 +116,7 @@ def tune(
     max_epochs
         Number of epochs of each trial, unless it is in the space.
     model_params, train_params
-        Arguments of the constructor and of ``train`` that all trials share. Classifiers of cells are trained by ``recipe="plain"``.
+        Arguments of the constructor and of ``train`` that all trials share. Classifiers are trained by ``recipe="plain"``.
     searcher
         ``"random"`` draws each trial independently; ``"hyperopt"`` uses tree-structured Parzen estimators and the results so far.
     scheduler

@@ -59,7 +59,7 @@ def classify_genes(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.varm[key_added]``
-        DataFrame of the probabilities of all classes, averaged over the cells in which a gene occurs, float64 of shape (n_vars, n_classes);
+        DataFrame of the probabilities of all classes, from the means over the cells in which a gene occurs, float64 of shape (n_vars, n_classes);
         NaN for genes without an answer. Columns are the classes, ``/`` replaced by ``|``, since files have no names with slashes.
     ``.var[key_added]``
         Most probable class, categorical.
