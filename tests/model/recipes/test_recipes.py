@@ -22,12 +22,12 @@ class PowerFailure(Exception):
 class Fail(pl.Callback):
     """The power fails at this batch of all runs."""
 
-    def __init__(self, at: int | None) -> None:
-        self.left = at
+    def __init__(self, at: int | None, error: type[BaseException] = PowerFailure) -> None:
+        self.left, self.error = at, error
 
     def on_train_batch_start(self, *args) -> None:
         if self.left == 0:
-            raise PowerFailure
+            raise self.error
         self.left = None if self.left is None else self.left - 1
 
 
@@ -123,11 +123,13 @@ def test_interrupted_in_either_run_it_ends_as_one_that_never_stopped(make, short
         )
 
 
-def test_a_run_that_fails_leaves_the_probe(make, short):
+@pytest.mark.parametrize("error", [PowerFailure, KeyboardInterrupt])
+def test_a_run_that_fails_leaves_the_probe(make, short, error):
     model, probe = make(), make()
     probe.train(recipe="probe", split=short["split"])
-    with pytest.raises(PowerFailure):
-        model.train(callbacks=[Fail(7)], **short)
+    words = "in run A. The model is the best classifier so far, the linear probe" if error is KeyboardInterrupt else ""
+    with pytest.raises(error, match=words):
+        model.train(callbacks=[Fail(7, error)], **short)
     np.testing.assert_allclose(model.scores(), probe.scores(), atol=1e-6)
 
 

@@ -184,6 +184,10 @@ def _compete(
             contest.histories[name] = model.history_
             scores = items.scores(contest.held_out)
             contest.enter(name, scores, learning_rate=candidate.learning_rate, steps=model.trainer.global_step)
+    except KeyboardInterrupt as stop:
+        best = "the linear probe" if contest.kept == PROBE else f"run {contest.kept}"
+        msg = f"Training was interrupted in run {name}. The model is the best classifier so far, {best}."
+        raise KeyboardInterrupt(msg) from stop
     finally:
         _restore(model, contest.best)
         model.history_ = joined(before, contest.histories.get(contest.kept, {}))
