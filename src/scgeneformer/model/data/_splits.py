@@ -14,7 +14,7 @@ from ._gene_labels import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Unpack
+    from typing import Any, Unpack
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
@@ -98,6 +98,7 @@ def choose_split(
         strata, classes = _strata(tasks[0], labels)
         return evaluation.split(strata, groups=samples, balance=covariates, classes=classes, rng=rng, **sizes)
     chosen = _column_split(cells, given) if isinstance(given, str) else given
+    _check_range(chosen, len(labels), "cells of the data")
     labelled = ~np.isnan(labels).all(1)
     chosen = evaluation.Split(**{name: rows[labelled[rows]] for name in SETS for rows in [getattr(chosen, name)]})
     if len(chosen.train) == 0:
@@ -174,18 +175,25 @@ def choose_genes(
         return evaluation.split(labels, classes=genes.names, rng=rng, **sizes)
     if isinstance(given, Mapping):
         given = _named_sets(genes, given, vocabulary)
+    _check_range(given, len(genes), "rows of `model.genes`")
     sets = {name: getattr(given, name) for name in SETS}
-    beyond = [
-        name for name, numbers in sets.items() if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(genes)
-    ]
-    if beyond:
-        msg = f"split.{beyond[0]} has numbers that are none of 0 to {len(genes) - 1}, the rows of `model.genes`."
-        raise ValueError(msg)
     chosen = evaluation.Split(**{name: numbers[seen[numbers]] for name, numbers in sets.items()})
     if len(np.unique(genes.codes[chosen.train])) < 2:
         msg = "The training genes of this split that occur in cells are of fewer than two classes."
         raise ValueError(msg)
     return chosen
+
+
+def _check_range(split: Any, n: int, what: str) -> None:
+    """Raise if `split` is no split, or one of more than `n` items."""
+    if not isinstance(split, evaluation.Split):
+        msg = f"split={split!r} is a {type(split).__name__}. Give a `sg.evaluation.Split`, or what else `train` takes."
+        raise TypeError(msg)
+    for name in SETS:
+        numbers = getattr(split, name)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < n:
+            msg = f"split.{name} has numbers that are none of 0 to {n - 1}, the {what}."
+            raise ValueError(msg)
 
 
 def _named_sets(genes: GeneClasses, given: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> evaluation.Split:

@@ -161,6 +161,9 @@ def _weights(task: CellTask, labels: np.ndarray, weights: Any) -> Tensor:
     if not isinstance(weights, dict) or set(weights) != set(task.classes):
         msg = f"class_weights={weights!r} must be 'balanced' or give a weight to each of {list(task.classes)}."
         raise ValueError(msg)
+    if not all(weight > 0 for weight in weights.values()):
+        msg = f"class_weights={weights} must be above 0. Leave the labels of a class out of the data instead."
+        raise ValueError(msg)
     return torch.tensor([float(weights[name]) for name in task.classes])
 
 

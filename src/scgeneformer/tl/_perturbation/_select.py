@@ -230,7 +230,7 @@ def tokens_of_sets(inputs: ModelInputs, sets: Any, *, missing: str, inserted: bo
             raise ValueError(msg)
         sets = {"+".join(map(str, genes)): genes for genes in sets}
     if not sets:
-        msg = "`sets` is empty."
+        msg = "`sets` is empty. Give the genes of each set by its name: sets={'targets': ['STAT1', 'STAT2']}."
         raise ValueError(msg)
     names = [keys.slot_name(name) for name in sets]
     if len(set(names)) < len(names):
