@@ -146,6 +146,8 @@ def test_given_centroids_need_no_cells(tokenized, folder, method):
     whole = verb(tokenized, folder, centroids=healthy, **options)
     assert set(whole.layers) - {None} == {"shift", "shift_sick"}
     np.testing.assert_array_equal(whole.uns["shift"]["centroids"]["healthy"], healthy["healthy"])
+    sg.tl.rank_shifts(whole, min_cells=1)
+    assert "log2fc" not in whole.varm["shift"]  # without cells of the target there is no expression to compare
     grouped = verb(tokenized, folder, centroids={"a": healthy, "b": healthy}, within="type", **options)
     np.testing.assert_allclose(dense(grouped), dense(whole), rtol=0, atol=1e-6)
     with pytest.warns(UserWarning, match="'b' lacks given centroids"):

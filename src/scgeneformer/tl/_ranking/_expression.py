@@ -44,9 +44,13 @@ def expression_columns(data: AnnData, labels: np.ndarray, run: dict[str, Any], s
     Raises
     ------
     KeyError, ValueError
-        If there are no counts.
+        If there are no counts, or no cells of a state.
     """
     is_source, is_target = (labels == str(run[name]) for name in ("source", "target"))
+    for name, cells_of_state in (("source", is_source), ("target", is_target)):
+        if not cells_of_state.any():
+            msg = f"No cell is {str(run[name])!r} in .obs[{str(run['groupby'])!r}]."
+            raise ValueError(msg)
     cells = np.flatnonzero(is_source | is_target)
     profile = log_profile(data, cells, layer=None, tokens_key=tokens_key_of(run), cure="Leave them there.")
     in_target = is_target[cells]
