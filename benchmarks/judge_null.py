@@ -157,6 +157,11 @@ def real(cells: ad.AnnData, n_cells: int) -> pd.DataFrame:
         for name, x in columns.items()
     }
     print(f"{known.sum()} known genes of {len(frame)}; agreement: {cells.uns['treated']['rank']['agreement']}")
+    untrained = []
+    for centered in (False, True):
+        sg.tl.rank_shifts(cells, key="treated", centered=centered)
+        untrained.append(cells.uns["treated"]["rank"]["agreement"]["untrained"])
+    print("Spearman with an untrained encoder: {:.2f}, centred {:.2f}".format(*untrained))
     return pd.DataFrame(rows).T.rename_axis("column").reset_index()
 
 

@@ -49,7 +49,7 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
 )
 PARTS = ("own", "network", "renumbering")  # of the shifts of deletions; columns of a ranking, and see `part_key`
 # beginnings of names of states whose slots would be those of further results
-RESERVED_STATES = ("_method_", "_reference_", "_random_", *(f"_{part}_" for part in PARTS))
+RESERVED_STATES = ("_method_", "_reference_", "_random_", "_untrained_", *(f"_{part}_" for part in PARTS))
 UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
@@ -122,6 +122,11 @@ def reference_key(key: str) -> str:
 def random_sets_key(key: str) -> str:
     """Name of the `obsm` slot with shifts of random sets of genes, which were perturbed beside named ones. No state has such a name."""
     return f"{sets_key(key)}__random"
+
+
+def untrained_key(key: str) -> str:
+    """Name of the layer with the shifts in ``.layers[key]`` as an untrained encoder gives them. No state has such a name."""
+    return f"{key}__untrained"
 
 
 def method_layer(key: str) -> str:

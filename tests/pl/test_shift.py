@@ -234,11 +234,12 @@ def test_the_caption_says_what_the_ranking_is_worth(perturbed, kind) -> None:
     adata = perturbed()
     assert not any("told apart" in text.get_text() for text in sg.pl.shift(adata, kind=kind, show=False).texts)
     adata.uns["shift"]["separation"] = {"embedding": 0.8125, "expression": 0.94, "held_out": "cells"}
-    adata.uns["shift"]["rank"]["agreement"] = {"log2fc": 0.1, "explained": 0.345}
+    adata.uns["shift"]["rank"]["agreement"] = {"log2fc": 0.1, "untrained": -0.123, "explained": 0.345}
     ax = sg.pl.shift(adata, kind=kind, show=False)
     (caption,) = [text for text in ax.texts if "told apart" in text.get_text()]
     assert caption.get_text().replace("\n", " ") == (
-        "states told apart: AUROC 0.81, by expression 0.94 expression and rank explain 34% of the ranking"
+        "states told apart: AUROC 0.81, by expression 0.94 expression and rank explain 34% of the ranking "
+        "Spearman with an untrained encoder -0.12"
     )
     ax.figure.draw_without_rendering()
     below = caption.get_window_extent()

@@ -42,7 +42,7 @@ def test_copy_leaves_the_original(tokenized, folder):
 def test_two_keys_side_by_side(tokenized, folder, expected):
     sg.tl.perturb(tokenized, folder, key_added="mine", **GOAL)
     sg.tl.perturb(tokenized, folder, key_added="other", kind="overexpress", max_cells=2)
-    assert set(tokenized.layers) - {None} == {"mine", "mine_sick", "mine_odd", "other"}
+    assert set(tokenized.layers) - {None} == {"mine", "mine_sick", "mine_odd", "mine__untrained", "other"}
     np.testing.assert_array_equal(dense(tokenized, "mine"), dense(expected))
     sg.tl.perturb(tokenized, folder, key_added="mine", max_cells=2)
     assert set(tokenized.layers) - {None} == {"mine", "other"}

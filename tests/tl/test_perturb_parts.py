@@ -173,7 +173,12 @@ def test_listed_genes_within_groups_are_decomposed_and_their_reference_is_not(to
     sg.tl.perturb(tokenized, folder, genes, **DECOMPOSED, within="type")
     parts = [f"shift__{part}{suffix}" for part in _keys.PARTS for suffix in STATES]
     reference = [f"shift__reference{suffix}" for suffix in STATES]
-    assert set(tokenized.layers) - {None} == {*(f"shift{suffix}" for suffix in STATES), *parts, *reference}
+    assert set(tokenized.layers) - {None} == {
+        *(f"shift{suffix}" for suffix in STATES),
+        *parts,
+        *reference,
+        *("shift__untrained", "shift__reference__untrained"),
+    }
     for group in ("T", "B/NK"):
         cells = tokenized[(tokenized.obs["type"] == group).to_numpy()].copy()
         expected = sg.tl.perturb(cells, folder, genes, **DECOMPOSED, copy=True)
@@ -181,7 +186,7 @@ def test_listed_genes_within_groups_are_decomposed_and_their_reference_is_not(to
             np.testing.assert_allclose(dense(cells, name), dense(expected, name), rtol=0, atol=1e-6)
     # an ordinary run takes their place
     sg.tl.perturb(tokenized, folder, genes, **GOAL, n_reference=0)
-    assert set(tokenized.layers) - {None} == {f"shift{suffix}" for suffix in STATES}
+    assert set(tokenized.layers) - {None} == {*(f"shift{suffix}" for suffix in STATES), "shift__untrained"}
 
 
 def test_of_columns_of_one_gene_the_first_has_the_parts(adata, folder):

@@ -32,11 +32,11 @@ def test_estimates_stand_where_exact_values_would(tokenized, folder, kind, genes
     options = {"kind": kind, "genes": genes, "pooling": pooling, "quartiles": 2}
     exact, found = (run(tokenized, folder, **options) for run in (exactly, screened))
     of_random = (
-        {"shift__reference", "shift__reference_sick", "shift__reference_odd"}
+        {"shift__reference", "shift__reference_sick", "shift__reference_odd", "shift__reference__untrained"}
         if genes is not None and genes != "vocabulary"
         else set()
     )
-    assert set(found.layers) - {None} == {"shift", "shift_sick", "shift_odd"} | of_random
+    assert set(found.layers) - {None} == {"shift", "shift_sick", "shift_odd", "shift__untrained"} | of_random
     for layer in ("shift", "shift_sick", "shift_odd"):
         assert found.layers[layer].dtype == np.float32
         np.testing.assert_array_equal(np.isnan(dense(found, layer)), np.isnan(dense(exact, layer)))

@@ -149,8 +149,13 @@ def test_states_of_any_name(tokenized, folder, tmp_path, state):
     sg.tl.perturb(tokenized, folder, ["SYM1", "SYM5"], **goal)
     sg.tl.perturb_sets(tokenized, folder, SETS, **goal)
     bar = state.replace("/", "|")
-    for place, slot, beside in (("layers", "shift", "shift__reference"), ("obsm", "shift_sets", "shift_sets__random")):
-        assert names(tokenized)[place] == sorted(x for y in (slot, beside) for x in (y, f"{y}_odd", f"{y}_{bar}"))
+    untrained = ["shift__untrained", "shift__reference__untrained"]
+    for place, slot, beside, further in (
+        ("layers", "shift", "shift__reference", untrained),
+        ("obsm", "shift_sets", "shift_sets__random", []),
+    ):
+        of_states = [x for y in (slot, beside) for x in (y, f"{y}_odd", f"{y}_{bar}")]
+        assert names(tokenized)[place] == sorted(of_states + further)
     for key in ("shift", "shift_sets"):
         assert set(tokenized.uns[key]["centroids"]) == {"well", bar, "odd"}
         sg.tl.rank_shifts(tokenized, key=key, min_cells=1)

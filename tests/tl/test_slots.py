@@ -70,7 +70,8 @@ def ranked(adata, folder, **options):
 
 
 # Each verb with what it is given, and the slots that it writes under the key "mine".
-REFERENCE = ("mine__reference", "mine__reference_sick", "mine__reference_odd")
+UNTRAINED = ("mine__untrained", "mine__reference__untrained")
+REFERENCE = ("mine__reference", "mine__reference_sick", "mine__reference_odd", *UNTRAINED)
 VERBS = {
     "tokenize": (
         lambda adata, world, key: sg.pp.tokenize(adata, world[1], keep_counts=True, key_added=key),
@@ -98,6 +99,7 @@ VERBS = {
                 for part in ("", "__own", "__network", "__renumbering")
                 for state in ("", "_sick", "_odd")
             ]
+            + ["mine__untrained"]
         },
     ),
     "perturb sets": (
@@ -112,7 +114,7 @@ VERBS = {
     ),
     "screen": (
         lambda adata, world, key: sg.tl.screen(adata, world[1], **GOAL, refine=2, key_added=key),
-        {"layers": ["mine", "mine_sick", "mine_odd", "mine__method"]},
+        {"layers": ["mine", "mine_sick", "mine_odd", "mine__method", "mine__untrained"]},
     ),
     "transfer": (
         lambda adata, world, key: sg.tl.transfer(adata, world[0], "state", key_added=key),
@@ -283,7 +285,9 @@ def test_counts_are_not_replaced_by_shifts(world, adata) -> None:
         sg.tl.perturb(adata, world[1], max_cells=2, key_added="counts")
 
 
-@pytest.mark.parametrize("name", ["_method", "_reference", "_random_T", "_own", "_network_T", "_renumbering"])
+@pytest.mark.parametrize(
+    "name", ["_method", "_reference", "_random_T", "_own", "_network_T", "_renumbering", "_untrained"]
+)
 @pytest.mark.parametrize("verb", [sg.tl.perturb, sg.tl.screen])
 def test_a_state_with_the_name_of_further_results(world, adata, verb, name) -> None:
     adata.obs["state"] = adata.obs["state"].cat.rename_categories({"odd": name})

@@ -59,6 +59,8 @@ class Ranking:
         agreement = agreement.get(_keys.slot_name(self.group), {}) if self.group is not None else agreement
         if "explained" in agreement and not self.of_sets:
             texts.append(f"expression and rank explain {agreement['explained']:.0%} of the ranking")
+        if "untrained" in agreement and not self.of_sets:
+            texts.append(f"Spearman with an untrained encoder {agreement['untrained']:.2f}")
         return "\n".join(texts)
 
     @property

@@ -39,7 +39,8 @@ def shift(
 ) -> Axes | Figure | None:
     """Plot what perturbing each gene did to the cells, from :func:`~scgeneformer.tl.rank_shifts`.
 
-    Below it stands how well the states are told apart, and how much of the ranking expression and rank explain, as far as that is known.
+    Below it stands how well the states are told apart, how much of the ranking expression and rank explain, and how far an untrained encoder
+    agrees with it, as far as that is known.
 
     Parameters
     ----------

@@ -52,6 +52,7 @@ class PerturbOptions:
     compat: str | None = None
     n_reference: int = 0
     n_random: int = 0
+    untrained: bool = False
 
     @property
     def other_states(self) -> list[str]:
@@ -67,6 +68,11 @@ class PerturbOptions:
     def official(self) -> bool:
         """Whether to follow the official tool where it differs."""
         return self.compat == "official"
+
+    @property
+    def beside_untrained(self) -> bool:
+        """Whether shifts stand beside those by an untrained encoder, which is asked for single genes between two states."""
+        return self.untrained and self.source is not None and self.target is not None and not self.official
 
     def centroids_of(self, group: str | None) -> Centroids:
         """How the centroids of a group are made, or given ones; empty where they are given, but not of this group."""
@@ -165,6 +171,7 @@ class PerturbOptions:
             "compat": self.compat,
             "n_reference": self.n_reference or None,
             "n_random": self.n_random or None,
+            "untrained": self.beside_untrained or None,
         }
 
 
@@ -218,6 +225,17 @@ DOCS = {
             Where genes are listed: number of random genes that are perturbed in each cell beside them, 0 for none. They show what
             perturbing any gene does to the cell, and :func:`~scgeneformer.tl.rank_shifts` compares with them. Not with
             ``compat="official"``.
+        """,
+    "untrained": """
+        untrained
+            With `source` and `target`: also estimate the shifts by an encoder of the same shape with random weights, in at most 20 of the cells
+            (of each group), by the screen; not with ``compat="official"``. :func:`~scgeneformer.tl.rank_shifts` tells how much of the ranking such an
+            encoder gives too. It needs two cells of the target, also where centroids are given, and is left out where there are none.
+        """,
+    "untrained_slot": """
+    `.layers["shift__untrained"]`, `.layers["shift__reference__untrained"]`
+        If `untrained`: estimates of shifts towards the target by an untrained encoder, in some of the cells, and of random genes beside listed
+        ones.
         """,
     "missing": """
         missing

@@ -46,6 +46,7 @@ def perturb(
     decompose: bool = False,
     directions: bool = False,
     n_reference: int = 10,
+    untrained: bool = True,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
     pooling: Literal["mean", "cls"] | None = None,
@@ -84,6 +85,7 @@ def perturb(
         Also keep where each gene moves the cells, for ``test="permuted_labels"`` of :func:`~scgeneformer.tl.rank_shifts`. Needs computed centroids
         of `source` and `target`, and cells of the source that are not perturbed (`max_cells`).
     {reference}
+    {untrained}
     {missing}
     compat
         ``"official"`` follows the official tool where it differs: cells near the length limit lose too many genes before they are compared
@@ -110,6 +112,7 @@ def perturb(
         If `decompose`: parts of the values of ``layers["shift"]``, which add up to them. ``own``: the gene's own vector leaves the mean over
         genes (0 for ``"cls"``). ``network``: the others lose the gene as something to attend to. ``renumbering``: those behind it move up by
         one. With respect to `source` and `others` ``"shift__own_<state>"`` and so on. Reference genes are not decomposed.
+    {untrained_slot}
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
         If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
         (column's) state before and after, the number of cells, and the standard deviation.
@@ -159,6 +162,7 @@ def perturb(
         decompose=decompose,
         directions=directions,
         n_reference=n_reference,
+        untrained=untrained,
         missing=missing,
         compat=compat,
         pooling=pooling,

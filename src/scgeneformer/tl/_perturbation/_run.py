@@ -21,7 +21,18 @@ from ._refine import merge_exact, strongest_genes
 from ._select import choose_cells, resolve_targets
 from ._separation import separations, warn_of_types
 from ._states import check_centroids, compute_centroids, draw_members, embed_states, groups_of, state_members
-from ._write import Measured, direction_slots, direction_values, random_slots, random_values, shift_slots, shift_values
+from ._untrained import measure_untrained
+from ._write import (
+    Measured,
+    direction_slots,
+    direction_values,
+    random_slots,
+    random_values,
+    shift_slots,
+    shift_values,
+    untrained_slots,
+    untrained_values,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -205,6 +216,8 @@ def run_perturbation(
     key, end_states = options.key_added, [] if target is None else list(members)
     written = shift_slots(key, end_states, options, sets=sets is not None, marked=bool(refine))
     written += random_slots(key, end_states, sets=sets is not None)
+    if options.beside_untrained:
+        written += untrained_slots(key)
     if options.directions:
         written += direction_slots(key, list(groups_of(data, options.within, mod)))
     slots.check_free(table, verb, key, written)
@@ -226,12 +239,13 @@ def run_perturbation(
 
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
-    parts, random_parts, n_missing = [], [], 0
+    parts, random_parts, besides, n_missing = [], [], [], 0
     for run in runs:
         measured, missing = _measure(run, targets.perturbation, refine)
         parts += [] if measured is None else [measured]
         n_missing += missing
-        if (beside := targets.beside(run.tokens, options)) is not None:
+        besides.append(targets.beside(run.tokens, options))
+        if (beside := besides[-1]) is not None:
             measured, missing = _measure_beside(run, beside, screened=refine is not None)
             random_parts += [] if measured is None else [measured]
             n_missing += missing
@@ -243,6 +257,11 @@ def run_perturbation(
     values = shift_values(measured, key, end_states, targets, table, decompose=options.decompose)
     if random_parts:
         values |= random_values(Measured.join(random_parts), key, end_states, targets, table, options.n_random)
+    genes_alone = targets.perturbation.genes
+    if options.beside_untrained and genes_alone is not None:
+        of_untrained = measure_untrained(runs, targets.perturbation, besides)
+        if of_untrained is not None:
+            values |= untrained_values(of_untrained, key, genes_alone, targets, table, measured.values.dtype)
     if options.directions:
         moved = {run.group: part.directions for run, part in zip(runs, parts, strict=True)}
         values |= direction_values(moved, key, targets, table) | _embeddings(runs, key, table.n_obs)

@@ -40,6 +40,7 @@ def screen(
     positions: Literal["renumbered", "kept"] = "renumbered",
     refine: int = 0,
     n_reference: int = 10,
+    untrained: bool = True,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
     max_state_cells: int | None = None,
     cells: str | Sequence[bool] | Sequence[str] | None = None,
@@ -73,6 +74,7 @@ def screen(
         of each group with `within`.
     {centroids}
     {reference}
+    {untrained}
     {missing}
     {embedding}
     {checkpoint}
@@ -87,6 +89,7 @@ def screen(
         CSR (n_obs, n_vars), as of :func:`~scgeneformer.tl.perturb`; float32, or float64 with `refine`.
     `.layers["shift__method"]`
         With `refine`: CSR int8, 1 where a value is exact, 0 where it is an estimate.
+    {untrained_slot}
     `.uns["shift"]`
         ``"params"`` and ``"centroids"``, as of :func:`~scgeneformer.tl.perturb`.
 
@@ -125,6 +128,7 @@ def screen(
         cells=cells,
         max_cells=max_cells,
         n_reference=n_reference,
+        untrained=untrained,
         missing=missing,
         pooling=pooling,
         emb_layer=emb_layer,

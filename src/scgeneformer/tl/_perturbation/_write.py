@@ -129,6 +129,24 @@ def random_values(
     return {slot: table.to_numpy() for slot, table in zip(slots, tables, strict=True)}
 
 
+def untrained_slots(key: str) -> list[str]:
+    """Slots of the shifts by an untrained encoder: of the genes that are asked for, and of random ones beside them."""
+    return [f"layers/{keys.untrained_key(name)}" for name in (key, keys.reference_key(key))]
+
+
+def untrained_values(
+    measured: Measured, key: str, genes: np.ndarray, targets: Targets, cells: AnnData, dtype: np.dtype
+) -> dict[str, sparse.csr_matrix]:
+    """Values of `genes`, which were asked for, and of the random ones beside them, if any, as layers, by slot."""
+    is_asked = np.isin(measured.what, genes)
+    values = {}
+    for slot, pairs in zip(untrained_slots(key), (is_asked, ~is_asked), strict=True):
+        if pairs is is_asked or pairs.any():
+            what, shifts = measured.what[pairs], measured.values[pairs, 0].astype(dtype)
+            values[slot] = _csr(shifts, measured.rows[pairs], targets.column_of[what], cells.shape)
+    return values
+
+
 def direction_slots(key: str, groups: list[str | None]) -> list[str]:
     """Slots of mean movements, and of the embeddings whose labels are permuted."""
     return [f"varm/{keys.direction_key(key, group)}" for group in groups] + [f"obsm/{keys.state_embedding_key(key)}"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PRIOR = 0.1  # counts per 10,000, added to means so that the fold change of a gene in few cells stays small
 BESIDE = ("log2fc", "linear_shift", "mean_rank")
+FEWEST = 10  # genes for a correlation
 
 
 def expression_columns(data: AnnData, labels: np.ndarray, run: dict[str, Any], shifts: Shifts) -> dict[str, np.ndarray]:
@@ -72,23 +73,37 @@ def expression_columns(data: AnnData, labels: np.ndarray, run: dict[str, Any], s
     return columns
 
 
-def agreement(table: dict[str, np.ndarray], min_cells: int) -> dict[str, float]:
+def agreement(
+    table: dict[str, np.ndarray], min_cells: int, untrained: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, float]:
     """How much of a ranking what stands beside it explains, over genes in at least `min_cells` cells.
+
+    Parameters
+    ----------
+    table
+        Columns of the ranking.
+    min_cells
+        Minimum number of cells.
+    untrained
+        Number of cells and mean of the shifts by an untrained encoder, if there are some.
 
     Returns
     -------
     Spearman correlation of the effect with each of the columns ``log2fc``, ``linear_shift`` and ``mean_rank`` that there are, and ``"explained"``: the
     part of the variance of the effects' ranks that a linear model of their ranks explains. Where shifts were decomposed, also the correlation
-    with each part that is not the same for all genes. Empty for fewer than 10 genes.
+    with each part that is not the same for all genes; and with the shifts by an untrained encoder, over genes in at least `min_cells` cells of
+    both. Empty for fewer than 10 genes.
     """
     columns = {name: table[name] for name in BESIDE if name in table}
     complete = np.all([~np.isnan(x) for x in (table["effect"], *columns.values())], axis=0)
     complete &= table["n_cells"] >= min_cells
-    if complete.sum() < 10:
+    if complete.sum() < FEWEST:
         return {}
     effect = table["effect"][complete]
     parts = {name: table[name] for name in _keys.PARTS if name in table and np.ptp(table[name][complete]) > 0}
     result = {name: float(spearmanr(effect, x[complete]).statistic) for name, x in (columns | parts).items()}
+    if untrained is not None and (both := complete & (untrained[0] >= min_cells)).sum() >= FEWEST:
+        result["untrained"] = float(spearmanr(table["effect"][both], untrained[1][both]).statistic)
     if not columns:
         return result
     design = np.column_stack([np.ones(len(effect)), *(rankdata(x[complete]) for x in columns.values())])

@@ -121,6 +121,18 @@ def rank_genes(ranking: Ranking, expression: dict[str, np.ndarray]) -> tuple[dic
     return table, components
 
 
+def of_untrained(ranking: Ranking) -> tuple[np.ndarray, np.ndarray] | None:
+    """Number of cells and mean of the shifts of each gene by an untrained encoder, (n_vars,) each; centred if the ranking is."""
+    data, key = ranking.data, ranking.key
+    names = [_keys.untrained_key(name) for name in (key, _keys.reference_key(key))]
+    if names[0] not in data.layers:
+        return None
+    shifts, *beside = (read_shifts(data, name, goal=True) for name in names if name in data.layers)
+    if ranking.centered:
+        shifts, _ = centre(shifts, beside[0] if beside else None, data.n_obs)
+    return stats.group_means(shifts.effects, shifts.genes, data.n_vars)
+
+
 def describe(
     shifts: Shifts, n_groups: int, donors: pd.Categorical | None, *, against_others: bool = False
 ) -> tuple[dict[str, np.ndarray], stats.Summary]:

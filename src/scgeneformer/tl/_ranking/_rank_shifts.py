@@ -12,7 +12,7 @@ from scgeneformer.tl._obs_names import donor_column
 from scgeneformer.tl._perturbation._states import groups_of
 
 from ._expression import agreement, expression_columns
-from ._rank_genes import MIN_DONORS, Ranking, rank_genes
+from ._rank_genes import MIN_DONORS, Ranking, of_untrained, rank_genes
 from ._rank_sets import rank_sets
 from ._resolve import check_arguments, resolve
 from ._shifts import CURE, read_shifts
@@ -157,6 +157,9 @@ def rank_shifts(
             With source and target, where the counts are still there: what expression alone says. Log2 fold change of mean counts per 10,000 and
             area under the ROC curve, target against source; for deletions also how far the loss of the gene's expression moves a cell on the line
             from the mean log expression of the source to that of the target.
+        ``untrained``
+            With `untrained` of :func:`~scgeneformer.tl.perturb`: mean shift towards the target by an encoder with random weights, over the cells in
+            which it was estimated; centred if `centered`.
         ``null_n_cells``, ``null_effect``
             The null's, for ``"vs_null"``; further states are tested where the null has them too.
         ``pair_effect``, ``gene_effect``, ``anchor_effect``
@@ -179,8 +182,8 @@ def rank_shifts(
     ``.uns[key]["rank"]``
         Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested, what the samples are (``"replicates"``,
         cells or donors), and ``"agreement"``: Spearman correlation of the effects with ``log2fc``, ``linear_shift`` and ``mean_rank``, and
-        ``"explained"``, the part of the variance of the effects' ranks that these explain together; also with the parts of the effects, where
-        there are some. For ``"mixture"`` the components (with `compat`
+        ``"explained"``, the part of the variance of the effects' ranks that these explain together; also with the parts of the effects and with
+        ``untrained``, where there are some, the latter over genes in at least `min_cells` cells of both. For ``"mixture"`` the components (with `compat`
         in the order of the fit, the first one counted as impact).
 
     Raises
@@ -264,10 +267,11 @@ def rank_shifts(
     for group, ranking in rankings.items():
         if has_genes:
             beside = {} if labels is None else _expression(ranking, labels[groups[group]])
-            table, components[group] = rank_genes(ranking, beside)
-            agreements[group] = agreement(table, ranking.min_cells)
-            n_tested += _count_tested(table, ranking, group)
-            tables[f"varm/{written[group]}"] = pd.DataFrame(table, index=data.var_names)
+            tables[group], components[group] = rank_genes(ranking, beside)
+            untrained = of_untrained(ranking)
+            tables[group] |= {} if untrained is None else {"untrained": untrained[1]}
+            agreements[group] = agreement(tables[group], ranking.min_cells, untrained)
+            n_tested += _count_tested(tables[group], ranking, group)
         if has_sets:
             sets[group] = rank_sets(ranking)
     ranking = next(iter(rankings.values()))
@@ -294,7 +298,8 @@ def rank_shifts(
     data.uns[key] = {**kept, "rank": rank}
     added = []
     if has_genes:
-        _slots.add(data, key, tables)
+        frames = {group: pd.DataFrame(table, index=data.var_names) for group, table in tables.items()}
+        _slots.add(data, key, {f"varm/{written[group]}": frame for group, frame in frames.items()})
         names = ", ".join(map(repr, written.values()))
         added.append(f"{names}, effects and tests of {n_tested} genes (adata.varm)")
     if has_sets:
