@@ -48,6 +48,7 @@ def test_names_of_slots():
     assert (_keys.lengths_key("geneformer_tokens"), _keys.token_id_key("geneformer_tokens")) == ("n_tokens", "token_id")
     assert (_keys.lengths_key("v1"), _keys.token_id_key("v1")) == ("v1_n_tokens", "v1_token_id")
     assert _keys.state_layer("shift", "CD4+/CD25 T") == "shift_CD4+|CD25 T"
+    assert _keys.state_column("effect", "elsewhere") == "effect_state_elsewhere"
 
 
 @pytest.fixture

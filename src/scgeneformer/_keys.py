@@ -92,9 +92,10 @@ def state_layer(key: str, state: str) -> str:
 def state_column(name: str, state: str) -> str:
     """Name of the column of a ranking with `name` with respect to `state`, where it is not the target.
 
-    ``effect_low`` and ``effect_high`` are the ends of an interval, so states of these names are told from them.
+    ``effect_low`` and ``effect_high`` are the ends of an interval, and ``effect_elsewhere`` is that in other groups, so states of these names
+    are told from them.
     """
-    return state_layer(name, f"state_{state}" if state in ("low", "high") else state)
+    return state_layer(name, f"state_{state}" if state in ("low", "high", "elsewhere") else state)
 
 
 def sets_key(key: str) -> str:

@@ -101,14 +101,52 @@ def test_ranked_by_group(typed, folder, name, test):
         del part.uns[key]["params"]["within"]
         sg.tl.rank_shifts(part, key=key, **test)
         table = sg.get.shifts(part, key=key)
+        assert "effect_elsewhere" not in table
         found = sg.get.shifts(typed, key=key, group=group)
         assert set(found.pop("group")) == {group}
-        pd.testing.assert_frame_equal(found, table)
+        pd.testing.assert_frame_equal(found.drop(columns="effect_elsewhere", errors="ignore"), table)
         tables.append(table.assign(group=group))
     stacked = sg.get.shifts(typed, key=key)
+    stacked = stacked.drop(columns="effect_elsewhere", errors="ignore")
     pd.testing.assert_frame_equal(stacked, pd.concat(tables, ignore_index=True)[list(stacked)])
     with pytest.raises(ValueError, match="group='monocyte' is not a group"):
         sg.get.shifts(typed, key=key, group="monocyte")
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_effects_elsewhere_are_those_of_a_loop_over_groups(tokenized, folder, centered):
+    tokenized.obs["type"] = np.array(["a", "b/c", "d"])[np.arange(40) % 3]
+    tokenized.obs["state"] = np.array(["sick", "well", "odd"])[np.arange(40) // 3 % 3]
+    sg.tl.screen(tokenized, folder, **GOAL, within="type")
+    shifts = dense(tokenized)
+    shifts[tokenized.obs["type"] != "d", 3] = np.nan  # in one group only
+    at = tokenized.layers["shift"].tocoo()
+    tokenized.layers["shift"].data = shifts[at.row, at.col]
+    sg.tl.rank_shifts(tokenized, min_cells=1, centered=centered)
+    tables = {group: tokenized.varm[f"shift_{group.replace('/', '|')}"] for group in ("a", "b/c", "d")}
+    for group, table in tables.items():
+        for gene in range(30):
+            effects = [other["effect"].iloc[gene] for name, other in tables.items() if name != group]
+            effects = [abs(effect) for effect in effects if not np.isnan(effect)]
+            expected = sum(effects) / len(effects) if effects else np.nan
+            np.testing.assert_allclose(table["effect_elsewhere"].iloc[gene], expected, rtol=1e-12)
+    assert np.isfinite(tables["a"]["effect_elsewhere"].iloc[3])
+    assert np.isnan(tables["d"]["effect_elsewhere"].iloc[3])
+    assert np.isfinite(tables["d"]["effect"].iloc[3])
+    assert "effect_elsewhere" in sg.get.shifts(tokenized, group="d")
+    assert "effect_elsewhere" not in sg.get.shifts(tokenized, group="d", state="sick")
+
+
+def test_a_state_elsewhere_and_a_single_group(tokenized, folder):
+    tokenized.obs["type"] = "one"
+    tokenized.obs["state"] = tokenized.obs["state"].cat.rename_categories({"odd": "elsewhere"})
+    sg.tl.screen(tokenized, folder, **GOAL | {"others": ["elsewhere"]}, within="type")
+    sg.tl.rank_shifts(tokenized, min_cells=1)
+    table = tokenized.varm["shift_one"]
+    assert table["effect_elsewhere"].isna().all()
+    of_state = sg.get.shifts(tokenized, state="elsewhere").set_index("names")["effect"].loc[tokenized.var_names[:28]]
+    np.testing.assert_allclose(of_state, table.loc[of_state.index, "effect_state_elsewhere"])
+    np.testing.assert_allclose(of_state, np.nanmean(dense(tokenized, "shift_elsewhere")[:, :28], axis=0))
 
 
 def test_a_ranking_is_valid_after_subsetting(typed, folder):

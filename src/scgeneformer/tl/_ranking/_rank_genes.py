@@ -133,6 +133,13 @@ def of_untrained(ranking: Ranking) -> tuple[np.ndarray, np.ndarray] | None:
     return stats.group_means(shifts.effects, shifts.genes, data.n_vars)
 
 
+def effect_elsewhere(tables: dict[str | None, dict[str, np.ndarray]], group: str | None) -> dict[str, np.ndarray]:
+    """Mean of the absolute effect of each gene over the other groups than `group`, (n_vars,), NaN for genes in none of them."""
+    others = [np.abs(table["effect"]) for name, table in tables.items() if name != group]
+    of_others = np.reshape(others, (len(others), len(tables[group]["effect"])))
+    return {"effect_elsewhere": stats.mean_measured(of_others, axis=0)}
+
+
 def describe(
     shifts: Shifts, n_groups: int, donors: pd.Categorical | None, *, against_others: bool = False
 ) -> tuple[dict[str, np.ndarray], stats.Summary]:

@@ -12,7 +12,7 @@ from scgeneformer.tl._obs_names import donor_column
 from scgeneformer.tl._perturbation._states import groups_of
 
 from ._expression import agreement, expression_columns
-from ._rank_genes import MIN_DONORS, Ranking, of_untrained, rank_genes
+from ._rank_genes import MIN_DONORS, Ranking, effect_elsewhere, of_untrained, rank_genes
 from ._rank_sets import rank_sets
 from ._resolve import check_arguments, resolve
 from ._shifts import CURE, read_shifts
@@ -160,6 +160,9 @@ def rank_shifts(
         ``untrained``
             With `untrained` of :func:`~scgeneformer.tl.perturb`: mean shift towards the target by an encoder with random weights, over the cells in
             which it was estimated; centred if `centered`.
+        ``effect_elsewhere``
+            For cells that were perturbed ``within`` groups: mean over the other groups of the absolute effect there. Where it is large,
+            the gene moves cells of all kinds.
         ``null_n_cells``, ``null_effect``
             The null's, for ``"vs_null"``; further states are tested where the null has them too.
         ``pair_effect``, ``gene_effect``, ``anchor_effect``
@@ -274,6 +277,8 @@ def rank_shifts(
             n_tested += _count_tested(tables[group], ranking, group)
         if has_sets:
             sets[group] = rank_sets(ranking)
+    if within is not None:
+        tables = {group: table | effect_elsewhere(tables, group) for group, table in tables.items()}
     ranking = next(iter(rankings.values()))
     settings = {
         "test": test,
