@@ -15,7 +15,7 @@ INSTALL = $(PIP) install $(PIP_ARGS) --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs lint format
+.PHONY: help demo test hostile docs lint format
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -25,6 +25,9 @@ demo: $(VENV)/.with-package ## Geneformer at work on real cells; writes demo/ (n
 
 test: $(VENV)/.with-test ## run the tests on all cores, saying how many were skipped and why
 	MPLBACKEND=agg $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+hostile: $(VENV)/.with-test ## try all hostile inputs, of which `make test` takes a sample, and print the verdicts
+	SCGENEFORMER_HOSTILE=1 MPLBACKEND=agg $(BIN)/python -m pytest -n auto --dist load -rP tests/hostile $(ARGS)
 
 docs: $(VENV)/.with-doc ## build the documentation, warnings are errors
 	rm -rf docs/_build docs/generated

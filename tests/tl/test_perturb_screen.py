@@ -20,7 +20,7 @@ def exactly(adata, folder, **options):
 
 
 def screened(adata, folder, **options):
-    return sg.tl.screen(adata, folder, copy=True, **(GOAL | options))
+    return sg.tl.screen(adata, folder, copy=True, allow_poor=True, **(GOAL | options))  # random weights
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -70,9 +70,9 @@ def test_what_is_marked_is_exact(tokenized, folder, kind, genes, refine):
 
 
 def test_marks_go_with_the_run(tokenized, folder):
-    sg.tl.screen(tokenized, folder, refine=2, **GOAL)
+    sg.tl.screen(tokenized, folder, refine=2, allow_poor=True, **GOAL)
     assert "shift__method" in tokenized.layers
-    sg.tl.screen(tokenized, folder, **GOAL)
+    sg.tl.screen(tokenized, folder, allow_poor=True, **GOAL)
     assert "shift__method" not in tokenized.layers
 
 

@@ -117,7 +117,7 @@ def test_ranked_by_group(typed, folder, name, test):
 def test_effects_elsewhere_are_those_of_a_loop_over_groups(tokenized, folder, centered):
     tokenized.obs["type"] = np.array(["a", "b/c", "d"])[np.arange(40) % 3]
     tokenized.obs["state"] = np.array(["sick", "well", "odd"])[np.arange(40) // 3 % 3]
-    sg.tl.screen(tokenized, folder, **GOAL, within="type")
+    sg.tl.screen(tokenized, folder, **GOAL, within="type", allow_poor=True)
     shifts = dense(tokenized)
     shifts[tokenized.obs["type"] != "d", 3] = np.nan  # in one group only
     at = tokenized.layers["shift"].tocoo()
@@ -140,7 +140,7 @@ def test_effects_elsewhere_are_those_of_a_loop_over_groups(tokenized, folder, ce
 def test_a_state_elsewhere_and_a_single_group(tokenized, folder):
     tokenized.obs["type"] = "one"
     tokenized.obs["state"] = tokenized.obs["state"].cat.rename_categories({"odd": "elsewhere"})
-    sg.tl.screen(tokenized, folder, **GOAL | {"others": ["elsewhere"]}, within="type")
+    sg.tl.screen(tokenized, folder, **GOAL | {"others": ["elsewhere"]}, within="type", allow_poor=True)
     sg.tl.rank_shifts(tokenized, min_cells=1)
     table = tokenized.varm["shift_one"]
     assert table["effect_elsewhere"].isna().all()

@@ -113,7 +113,7 @@ VERBS = {
         },
     ),
     "screen": (
-        lambda adata, world, key: sg.tl.screen(adata, world[1], **GOAL, refine=2, key_added=key),
+        lambda adata, world, key: sg.tl.screen(adata, world[1], **GOAL, refine=2, key_added=key, allow_poor=True),
         {"layers": ["mine", "mine_sick", "mine_odd", "mine__method", "mine__untrained"]},
     ),
     "transfer": (

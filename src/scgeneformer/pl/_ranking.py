@@ -40,6 +40,8 @@ class Ranking:
         False discovery rate up to which a gene is significant.
     separation
         ``.uns[key]["separation"]`` of these cells; empty if it is not known.
+    screen
+        ``.uns[key]["screen"]``, agreement of estimates with exact values; None for exact shifts.
     """
 
     frame: pd.DataFrame
@@ -47,6 +49,7 @@ class Ranking:
     run: dict[str, Any]
     max_fdr: float
     separation: dict[str, Any] = field(default_factory=dict)
+    screen: pd.DataFrame | None = None
 
     @property
     def caption(self) -> str:
@@ -61,6 +64,10 @@ class Ranking:
             texts.append(f"expression and rank explain {agreement['explained']:.0%} of the ranking")
         if "untrained" in agreement and not self.of_sets:
             texts.append(f"Spearman with an untrained encoder {agreement['untrained']:.2f}")
+        if self.screen is not None:
+            row = self.screen.iloc[0]
+            ends = f"{row['spearman_low']:.2f} to {row['spearman_high']:.2f}"
+            texts.append(f"estimates: Spearman with exact values {row['spearman']:.2f} ({ends})")
         return "\n".join(texts)
 
     @property
@@ -196,7 +203,7 @@ def read_ranking(
         raise ValueError(msg)
     separation = data.uns[key].get("separation", {})
     separation = separation if group is None else separation.get(_keys.slot_name(group), {})
-    return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr, separation)
+    return Ranking(frame[tested].reset_index(drop=True), rank, run, max_fdr, separation, data.uns[key].get("screen"))
 
 
 def words(run: dict[str, Any], state: str | None, *, mean: bool = True, centered: bool = False) -> tuple[str, str]:

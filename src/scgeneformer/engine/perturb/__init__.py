@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._agreement import Sample, agreement, compare
 from ._directions import Directions
 from ._edits import KINDS, POSITIONS, Kind, Positions
 from ._effects import GeneEffects
@@ -22,7 +23,10 @@ __all__ = [
     "Outcome",
     "Perturbation",
     "Positions",
+    "Sample",
     "Store",
+    "agreement",
+    "compare",
     "enumerate_edits",
     "measure",
     "run",

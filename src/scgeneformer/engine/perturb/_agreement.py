@@ -148,7 +148,11 @@ def _spearman(of_cells: list[float]) -> dict[str, float]:
     centre = max(mean, error / 2)  # the mean of estimates without bias may be below 0
     factor = np.exp(stats.t.ppf(0.99, n - 1) * error / centre) if n > 1 and centre > 0 else np.nan
     factor = 1.0 if error == 0 else factor
-    return {"spearman": min(1 - mean, 1.0), "spearman_low": 1 - centre * factor, "spearman_high": 1 - centre / factor}
+    return {
+        "spearman": min(1 - mean, 1.0),
+        "spearman_low": max(1 - centre * factor, -1.0),
+        "spearman_high": 1 - centre / factor,
+    }
 
 
 def _slope(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

@@ -53,6 +53,7 @@ class PerturbOptions:
     n_reference: int = 0
     n_random: int = 0
     untrained: bool = False
+    allow_poor: bool = False
 
     @property
     def other_states(self) -> list[str]:
@@ -172,6 +173,7 @@ class PerturbOptions:
             "n_reference": self.n_reference or None,
             "n_random": self.n_random or None,
             "untrained": self.beside_untrained or None,
+            "allow_poor": self.allow_poor or None,
         }
 
 

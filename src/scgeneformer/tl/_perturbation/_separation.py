@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._options import PerturbOptions
-    from ._run import PerturbRun
+    from ._plan import PerturbRun
 
     Separation = dict[str, float | str]
 

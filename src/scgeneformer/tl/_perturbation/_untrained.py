@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scgeneformer.engine.perturb import Perturbation
     from scgeneformer.hub import Pretrained
 
-    from ._run import PerturbRun
+    from ._plan import PerturbRun
 
 N_CELLS = 20  # perturbed cells of each group; more would cost over a tenth of a screen of 200 cells
 N_STATE_CELLS = 50  # cells of the target, for its centroid

@@ -9,6 +9,7 @@ import pandas as pd
 
 from scgeneformer import _keys, _slots
 from scgeneformer.tl._obs_names import donor_column
+from scgeneformer.tl._perturbation._agreement import FAIR
 from scgeneformer.tl._perturbation._states import groups_of
 
 from ._expression import agreement, expression_columns
@@ -199,7 +200,7 @@ def rank_shifts(
 
     Warns
     -----
-    By the log, where p-values are over cells though a column of ``.obs`` looks like donors, and where there are fewer than three donors.
+    By the log, where shifts are estimates that do not agree well with exact values (:func:`~scgeneformer.tl.screen`), where p-values are over cells though a column of ``.obs`` looks like donors, and where there are fewer than three donors.
 
     Notes
     -----
@@ -265,6 +266,10 @@ def rank_shifts(
             f"p-values are over cells, and cells of one donor are not independent: too small, if .obs[{alike!r}] are donors. "
             f"Rank with test='donors', donor={alike!r}."
         )
+    screened = data.uns[key].get("screen")
+    if screened is not None and screened["spearman"].iloc[0] < FAIR:
+        value = screened["spearman"].iloc[0]
+        logg.warning(f"The shifts are estimates whose rank correlation with exact values is {value:.2f} within cells.")
     start = logg.info(f"ranking {key!r} by test={test!r}")
     tables, sets, components, agreements, n_tested = {}, {}, {}, {}, 0
     for group, ranking in rankings.items():

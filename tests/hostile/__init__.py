@@ -1,0 +1,1 @@
+"""Hostile inputs, area by area: `make hostile` runs all of them and prints the verdicts."""
