@@ -409,6 +409,7 @@ def test_a_folder_that_cannot_be_written_to_stops_before_the_first_step(cells, s
 
 def test_gradients_that_are_no_numbers_never_reach_the_weights(cells, start, quick, tmp_path):
     model = make(cells, start, head="bert")
+    model.is_trained_ = True  # or its head would be drawn from `rng`
     before = weights(model)
     model.module.network.classifier.weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(FloatingPointError, match="norm of the gradient became nan at step 0 "):

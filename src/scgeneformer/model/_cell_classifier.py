@@ -203,6 +203,7 @@ class CellClassifier(LabelledCells):
         cells = TrainingCells(self, tokens, lengths, labels, chosen, CellLabels(self.tasks, labels, chosen), samples)
         self.module.class_weights, self.split_ = weights, {name: getattr(chosen, name) for name in SETS}
         self.temperature_, self.reference_, self.selected_, self.histories_ = {}, {}, None, {}
+        self._draw_new(options["rng"])
         selection = train_by(by, cells, max_epochs, options)
         if selection is not None:
             self.selected_, self.histories_ = selection.state, selection.histories

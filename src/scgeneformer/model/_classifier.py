@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import evaluation, hub, nn
-from scgeneformer.nn._adapters import config_of
+from scgeneformer.nn._adapters import config_of, draw_adapters
 
 from ._base import TransformerModel
 from .recipes._selection import Selection
+from .training._random import generators_restored, seed_generators
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SETS = ("train", "validation", "test")
 SELECTED = "selected"  # key of ours in config.json, which others ignore
+_NEW = 1000  # stream of the weights that are drawn; those of dropout count from 0
 DOCS = {
     "start": """
         pretrained
@@ -151,6 +153,17 @@ class Classifier(TransformerModel):
             return kind(self.adata, **arguments)
         finally:
             kind.register_manager(newest)
+
+    def _draw_new(self, rng: int) -> None:
+        """Draw head and adapters of a classifier that was not trained yet from `rng`, whatever the constructor drew them from."""
+        if self.is_trained_:
+            return
+        network = self.module.network
+        device = network.classifier.weight.device
+        with generators_restored(device):
+            seed_generators(device, rng, _NEW)
+            network.draw_head()
+            draw_adapters(network.encoder)
 
     @abstractmethod
     def _exported(self) -> tuple[list[str], dict[str, Any]]:

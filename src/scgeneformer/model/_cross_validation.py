@@ -277,8 +277,7 @@ def _trained(
     if train_kwargs.get("checkpoints") is not None:
         name = f"fold{number}" if folds.n_repeats == 1 else f"repeat{repeat}-fold{number}"
         train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / name}
-    with torch.random.fork_rng():
-        torch.manual_seed(int(np.random.default_rng([seed, number]).integers(2**31)))
+    with torch.random.fork_rng():  # from which the constructor draws
         twin = model.untrained()
-        twin.train(split=split, rng=seed, **train_kwargs)
+    twin.train(split=split, rng=seed, **train_kwargs)
     return twin

@@ -212,6 +212,7 @@ class GeneClassifier(ClassifiedGenes):
         self.split_ = {name: getattr(chosen, name) for name in SETS}
         self.trained_genes_ = np.union1d(self.trained_genes_, chosen.train)
         self.module.token_weights = None if weights is None else torch.from_numpy(weights)
+        self._draw_new(options["rng"])
         self.temperature_, self.selected_, self.histories_ = 1.0, None, {}
         selection = train_by(by, genes, max_epochs, options)
         if selection is not None:

@@ -79,6 +79,13 @@ def add_lora(
     inject(model, list(targets), r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=dropout)
 
 
+def draw_adapters(encoder: Encoder) -> None:
+    """Draw the adapters anew, if there are any, from torch's global generator: they change nothing then."""
+    if hasattr(encoder, "peft_config"):
+        for layer in adapted_layers(encoder).values():
+            layer.reset_lora_parameters(NAME, init_lora_weights=True)
+
+
 def merge_lora(model: nn.Module) -> None:
     """Add the adapters to the weights beside them, in place: plain linear layers, plain names, every weight trainable again.
 

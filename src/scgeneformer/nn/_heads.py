@@ -157,6 +157,12 @@ class CellClassifier(nn.Module):
         self.classifier = nn.Linear(config.width, n_outputs)
         init_weights(self.classifier, config.initializer_range)
 
+    def draw_head(self) -> None:
+        """Draw all weights behind the encoder anew, from torch's global generator."""
+        parts = [getattr(self, name) for name in ("attention", "pooler", "classifier") if hasattr(self, name)]
+        for part in parts:
+            init_weights(part, self.encoder.config.initializer_range)
+
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The state that stands for each cell: (B, H)."""
         if self.pooling == "cls":
@@ -213,6 +219,10 @@ class GeneClassifier(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.width, n_classes)
         init_weights(self.classifier, config.initializer_range)
+
+    def draw_head(self) -> None:
+        """Draw the weights behind the encoder anew, from torch's global generator."""
+        init_weights(self.classifier, self.encoder.config.initializer_range)
 
     def scores(self, states: Tensor) -> Tensor:
         """Scores of genes with these states, (..., H) -> (..., classes)."""

@@ -113,6 +113,7 @@ class TrainingItems(ABC):
         targets = self.objective.targets
         return TokenRows(self.tokens, self.lengths, sets=self.rows, targets=targets, **loader_options(options))
 
-    def train(self, max_epochs: int, options: Mapping[str, Any]) -> None:
+    def train(self, max_epochs: int, options: Mapping[str, Any], *, stream: int = 0) -> None:
         """One run."""
-        run_training(self.model, self.objective, self.batches(options), max_epochs=max_epochs, options=options)
+        batches = self.batches(options)
+        run_training(self.model, self.objective, batches, max_epochs=max_epochs, options=options, stream=stream)

@@ -178,9 +178,7 @@ def _compete(
             _restore(model, contest.start)
             candidate.start.put_into(model.module.network)
             model.history_ = {}
-            with torch.random.fork_rng():
-                torch.manual_seed(int(np.random.default_rng([options["rng"], number]).integers(2**31)))
-                _run(items, name, candidate, max_epochs, options)
+            _run(items, name, candidate, max_epochs, options, stream=number)
             contest.histories[name] = model.history_
             scores = items.scores(contest.held_out)
             contest.enter(name, scores, learning_rate=candidate.learning_rate, steps=model.trainer.global_step)
@@ -248,6 +246,8 @@ def _run(
     candidate: Candidate,
     max_epochs: int | None,
     options: Mapping[str, Any],
+    *,
+    stream: int,
 ) -> None:
     """Train one candidate to its end, or from where it stopped."""
     options = {"limit_val_batches": 0} | dict(options)
@@ -266,7 +266,7 @@ def _run(
         per_epoch = -(-len(items.batches(options).train_dataloader()) // options["accumulate"])
         n_steps = min(max(EPOCHS * per_epoch, LEAST_STEPS), MOST_STEPS, options["max_steps"] or MOST_STEPS)
         max_epochs, options["max_steps"] = -(-n_steps // per_epoch), n_steps
-    items.train(max_epochs, options)
+    items.train(max_epochs, options, stream=stream)
 
 
 def _trained(model: Classifier) -> dict[str, Tensor]:

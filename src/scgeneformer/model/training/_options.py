@@ -61,7 +61,8 @@ class TrainOptions(TypedDict, total=False):
     compile
         Compile the blocks with :meth:`torch.nn.Module.compile`.
     rng
-        Seed of the split, of the order of cells and of masks. Dropout and new heads use the generator of torch, as elsewhere in scvi-tools.
+        Seed of the split, the order of cells, masks, dropout, and the head and adapters of a classifier that was not trained before. The
+        generator of torch is left as it was.
     datasplitter_kwargs
         Options of the data loader (`num_workers` ...).
     plan_kwargs

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from scgeneformer.model.objectives._objective import gathered
 
 from ._callbacks import KeepBest, LastCheckpoint
+from ._random import seed_generators
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,8 @@ class TokenTrainingPlan(TrainingPlan):
         Folder for checkpoints to resume from, and steps between two of them. Defaults to one at the end of each epoch.
     keep_best
         Metric of validation whose best weights the model is left with, such as ``"validation_loss"``; None leaves the last weights.
+    rng, stream
+        Seed of dropout, and which of its streams.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class TokenTrainingPlan(TrainingPlan):
         checkpoints: str | Path | None = None,
         checkpoint_every: int | None = None,
         keep_best: str | None = None,
+        rng: int = 0,
+        stream: int = 0,
     ) -> None:
         if schedule not in SCHEDULES:
             msg = f"schedule={schedule!r} is not one of {SCHEDULES}."
@@ -104,6 +109,7 @@ class TokenTrainingPlan(TrainingPlan):
         self.objective, self.optimizer_class, self.betas = objective, OPTIMIZERS[optimizer.lower()], betas
         self.schedule, self.warmup, self.total_steps = schedule, warmup, total_steps
         self.checkpoints, self.checkpoint_every, self.keep_best = checkpoints, checkpoint_every, keep_best
+        self.rng, self.stream = rng, stream
         self._random_state: dict[str, Any] | None = None
         self._n_batches: int | None = None
 
@@ -222,7 +228,8 @@ class TokenTrainingPlan(TrainingPlan):
             self.trainer.logger.load_state_dict(checkpoint["history"])
 
     def on_train_start(self) -> None:
-        """Check the number of batches in an epoch, which is known only now, and set the length of the schedule."""
+        """Seed dropout, check the number of batches in an epoch, which is known only now, and set the length of the schedule."""
+        seed_generators(self.trainer.strategy.root_device, self.rng, self.stream, self.trainer.global_rank)
         if self._n_batches is not None:
             now = self.trainer.num_training_batches
             self._check_same({"batches in an epoch": self._n_batches}, {"batches in an epoch": now})

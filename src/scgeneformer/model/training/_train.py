@@ -17,6 +17,7 @@ from ._callbacks import best_restored, check_plain, check_writable
 from ._history import History, joined
 from ._options import PLAN_OPTIONS, TrainOptions, named_plan_options
 from ._plan import TokenTrainingPlan
+from ._random import generators_restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +47,7 @@ def run_training(
     *,
     max_epochs: int,
     options: Mapping[str, Any],
+    stream: int = 0,
 ) -> None:
     """Train `model` for `objective` on `datamodule`.
 
@@ -61,6 +63,8 @@ def run_training(
         Maximum number of epochs; -1 for no limit.
     options
         All of `TrainOptions`, and options of Lightning's trainer.
+    stream
+        Number of the stream of dropout, for runs of one `rng` that are to differ.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def run_training(
     plan_options = {name: options[name] for name in PLAN_OPTIONS} | named_plan_options(options["plan_kwargs"])
     if not getattr(datamodule, "n_val", 1):
         plan_options["keep_best"] = None
-    plan = TokenTrainingPlan(model.module, objective, **plan_options)
+    plan = TokenTrainingPlan(model.module, objective, **plan_options, rng=options["rng"], stream=stream)
     if plan.checkpoints is not None:
         check_writable(plan.checkpoints, "checkpoints")
     if options["ckpt_path"] is not None:
@@ -112,7 +116,7 @@ def run_training(
             nn.compile_blocks(model.module.network)
         model.encoder.checkpoint_activations = options["checkpoint_activations"]
         model.module.train()  # Lightning leaves modes as it finds them, and dropout would stay off
-        with best_restored(model, runner):
+        with generators_restored(runner.trainer.strategy.root_device), best_restored(model, runner):
             runner()
 
 
