@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from scgeneformer import evaluation
+from scgeneformer._run_folder import locked
 from scgeneformer.model import GeneClassifier
 from scgeneformer.model._baselines import expression_features, profile_features
 
@@ -190,7 +191,9 @@ def test_genes_to_choose_by(model, quick):
 
 def test_each_fold_has_its_checkpoints(model, quick, tmp_path):
     model.cross_validate(2, max_epochs=1, baselines=[], checkpoints=tmp_path, **quick)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold0", "fold1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "fold0", "fold1"]
+    with locked(tmp_path, "checkpoints"), pytest.raises(BlockingIOError, match="is in use by process"):
+        model.cross_validate(2, max_epochs=1, baselines=[], checkpoints=tmp_path, **quick)
 
 
 def test_expression_is_described_by_ranks(vocabulary):

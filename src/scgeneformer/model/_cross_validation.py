@@ -14,6 +14,7 @@ from scanpy import logging as logg
 from scgeneformer import evaluation
 
 from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGenes
+from .training._checkpoint_files import alone_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,7 +147,8 @@ def cross_validate_cells(
     _check(baselines, CELL_BASELINES, folds, train_kwargs)
     target = model.task(task)
     repeats = [TestedCells(model, target, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
-    return _cross_validate(model, repeats, {CELL_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
+    with alone_in(train_kwargs.get("checkpoints")):
+        return _cross_validate(model, repeats, {CELL_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
 
 
 def cross_validate_genes(
@@ -155,7 +157,8 @@ def cross_validate_genes(
     """Cross-validation of a classifier of genes; see its method for the parameters."""
     _check(baselines, GENE_BASELINES, folds, train_kwargs)
     repeats = [TestedGenes(model, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
-    return _cross_validate(model, repeats, {GENE_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
+    with alone_in(train_kwargs.get("checkpoints")):
+        return _cross_validate(model, repeats, {GENE_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
 
 
 def _check(

@@ -44,7 +44,9 @@ def load_plain(path: str | Path, *, mmap: bool = False) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except _UNREADABLE:
+    except (*_UNREADABLE, OSError) as error:
+        if getattr(error, "filename", None) is not None:  # there is no such file, and the like
+            raise
         # torch's own message advises to load the file without this restriction
         msg = (
             f"{path} was refused: it is a pickle of more than tensors and plain values, which could run code, or it is damaged. "

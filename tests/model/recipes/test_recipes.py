@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from scgeneformer._run_folder import locked
 from scgeneformer.model import CellClassifier
 from scgeneformer.model.recipes._portfolio import EPOCHS, LEAST_STEPS
 
@@ -101,6 +102,11 @@ def test_options_without_a_meaning_are_refused(make, split, options, match):
 def test_a_folder_without_checkpoints_is_refused(make, short, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no A/last\.ckpt.*recipe='plain'"):
         make().train(ckpt_path=tmp_path, **short)
+
+
+def test_another_run_in_the_folder_of_all_runs_is_named(make, short, tmp_path):
+    with locked(tmp_path, "checkpoints"), pytest.raises(BlockingIOError, match="is in use by process"):
+        make().train(checkpoints=tmp_path, **short)
 
 
 @pytest.mark.parametrize("stops", [[5], [23], [5, 20, 3]])

@@ -72,7 +72,8 @@ def test_the_first_process_keeps_the_history(folder):
 
 
 def test_a_run_in_two_processes_resumes(folder):
-    assert [path.name for path in (folder / "checkpoints_2").iterdir()] == ["last.ckpt"]
+    names = {path.name for path in (folder / "checkpoints_2").iterdir()}
+    assert names == {".lock", "last.ckpt", "previous.ckpt"}
     assert len(history(folder, "stopped_2")) == 4
     np.testing.assert_array_equal(weights(folder, "resumed_2"), weights(folder, "memory_2"))
     resumed, whole = history(folder, "resumed_2"), history(folder, "memory_2")

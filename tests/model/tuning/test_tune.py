@@ -21,6 +21,7 @@ import torch
 from ray import tune as ray_tune
 
 from scgeneformer import settings
+from scgeneformer._run_folder import locked
 from scgeneformer.model import CellClassifier, Geneformer
 from scgeneformer.model.tuning._ray import ended, portable
 from scgeneformer.model.tuning._space import default_space, described, longest, resolve_space
@@ -238,6 +239,15 @@ def test_refuses(found, toys, arguments, message):
     given["model_params"] = {**SIZES, **given["model_params"]}
     with pytest.raises(ValueError, match=message):
         tune(Geneformer, folder=found.folder, **given)
+
+
+def test_another_search_in_the_folder_is_named(toys, tmp_path):
+    cells, vocabulary = toys
+    Geneformer.setup_anndata(cells)
+    given = {"model_params": SIZES | {"vocabulary": vocabulary}, "n_trials": 1}
+    with locked(tmp_path, "folder"), pytest.raises(BlockingIOError, match="folder=.* is in use by process"):
+        tune(Geneformer, cells, {"learning_rate": [1e-3]}, folder=tmp_path, **given)
+    assert not (tmp_path / "search.json").exists()
 
 
 def test_refuses_data_that_it_cannot_send(toys, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from scgeneformer import hub
+from scgeneformer.model.data._digest import digest, digest_of_all
 from scgeneformer.model.data._masking import Masking
 from scgeneformer.model.training._train import token_budget_of
 from scgeneformer.tokens import Vocabulary
@@ -162,6 +163,14 @@ class Corpus(LightningDataModule):
             )
             raise ValueError(msg)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What the batches depend on; of each file, what was read of it when the corpus was made."""
+        size = {"batch_size": self.batch_size} if self.batch_size else {"token_budget": self._budget()}
+        files = digest_of_all(file.digest for file in self._blocks.files)
+        blocks = digest(self._blocks.starts, self._train_blocks, self._validation_blocks)
+        reading = {"blocks_in_memory": self.blocks_in_memory, "rng of the corpus": self.rng}
+        return size | {"files of the corpus": files, "blocks of the corpus": blocks} | reading
+
     def train_dataloader(self) -> CorpusLoader:
         """Batches of the training cells, shuffled."""
         return self._loader(self._train_blocks, shuffle=True)
@@ -176,15 +185,18 @@ class Corpus(LightningDataModule):
         masking = getattr(objective, "masking", None) or Masking.over(self.vocabulary, seed=self.rng)
         return CorpusLoader(self._blocks, self._batches(blocks, shuffle=shuffle), masking, self.longest)
 
+    def _budget(self) -> int:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        return self.token_budget or token_budget_of(device)
+
     def _batches(self, blocks: np.ndarray, *, shuffle: bool = False) -> BlockBatches:
         trainer = self.trainer
-        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         return BlockBatches(
             self._blocks.starts,
             self._classes,
             self._widths,
             blocks,
-            token_budget=self.token_budget or token_budget_of(device),
+            token_budget=self._budget(),
             batch_size=self.batch_size,
             blocks_in_memory=self.blocks_in_memory,
             shuffle=shuffle,

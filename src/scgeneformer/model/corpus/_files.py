@@ -12,6 +12,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scgeneformer import tokens
+from scgeneformer.model.data._digest import digest, digest_of_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +84,9 @@ class CorpusFile:
         As in :func:`scgeneformer.tokens.encode`.
     bounds
         Maximum number of tokens of each cell, from the number of its stored values; int32 (n_obs,).
+    digest
+        Hash of the numbers of stored values of all cells, of the values that were inspected, among them the first and the last, and of how
+        they are read.
     """
 
     path: Path
@@ -93,6 +97,7 @@ class CorpusFile:
     log_base: float | None
     max_length: int | None
     bounds: np.ndarray
+    digest: str
 
     @classmethod
     def checked(
@@ -154,7 +159,10 @@ class CorpusFile:
         bounds = np.minimum(n_stored + (2 if vocabulary.has_cls else 0), max_length or vocabulary.max_length)
         # the sample has decided whether values are counts; a single block could look otherwise
         counts = "linear" if counts == "raw" else counts
-        return cls(path, slot, genes.token_id, vocabulary, counts, log_base, max_length, bounds.astype(np.int32))
+        content = digest(n_stored, some.data, some.indices, some.indptr, genes.token_id)
+        identity = digest_of_all([content, repr((slot, counts, log_base, max_length))])
+        bounds = bounds.astype(np.int32)
+        return cls(path, slot, genes.token_id, vocabulary, counts, log_base, max_length, bounds, identity)
 
     def read(self, file: Any, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the tokens of cells `start` to `stop` (exclusive) of an open file: uint16 (stop - start, L), right-padded, and lengths.

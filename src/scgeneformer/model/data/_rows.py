@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from ._batches import TokenBatches, TokenDataset, TokenLoader
+from ._digest import digest_of_cells
 
 if TYPE_CHECKING:
     from ._batches import Targets
@@ -53,6 +54,14 @@ class TokenRows(LightningDataModule):
         self.token_budget, self.batch_size, self.seed = token_budget, batch_size, seed
         self.loader_kwargs = loader_kwargs
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Hashes of the cells of each set, and the size of batches."""
+        size = {"batch_size": self.batch_size} if self.batch_size else {"token_budget": self.token_budget}
+        sets = {"training cells": self.train_idx, "validation cells": self.val_idx}
+        return size | {
+            name: digest_of_cells(self.tokens, self.lengths, self._chosen(rows)) for name, rows in sets.items()
+        }
+
     def train_dataloader(self) -> TokenLoader:
         """Shuffled batches of the training cells."""
         return self._loader(self.train_idx, self.targets["train"], shuffle=True)
@@ -61,9 +70,13 @@ class TokenRows(LightningDataModule):
         """Fixed batches of the validation cells."""
         return self._loader(self.val_idx, self.targets["validation"], shuffle=False) if self.n_val else []
 
-    def _loader(self, cells: np.ndarray, targets: Targets, *, shuffle: bool) -> TokenLoader:
+    def _chosen(self, cells: np.ndarray) -> np.ndarray:
+        """Those that have tokens, in the order of the data."""
         cells = np.sort(np.asarray(cells, dtype=np.int64))
-        cells = cells[self.lengths[cells] > 0]
+        return cells[self.lengths[cells] > 0]
+
+    def _loader(self, cells: np.ndarray, targets: Targets, *, shuffle: bool) -> TokenLoader:
+        cells = self._chosen(cells)
         lengths = self.lengths[cells]
         sampler = TokenBatches(
             lengths,

@@ -10,8 +10,9 @@ import torch
 from scvi.module.base import LossOutput
 
 from scgeneformer import evaluation
+from scgeneformer.model.data._digest import digest
 
-from ._objective import Objective, TokenModule, gathered, set_sums
+from ._objective import Objective, TokenModule, fingerprint_of_sets, gathered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ class CellLabels(Objective):
     """
 
     def __init__(self, tasks: Sequence[CellTask], labels: np.ndarray, split: evaluation.Split) -> None:
-        self.tasks, self.split = tuple(tasks), split
+        self.tasks, self.labels, self.split = tuple(tasks), labels, split
         self.targets = dict.fromkeys(("train", "validation"), LabelsOfCells(labels))
         self._batches: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -74,8 +75,10 @@ class CellLabels(Objective):
         return score_tasks(self.tasks, scores, labels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and sum of each set of cells."""
-        return set_sums({name: cells for name, cells in vars(self.split).items() if name != "balance"})
+        """Sets of cells, and their labels."""
+        sets = {name: cells for name, cells in vars(self.split).items() if name != "balance"}
+        tasks = {task.name: task.state for task in self.tasks}
+        return fingerprint_of_sets(sets) | {"tasks": tasks, "labels": digest(self.labels)}
 
 
 def score_tasks(tasks: Sequence[CellTask], scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -195,6 +198,12 @@ class CellClassifierModule(TokenModule):
         super().__init__(network, frozen=frozen)
         self.tasks, self.task_weights = tuple(tasks), task_weights
         self.class_weights: dict[str, Tensor] = {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of any network, with the head, and with the weights of tasks and classes."""
+        weights = {name: [round(w, 6) for w in weights.tolist()] for name, weights in self.class_weights.items()}
+        of_loss = {"task_weights": dict(self.task_weights), "class_weights": weights}
+        return super().fingerprint() | {"pooling": self.network.pooling, "head": self.network.head} | of_loss
 
     def inference(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The state of each cell: (B, H)."""

@@ -12,9 +12,10 @@ from scvi.module.base import LossOutput
 from torch.nn import functional as F
 
 from scgeneformer import evaluation
+from scgeneformer.model.data._digest import digest
 
 from ._cells import SCORES
-from ._objective import Objective, TokenModule, gathered, set_sums
+from ._objective import Objective, TokenModule, fingerprint_of_sets, gathered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,9 +86,10 @@ class GeneLabels(Objective):
         return {name: float(report.scores[name]) for name in SCORES}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Size and sum of each set of genes, and of the cells."""
+        """Sets of genes, their classes, and the cells."""
         sets = {name: getattr(self.split, name) for name in ("train", "validation", "test")}
-        return set_sums(sets | {"cells": self.cells})
+        classes = {"classes": list(self.genes.names), "labels": digest(self.genes.tokens, self.genes.codes)}
+        return fingerprint_of_sets(sets | {"cells": self.cells}) | classes
 
 
 def loss_weights(
@@ -155,6 +157,11 @@ class GeneClassifierModule(TokenModule):
     def __init__(self, network: GeneClassifier, *, frozen: bool = False) -> None:
         super().__init__(network, frozen=frozen)
         self.register_buffer("token_weights", None, persistent=False)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of any network, with the weights of the tokens."""
+        weights = self.token_weights
+        return super().fingerprint() | {"class_weights": None if weights is None else digest(weights.cpu().numpy())}
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super()._get_inference_input(tensors) | {"where": tensors["labels"] >= 0}

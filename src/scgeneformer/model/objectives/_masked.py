@@ -35,8 +35,8 @@ class MaskedGenes(Objective):
         self._n_seen = 0
 
     def fingerprint(self) -> dict[str, Any]:
-        """Rule and seed of the masks."""
-        return {"masking": self.masking.rule, "rng": self.masking.seed}
+        """Rule, share and seed of the masks."""
+        return {"masking": self.masking.rule, "mask_probability": self.masking.probability, "rng": self.masking.seed}
 
     def prepare(self, batch: dict[str, Tensor], epoch: int | None) -> dict[str, Tensor]:
         """Mask a batch that has ``tokens`` only (and ``cells``, if its masks must not depend on the order of batches)."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass
 from torch import distributed
 
+from scgeneformer import nn
+from scgeneformer.model.data._digest import digest
+from scgeneformer.nn._adapters import config_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from torch import Tensor
 
-    from scgeneformer import nn
     from scgeneformer.model.data._batches import Targets
 
     Network = nn.MaskedGeneModel | nn.EncoderDecoder | nn.CellClassifier | nn.GeneClassifier
+
+_IDLE = ("initializer_range", "pooling", "emb_layer")  # of the shape, in training
 
 
 class Objective:
@@ -45,7 +51,7 @@ class Objective:
         return {}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a run must share with a checkpoint that it resumes from."""
+        """What a run must share with a checkpoint that it resumes from: targets and sets."""
         return {}
 
 
@@ -73,6 +79,18 @@ class TokenModule(BaseModuleClass):
             self.network.encoder.eval()
         return self
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint that it resumes from: shape of the network, what of it is trained, weights of the loss."""
+        encoder = self.network.encoder
+        shape = {name: value for name, value in asdict(encoder.config).items() if name not in _IDLE}
+        trained: dict[str, Any] = {
+            "trained parameters": sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        }
+        if hasattr(encoder, "peft_config"):
+            adapter = config_of(encoder)
+            trained["lora"] = [adapter.r, adapter.lora_alpha, adapter.lora_dropout, sorted(adapter.target_modules)]
+        return shape | trained | {"quantized": nn.is_quantized(self.network)}
+
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tokens, lengths = tensors["tokens"], tensors["lengths"]
         return {"tokens": tokens, "mask": torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]}
@@ -97,6 +115,7 @@ def gathered(values: Any) -> list[Any]:
     return everyone
 
 
-def set_sums(sets: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
-    """Size and sum of each set, by which two splits are told apart."""
-    return {name: [len(items), int(items.sum())] for name, items in sets.items()}
+def fingerprint_of_sets(sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Size and sum of each set, which checkpoints of earlier versions have, too, and a hash of all their members."""
+    sums = {name: [len(items), int(items.sum())] for name, items in sets.items()}
+    return sums | {"members of the sets": digest(*(np.sort(items).astype(np.int64) for items in sets.values()))}

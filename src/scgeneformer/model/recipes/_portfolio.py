@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgeneformer._run_folder import check_writable
 from scgeneformer.model.data._batches import trimmed
 from scgeneformer.model.objectives._cells import class_weights_of, score_tasks
-from scgeneformer.model.training._callbacks import check_plain, check_writable
+from scgeneformer.model.training._checkpoint_files import LAST, alone_in, read_checkpoint
 from scgeneformer.model.training._history import joined
 from scgeneformer.model.training._options import named_plan_options
 from scgeneformer.model.training._train import device_of, token_budget_of
@@ -36,7 +37,6 @@ EPOCHS, LEAST_STEPS, MOST_STEPS = 8, 250, 3000  # of a run
 RATES = {"small": (5e-5, 2e-4), "large": (1e-5, 3e-5), "adapters": (1e-4, 3e-4)}  # of runs A and B
 LARGE = 50_000_000  # parameters
 FEW_CLASSES, LARGE_CLASS = 3, 50  # training items that let a shrunk probe keep all of its classes
-LAST = "last.ckpt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def check_portfolio(options: Mapping[str, Any]) -> None:
         return
     found = list(Path(options["ckpt_path"]).glob(f"[AB]/{LAST}"))
     for path in found:
-        check_plain(path)
+        read_checkpoint(path)
     if not found:
         msg = (
             f"ckpt_path={str(options['ckpt_path'])!r} has no A/{LAST} or B/{LAST}. Name the folder that "
@@ -108,7 +108,8 @@ def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, o
     if reason is None:
         candidates = _candidates(items, of_training, probe, options)
         del of_training, of_held_out
-        _compete(contest, candidates, max_epochs, options)
+        with alone_in(options["checkpoints"]):
+            _compete(contest, candidates, max_epochs, options)
         reason = reason_of(contest.kept, contest.table, f"{len(held_out)} validation {items.what}")
     reason += contest.better_references()
     logg.info(f"kept {'the linear probe' if contest.kept == PROBE else f'run {contest.kept}'}: {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
-from scgeneformer import nn
+from ._checkpoint_files import replace_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,42 +19,6 @@ if TYPE_CHECKING:
     from scvi.train import TrainingPlan, TrainRunner
 
     from scgeneformer.model._base import TransformerModel
-
-
-def check_writable(folder: str | Path, argument: str) -> Path:
-    """Make `folder` and write to it, so that a run does not fail at its end.
-
-    Raises
-    ------
-    OSError
-        If that cannot be done; `argument` is named.
-    """
-    folder = Path(folder).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        msg = f"{argument}={str(folder)!r} cannot be written to ({error.strerror}). Name another folder."
-        raise type(error)(error.errno, msg) from error
-    return folder
-
-
-def check_plain(ckpt_path: str | Path) -> None:
-    """Refuse a checkpoint that Lightning could not load, or that could run code.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not a file: Lightning would also load addresses, and folders of shards, which are pickles.
-    ValueError
-        If it holds more than tensors and plain values.
-    """
-    path = Path(ckpt_path)
-    if not path.is_file():
-        msg = f"ckpt_path={str(ckpt_path)!r} is not a file. Name the `last.ckpt` that `train(checkpoints=...)` wrote."
-        raise FileNotFoundError(msg)
-    nn.load_plain(path, mmap=True)
 
 
 @contextmanager
@@ -86,7 +49,7 @@ def _restore(model: TransformerModel, savers: list[SaveCheckpoint]) -> None:
 
 
 class LastCheckpoint(Callback):
-    """Keeps ``last.ckpt`` in `folder`: after every `every` steps (None: every epoch), and after the last step of the run.
+    """Keeps ``last.ckpt`` in `folder`, and the one before as ``previous.ckpt``: after every `every` steps (None: every epoch), and after the last step of the run.
 
     Lightning's own callback takes an epoch that `max_steps` cut short for a finished one, and a resumed run would skip its rest.
     """
@@ -117,12 +80,9 @@ class LastCheckpoint(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        """Replace the file once the new one is complete."""
-        self._saved = trainer.global_step
-        part = self.folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            part.replace(self.folder / "last.ckpt")
+        """Replace the file once the new one is complete; one of this very step, which validation has now been added to, is not kept."""
+        keep, self._saved = trainer.global_step != self._saved, trainer.global_step
+        replace_last(trainer, self.folder, keep=keep)
 
 
 class KeepBest(Callback):

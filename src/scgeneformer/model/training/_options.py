@@ -51,8 +51,12 @@ class TrainOptions(TypedDict, total=False):
         errors, the maximum of other metrics. None leaves the last weights.
     checkpoints, checkpoint_every
         Folder for ``last.ckpt``, from which a run can be resumed, and number of steps between two checkpoints. Defaults to one per epoch.
+        The one before it is kept as ``previous.ckpt``. A folder belongs to one run at a time, and one with a checkpoint of another run is
+        refused; one of the same run is replaced if `ckpt_path` is not given.
     ckpt_path
-        Checkpoint to resume from: with the same data and arguments, the run continues as if it had never stopped.
+        Checkpoint to resume from: with the same data and arguments, the run continues as if it had never stopped. Whatever shapes the run
+        must be the same, or the error names it; devices, workers, loggers and progress bars may differ, and `max_epochs` and `max_steps`
+        if the schedule does not depend on them (``"constant"``, or `total_steps` in `plan_kwargs`).
         (Only ``train_loss`` and ``train_accuracy`` of the interrupted epoch differ: they are means over the rest of that epoch.)
     logger
         Loggers of Lightning in addition to `history`, such as ``TensorBoardLogger("logs")`` or ``CSVLogger("logs")``.
@@ -131,7 +135,7 @@ _RAISES = """
     TypeError
         If an option is unknown.
     OSError
-        If `checkpoints` cannot be written to.
+        If `checkpoints` cannot be written to, or another run writes there.
     FloatingPointError
         If the loss is not finite; the message names step and batch.
     """

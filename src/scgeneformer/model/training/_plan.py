@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from scgeneformer.model.objectives._objective import gathered
 
 from ._callbacks import KeepBest, LastCheckpoint
+from ._fingerprint import check_same_run
 from ._random import seed_generators
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from scgeneformer.model.objectives._objective import Objective
+
+    from ._fingerprint import Identity
 
 SCHEDULES = ("linear", "cosine", "constant")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -77,6 +80,8 @@ class TokenTrainingPlan(TrainingPlan):
         Seed of dropout, and which of its streams.
     """
 
+    identity: Identity  # of the run
+
     def __init__(
         self,
         module: BaseModuleClass,
@@ -109,9 +114,21 @@ class TokenTrainingPlan(TrainingPlan):
         self.objective, self.optimizer_class, self.betas = objective, OPTIMIZERS[optimizer.lower()], betas
         self.schedule, self.warmup, self.total_steps = schedule, warmup, total_steps
         self.checkpoints, self.checkpoint_every, self.keep_best = checkpoints, checkpoint_every, keep_best
+        self._n_steps = total_steps  # of the schedule
         self.rng, self.stream = rng, stream
         self._random_state: dict[str, Any] | None = None
         self._n_batches: int | None = None
+
+    @property
+    def length_matters(self) -> bool:
+        """Whether each step depends on how many there will be."""
+        return self.total_steps is None and (self.schedule != "constant" or 0 < self.warmup < 1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint that it resumes from: optimizer, schedule, and which weights it leaves."""
+        optimizer = {"optimizer": self.optimizer_class.__name__.lower(), "learning_rate": self.lr}
+        optimizer |= {name: getattr(self, name) for name in ("weight_decay", "betas", "eps")}
+        return optimizer | {name: getattr(self, name) for name in ("schedule", "warmup", "total_steps", "keep_best")}
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer and its schedule.
@@ -125,10 +142,10 @@ class TokenTrainingPlan(TrainingPlan):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _factor(self, step: int) -> float:
-        if self.total_steps is None:  # training has not started
+        if self._n_steps is None:  # training has not started
             return 1.0
-        warmup = round(self.warmup * self.total_steps) if self.warmup < 1 else int(self.warmup)
-        return schedule_factor(step, total=self.total_steps, warmup=warmup, schedule=self.schedule)
+        warmup = round(self.warmup * self._n_steps) if self.warmup < 1 else int(self.warmup)
+        return schedule_factor(step, total=self._n_steps, warmup=warmup, schedule=self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
         """Checkpoints to resume from and the best weights, if asked for."""
@@ -214,14 +231,13 @@ class TokenTrainingPlan(TrainingPlan):
         """Add what exact resuming needs: the generators that dropout draws from, and the metrics so far."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["random_state"] = gathered({"cpu": torch.get_rng_state(), "cuda": cuda})
-        checkpoint["fingerprint"] = self.objective.fingerprint()
+        checkpoint["fingerprint"] = self.identity.entries
         checkpoint["n_batches"] = self.trainer.num_training_batches
         if hasattr(self.trainer.logger, "state_dict"):
             checkpoint["history"] = self.trainer.logger.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the run is the one that was saved, and take over its metrics and generators."""
-        self._check_same(checkpoint["fingerprint"], self.objective.fingerprint())
+        """Take over metrics and generators of the run that was saved."""
         self._n_batches = checkpoint["n_batches"]
         self._random_state = checkpoint["random_state"][self.trainer.global_rank]
         if "history" in checkpoint and self.trainer.is_global_zero and hasattr(self.trainer.logger, "load_state_dict"):
@@ -231,10 +247,10 @@ class TokenTrainingPlan(TrainingPlan):
         """Seed dropout, check the number of batches in an epoch, which is known only now, and set the length of the schedule."""
         seed_generators(self.trainer.strategy.root_device, self.rng, self.stream, self.trainer.global_rank)
         if self._n_batches is not None:
-            now = self.trainer.num_training_batches
-            self._check_same({"batches in an epoch": self._n_batches}, {"batches in an epoch": now})
-        if self.total_steps is None:
-            self.total_steps = int(self.trainer.estimated_stepping_batches)
+            name = "batches in an epoch"
+            check_same_run({name: self._n_batches}, {name: self.trainer.num_training_batches}, self.trainer.ckpt_path)
+        if self._n_steps is None:
+            self._n_steps = int(self.trainer.estimated_stepping_batches)
             factor = self._factor(self.lr_schedulers().last_epoch)
             for group in self.optimizers().param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -242,15 +258,6 @@ class TokenTrainingPlan(TrainingPlan):
         if loop.restarted_mid_epoch and loop.epoch_progress.current.processed == loop.epoch_progress.current.ready:
             # the checkpoint came after the last batch of an epoch: let Lightning count the next one, or it takes it for finished too
             loop.reset_restart_stage()
-
-    def _check_same(self, saved: dict[str, Any], now: dict[str, Any]) -> None:
-        differs = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
-        if differs:
-            msg = (
-                f"The checkpoint is of a run with { ({name: saved.get(name) for name in differs}) }, this one has "
-                f"{ ({name: now.get(name) for name in differs}) }. Give the same data and arguments, rng among them, to resume."
-            )
-            raise ValueError(msg)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Put the generators back as they were when the checkpoint was written."""

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from scvi.train import TrainRunner
 
 from scgeneformer import engine, nn
+from scgeneformer._run_folder import check_writable
 from scgeneformer._settings import settings
 
-from ._callbacks import best_restored, check_plain, check_writable
+from ._callbacks import best_restored
+from ._checkpoint_files import CheckpointFiles, reserved
+from ._fingerprint import Identity
 from ._history import History, joined
 from ._options import PLAN_OPTIONS, TrainOptions, named_plan_options
 from ._plan import TokenTrainingPlan
@@ -69,9 +73,9 @@ def run_training(
     Raises
     ------
     OSError
-        If the folder for checkpoints cannot be written to, or there is no such checkpoint to resume from.
+        If the folder for checkpoints cannot be written to, another run writes there, or there is no such checkpoint to resume from.
     ValueError
-        If that checkpoint holds more than tensors and plain values.
+        If that checkpoint, or one in the folder, is of another run, damaged, or holds more than tensors and plain values.
     FloatingPointError
         If the loss or the norm of its gradient is not finite.
     """
@@ -83,8 +87,6 @@ def run_training(
     plan = TokenTrainingPlan(model.module, objective, **plan_options, rng=options["rng"], stream=stream)
     if plan.checkpoints is not None:
         check_writable(plan.checkpoints, "checkpoints")
-    if options["ckpt_path"] is not None:
-        check_plain(options["ckpt_path"])
     if getattr(datamodule, "n_val", 1):
         trainer_options.setdefault("check_val_every_n_epoch", 1)
     loggers = options["logger"]
@@ -111,7 +113,11 @@ def run_training(
         logger=[History(), *further],
         **defaults | trainer_options,
     )
-    with _kept_usable(model, runner):
+    datamodule.trainer = runner.trainer  # as when it is fitted; batches depend on its device
+    if type(runner.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        runner.trainer.strategy.checkpoint_io = CheckpointFiles()
+    plan.identity = Identity(model, plan, datamodule, runner.trainer)
+    with reserved(plan.checkpoints, options["ckpt_path"], plan.identity), _kept_usable(model, runner):
         if options["compile"]:
             nn.compile_blocks(model.module.network)
         model.encoder.checkpoint_activations = options["checkpoint_activations"]

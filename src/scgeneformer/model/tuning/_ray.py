@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from anndata import AnnData
 
+from scgeneformer._run_folder import write_whole
 from scgeneformer._settings import settings
 
 from ._trial import OBJECTIVE, Search, run_trial
@@ -68,7 +69,7 @@ def remember(file: Path, search: dict[str, Any]) -> None:
     """
     now = json.loads(json.dumps(search))
     if not file.exists():
-        file.write_text(json.dumps(now, indent=1))
+        write_whole(file, lambda path: path.write_text(json.dumps(now, indent=1)))
         return
     before = json.loads(file.read_text())
     differs = _differences(before, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from anndata import AnnData
 
+from scgeneformer._run_folder import check_writable, locked
 from scgeneformer._settings import settings
 from scgeneformer.model._classifier import Backbone
-from scgeneformer.model.training._callbacks import check_writable
 
 from ._ray import SEARCH, Asha, ended, portable, remember, run, running
 from ._space import constructed, described, digest, longest, resolve_space, searcher_named
@@ -142,6 +143,8 @@ def tune(
         If Ray Tune or hyperopt is not installed.
     TypeError, ValueError
         If the data are not a registered AnnData, an argument is invalid, or `folder` holds another search.
+    BlockingIOError
+        If another process searches in `folder`.
     RuntimeError
         If all trials failed, or no machine has the resources for a trial.
     KeyboardInterrupt
@@ -191,7 +194,6 @@ def tune(
     arguments |= {"max_epochs": max_epochs, "model_params": fixed_model, "train_params": fixed_train, "rng": rng}
     arguments |= {"searcher": searcher, "scheduler": scheduler, "grace_period": grace_period}
     arguments |= {"reduction_factor": reduction_factor, "setup": registry["setup_args"], "data": digest(manager)}
-    remember(folder / SEARCH, described(arguments))
     # not at the last epoch, so that a finished trial can be told from a stopped one
     asha: Asha = {
         "max_t": longest(resolved, max_epochs) - 1,
@@ -200,7 +202,10 @@ def tune(
         "stop_last_trials": False,
     }
 
-    with running(resources or {}) as wanted:
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder, "folder"))
+        remember(folder / SEARCH, described(arguments))
+        wanted = stack.enter_context(running(resources or {}))
         defaults: dict[str, Any] = {"max_epochs": max_epochs, "rng": rng, "devices": 1, "enable_progress_bar": False}
         defaults |= {} if wanted["gpu"] else {"accelerator": "cpu"}
         defaults |= {"recipe": _RECIPES[0]} if "recipe" in inspect.signature(model_cls.train).parameters else {}
