@@ -7,7 +7,10 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from scgeneformer._run_folder import locked
 from scgeneformer.engine.perturb import Store
 
 RUN = {"model": "tiny", "genes": None, "states": ["a", "b"], "precision": "float32", "quartiles": 1, "effects": False}
@@ -26,10 +29,8 @@ def test_what_is_written_is_read(tmp_path):
     store.write(3, PART)
     assert same(store.read(3), PART)
     assert same(Store(tmp_path / "not" / "there", RUN).read(3), PART)
-    assert sorted(path.name for path in store.folder.iterdir()) == [
-        "part-000003.npz",
-        "run.json",
-    ]  # nothing else is left
+    left = [".lock", "part-000003.npz", "run.json"]  # nothing else
+    assert sorted(path.name for path in store.folder.iterdir()) == left
     store.write(3, {"cells": np.empty(0, np.int32)})
     assert same(store.read(3), {"cells": np.empty(0, np.int32)})
 
@@ -125,10 +126,74 @@ def test_others_may_read_what_the_umask_allows(tmp_path):
         store.write(0, PART)
     finally:
         os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.name[0] != "."}
     assert modes == {0o644}
 
 
 def test_the_manifest_can_be_read_by_people(tmp_path):
     Store(tmp_path, RUN)
     assert json.loads((tmp_path / "run.json").read_text()) == RUN
+
+
+def test_altered_values_are_noticed(tmp_path):
+    """Also in a file that is whole, of which zip's own checksums are right."""
+    store = Store(tmp_path, RUN)
+    store.write(0, PART)
+    with np.load(store.path(0)) as arrays:
+        whole = dict(arrays)
+    path = store.path(0)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.sampled_from(sorted(whole)), st.data())
+    def alter(name, data):
+        array = whole[name].copy()
+        at = data.draw(st.integers(0, array.nbytes - 1))
+        array.view(np.uint8).reshape(-1)[at] ^= data.draw(st.integers(1, 255))
+        np.savez(path, **whole | {name: array})
+        assert store.read(0) is None
+
+    alter()
+    for changed in ({"more": np.arange(2)}, {"cells": whole["cells"].astype(np.int64)}, {"cells": whole["cells"][:3]}):
+        np.savez(path, **whole | changed)
+        assert store.read(0) is None
+    np.savez(path, **whole)
+    assert same(store.read(0), PART)
+
+
+def test_a_part_of_another_number_or_run_is_none(tmp_path):
+    store, other = Store(tmp_path / "a", RUN), Store(tmp_path / "b", RUN | {"model": "large"})
+    store.write(0, PART)
+    store.path(1).write_bytes(store.path(0).read_bytes())
+    other.path(0).write_bytes(store.path(0).read_bytes())
+    assert store.read(1) is None
+    assert other.read(0) is None
+
+
+def test_parts_of_earlier_versions_are_told_of_and_not_taken(tmp_path):
+    store = Store(tmp_path, RUN)
+    np.savez(store.path(0), **PART, n_arrays=np.array(2))
+    with pytest.warns(UserWarning, match="earlier version, without checksums: they are computed again"):
+        assert store.read(0) is None
+
+
+def test_a_shard_has_one_process_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("scgeneformer.engine.perturb._store._PATIENCE", 0.1)
+    store = Store(tmp_path, RUN)
+    with store.locked((0, 2)), store.locked((1, 2)):
+        with pytest.raises(BlockingIOError, match=f"is in use by process {os.getpid()} on"), store.locked((0, 2)):
+            pass
+        with pytest.raises(BlockingIOError, match=r"with shard=\([01], 2\)\. .* same number"), store.locked((0, 12)):
+            pass
+    with store.locked((0, 12)):
+        pass
+    with locked(tmp_path, "folder"), pytest.raises(BlockingIOError, match="in use"):
+        Store(tmp_path, RUN)
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_of_its_shard(tmp_path):
+    for name in (".part-000003.npz.12", ".part-000004.npz.0f3a", ".run.json.7"):
+        (tmp_path / name).touch()
+    store = Store(tmp_path, RUN)
+    with store.locked((1, 2)):
+        left = {path.name for path in tmp_path.iterdir() if "part" in path.name or "run" in path.name}
+    assert left == {".part-000004.npz.0f3a", "run.json"}

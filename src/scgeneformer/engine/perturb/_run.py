@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -108,6 +109,11 @@ def run(
         Show a progress bar.
     options
         pooling, emb_layer, device, precision, token_budget: as for `measure`.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process computes these parts, with this store.
     """
     options["n_special"] = n_special
     total = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
@@ -115,7 +121,9 @@ def run(
     work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
     found, missing, n_cells = [], 0, 0
-    with tqdm(total=int(work.sum()), desc=perturbation.kind, unit=" perturbations", disable=not progress) as bar:
+    held = nullcontext() if store is None else store.locked(shard)
+    total_work = int(work.sum())
+    with held, tqdm(total=total_work, desc=perturbation.kind, unit=" perturbations", disable=not progress) as bar:
         for i, cells in enumerate(parts):
             done, end = _finished(store, i, cells), bar.n + int(work[cells].sum())
             if done is None and i % shard[1] != shard[0]:

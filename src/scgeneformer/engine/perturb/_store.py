@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import os
-import uuid
+import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scgeneformer._run_folder import LOCK, holder_of, locked, remove_unfinished, write_whole
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import BinaryIO
+    from collections.abc import Iterator, Mapping
 
 _MANIFEST = "run.json"
-_COUNT = "n_arrays"  # in each part, beside its arrays
+_SHA256 = "sha256"  # in each part, beside its arrays
+_COUNT = "n_arrays"  # the same in parts of earlier versions
+_PATIENCE = 60.0  # seconds, for another process to write the manifest
 _DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)  # what np.load says
 
 
@@ -42,26 +46,54 @@ class Store:
     def __init__(self, folder: str | Path, run: Mapping[str, object]) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        run = json.loads(json.dumps(run))  # as it will be read
+        self.run: dict[str, object] = json.loads(json.dumps(run))  # as it will be read
+        with locked(self.folder, "checkpoint", wait=_PATIENCE):
+            remove_unfinished(self.folder, _MANIFEST)
+            self._remember()
+
+    def _remember(self) -> None:
         manifest = self.folder / _MANIFEST
         if manifest.exists():
             before = _read_manifest(manifest)
-            changed = [name for name in {**before, **run} if before.get(name) != run.get(name)]
+            changed = [name for name in {**before, **self.run} if before.get(name) != self.run.get(name)]
             if changed:
-                was = "; ".join(f"{name} was {before.get(name)!r} and is {run.get(name)!r}" for name in changed)
+                was = "; ".join(f"{name} was {before.get(name)!r} and is {self.run.get(name)!r}" for name in changed)
                 msg = f"The folder {str(self.folder)!r} holds parts of another run: {was}. Use another folder, or remove it."
                 raise ValueError(msg)
-        text = json.dumps(run, indent=2)
-        _write_whole(
-            manifest, lambda file: file.write(text.encode())
-        )  # also when it is there: tells that one can write
+        text = json.dumps(self.run, indent=2)
+        # also when it is there: tells that one can write
+        write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @contextmanager
+    def locked(self, shard: tuple[int, int] = (0, 1)) -> Iterator[None]:
+        """Keep other processes from computing the parts i, i + n, i + 2 n, ... of `shard` (i, n), and remove what killed ones left of them.
+
+        Raises
+        ------
+        BlockingIOError
+            If another process computes them, or parts of another number of shards.
+        """
+        i, n = shard
+        with locked(self.folder, "checkpoint", name=f"{LOCK}-{i}-of-{n}"):
+            for lock in self.folder.glob(f"{LOCK}-*-of-*[0-9]"):
+                if not lock.name.endswith(f"-of-{n}") and (holder := holder_of(lock)) is not None:
+                    j, m = lock.name.removeprefix(f"{LOCK}-").split("-of-")
+                    msg = (
+                        f"checkpoint={str(self.folder)!r} is in use by {holder}, with shard=({j}, {m}). Wait until it has ended, or give each "
+                        "process a shard of the same number."
+                    )
+                    raise BlockingIOError(msg)
+            for left in self.folder.glob(".part-[0-9]*.npz.*"):
+                if int(left.name[len(".part-") :].split(".")[0]) % n == i:
+                    left.unlink()
+            yield
 
     def path(self, part: int) -> Path:
         """Where a part is, or will be."""
         return self.folder / f"part-{part:06d}.npz"
 
     def read(self, part: int) -> dict[str, np.ndarray] | None:
-        """A finished part; None if it is not there, or damaged."""
+        """A finished part; None if it is not there, damaged or altered, of another run or number, or without a checksum."""
         try:
             content = self.path(part).read_bytes()
         except FileNotFoundError:
@@ -71,13 +103,23 @@ class Store:
                 found = dict(arrays)
         except _DAMAGED:
             return None
-        # a damaged directory may hide an array from the reader, which does not notice
-        return found if found.pop(_COUNT, None) == len(found) else None
+        n_arrays, sha256 = found.pop(_COUNT, None), found.pop(_SHA256, None)
+        if sha256 is None and n_arrays == len(found):
+            msg = (
+                f"Parts in {str(self.folder)!r} are of an earlier version, without checksums: they are computed again."
+            )
+            warnings.warn(msg, stacklevel=2)
+        return found if sha256 is not None and np.array_equal(sha256, _digest(self.run, part, found)) else None
 
     def write(self, part: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep a finished part: it is there whole, or not at all."""
-        counted = {**arrays, _COUNT: np.array(len(arrays))}
-        _write_whole(self.path(part), lambda file: np.savez(file, **counted))  # type: ignore[arg-type]  # none is named allow_pickle
+        sealed = {**arrays, _SHA256: _digest(self.run, part, arrays)}
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **sealed)  # type: ignore[arg-type]  # none is named allow_pickle
+
+        write_whole(self.path(part), write)
 
 
 def _read_manifest(path: Path) -> dict[str, object]:
@@ -91,15 +133,10 @@ def _read_manifest(path: Path) -> dict[str, object]:
     return found
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    # not by tempfile, whose files others that share the folder may not read
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with unfinished.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+def _digest(run: Mapping[str, object], part: int, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sha256 of a part: of its arrays, its number and its run, uint8 (32,)."""
+    sha256 = hashlib.sha256(json.dumps([run, part], sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        sha256.update(repr((name, array.shape, array.dtype.str)).encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return np.frombuffer(sha256.digest(), np.uint8)

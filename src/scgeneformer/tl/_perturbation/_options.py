@@ -253,7 +253,8 @@ DOCS = {
     "checkpoint": """
         checkpoint
             Folder for finished parts of the run. The same call resumes from them and gives the same values; a call with other data, model or
-            options raises.
+            options raises, and so does a second process that computes the same parts at the same time. Parts have checksums: damaged ones are
+            computed again.
         shard
             ``(i, n)``: compute only every n-th part, from the i-th (0 to n - 1), into `checkpoint`, and write nothing to `adata` unless all
             others are done. Start one process for each i; the same call without `shard` then collects the results.
@@ -276,5 +277,7 @@ DOCS = {
         ValueError
             If a gene is not in the vocabulary or in no cell, a state has too few cells, options contradict each other, `checkpoint` holds
             parts of another run, or a slot holds something else than an earlier result of this function.
+        BlockingIOError
+            If another process computes the same parts in `checkpoint`.
         """,
 }
