@@ -408,3 +408,13 @@ def run_rows(cells) -> np.ndarray:
     proba = cells.obsm.get("evaluation_proba")
     answered = cells.obs["evaluation_predicted"] if proba is None else proba.iloc[:, 0]
     return np.flatnonzero(answered.notna())
+
+
+def test_the_threads_of_torch_stay_as_they_were(world, cells) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        sg.tl.evaluate(cells, world[1], task="type")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,26 @@ from scipy import sparse
 from scgeneformer.tokens import token_params
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 SCALE = 1e4  # counts per cell, the usual ones
 
 
+@contextmanager
+def threads_of_torch_kept() -> Iterator[None]:
+    """Undo what numba's parallel loops, which scanpy runs, do to the number of threads of torch: both use one OpenMP."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@threads_of_torch_kept()
 def log_profile(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_key: str, cure: str) -> AnnData:
     """log1p of counts per 10,000 of some cells.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import evaluation
-from scgeneformer.tl._expression import log_profile
+from scgeneformer.tl._expression import log_profile, threads_of_torch_kept
 from scgeneformer.tl._model_inputs import model_inputs
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def embedding_features(cells: AnnData, classifier: CellClassifier, rows: np.ndar
     return engine.embed(start.encoder, np.asarray(inputs.tokens[rows]), **inputs.options).cells
 
 
+@threads_of_torch_kept()
 def gene_features(
     cells: AnnData, rows: np.ndarray, is_train: np.ndarray, *, layer: str | None, tokens_key: str
 ) -> sparse.csr_matrix:
