@@ -15,6 +15,7 @@ import scgeneformer as sg
 
 SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
+    {"_arguments"},
     {"_settings", "_version", "_docs", "_run_folder"},
     {"_keys"},
     {"_slots"},

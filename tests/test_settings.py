@@ -44,7 +44,7 @@ def test_override_restores_even_after_an_error():
     [
         ("device", "gpu", "auto"),
         ("precision", "float16", "bfloat16"),
-        ("token_budget", 0, "positive"),
+        ("token_budget", 0, "at least 1"),
         ("progress", "yes", "auto"),
     ],
 )

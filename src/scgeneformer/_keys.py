@@ -11,7 +11,7 @@ from anndata import AnnData
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from anndata.experimental.backed import Dataset2D
     from mudata import MuData
@@ -82,6 +82,23 @@ def embedding_key(key: str) -> str:
 def slot_name(name: object) -> str:
     """`name` as part of a slot's or a column's name: a slash would make a group within a file, so it becomes a bar."""
     return str(name).replace("/", "|")
+
+
+def slot_names(names: Iterable[object], what: str) -> list[str]:
+    """`names` as parts of names of slots or columns.
+
+    Raises
+    ------
+    ValueError
+        If two of them would have the same, which no file can hold; `what` says what they name.
+    """
+    by_slot: dict[str, object] = {}
+    for name in names:
+        other = by_slot.setdefault(slot_name(name), name)
+        if other != name:
+            msg = f"{what} {other!r} and {name!r} differ only by a slash and a bar, which are the same in a file. Rename one of them."
+            raise ValueError(msg)
+    return list(by_slot)
 
 
 def state_layer(key: str, state: str) -> str:

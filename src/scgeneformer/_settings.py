@@ -9,12 +9,22 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ._arguments import check
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ENVIRONMENT_PREFIX = "SCGENEFORMER_"
-_DEVICES = ("auto", "cpu", "cuda", "mps")
-_PRECISIONS = ("auto", "float32", "bfloat16")
+_TYPES = {
+    "device": "str",
+    "precision": "Literal['auto', 'float32', 'bfloat16']",
+    "token_budget": "int | None",
+    "cache_dir": "str | Path",
+    "mirror": "str | Path | None",
+    "offline": "bool",
+    "progress": "bool | Literal['auto']",
+}
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
 def _default_cache_dir() -> Path:
@@ -23,7 +33,9 @@ def _default_cache_dir() -> Path:
 
 
 def _parse_bool(text: str) -> bool:
-    return text.strip().lower() in {"1", "true", "yes", "on"}
+    if text.strip().lower() not in (*_TRUE, *_FALSE):
+        raise ValueError
+    return text.strip().lower() in _TRUE
 
 
 def _parse_progress(text: str) -> bool | Literal["auto"]:
@@ -113,11 +125,16 @@ class Settings:
     @classmethod
     def from_environment(cls) -> Settings:
         """Defaults, overridden by the environment variables that are set."""
-        values = {
-            name: parse(os.environ[ENVIRONMENT_PREFIX + name.upper()])
-            for name, parse in _PARSERS.items()
-            if ENVIRONMENT_PREFIX + name.upper() in os.environ
-        }
+        values = {}
+        for name, parse in _PARSERS.items():
+            variable = ENVIRONMENT_PREFIX + name.upper()
+            if variable in os.environ:
+                text = os.environ[variable]
+                try:
+                    values[name] = check(name, _TYPES[name], parse(text))
+                except ValueError as error:
+                    msg = f"The environment variable {variable}={text!r} is not a value of the setting {name!r}. {error}".strip()
+                    raise ValueError(msg) from None
         return cls(**values)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -125,18 +142,7 @@ class Settings:
         if name not in known:
             msg = f"No setting {name!r}. Settings are: {', '.join(known)}."
             raise AttributeError(msg)
-        if name == "device" and str(value).split(":")[0] not in _DEVICES:
-            msg = f"device={value!r} is not one of {_DEVICES} (an index may follow, as in 'cuda:1')."
-            raise ValueError(msg)
-        if name == "precision" and value not in _PRECISIONS:
-            msg = f"precision={value!r} is not one of {_PRECISIONS}."
-            raise ValueError(msg)
-        if name == "token_budget" and value is not None and value < 1:
-            msg = f"token_budget={value!r} must be a positive number of tokens, or None."
-            raise ValueError(msg)
-        if name == "progress" and value not in (True, False, "auto"):
-            msg = f"progress={value!r} must be True, False or 'auto'."
-            raise ValueError(msg)
+        check(name, _TYPES[name], value)
         super().__setattr__(name, Path(value).expanduser() if name == "cache_dir" else value)
 
     @contextmanager
@@ -156,6 +162,15 @@ settings = Settings.from_environment()
 
 
 def engine_options(**given: Any) -> dict[str, Any]:
-    """Options of the engine: device, precision, token budget and progress bars are the settings' where they are None or not given."""
+    """Options of the engine: device, precision, token budget and progress bars are the settings' where they are None or not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of these is given that the setting cannot have.
+    """
     names = ("device", "precision", "token_budget", "progress")
+    for name in names:
+        if given.get(name) is not None:
+            check(name, _TYPES[name], given[name])
     return given | {name: getattr(settings, name) for name in names if given.get(name) is None}

@@ -349,12 +349,12 @@ def test_adapters_of_some_blocks_only_are_kept(cells, start, quick, tmp_path):
     ("kwargs", "match"),
     [
         ({"freeze": 3}, "number of layers from 0 to 2"),
-        ({"freeze": -1}, "number of layers from 0 to 2"),
+        ({"freeze": -1}, "freeze=-1 must be an integer of at least 0 or 'all'"),
         ({"freeze": 1, "lora": 4}, "no effect beside lora"),
         ({"quantize": "nf4"}, "beside adapters to train"),
         ({"quantize": "int8", "lora": 2}, "must be 'nf4'"),
-        ({"task_weights": "learned"}, "a non-negative number to each"),
-        ({"pooling": "max"}, "pooling='max' is not one of"),
+        ({"task_weights": {"type": -1}}, "a non-negative number to each"),
+        ({"pooling": "max"}, "pooling='max' must be"),
         ({"task_weights": {"age": 1}}, "to each of \\['type'\\]"),
     ],
 )

@@ -122,6 +122,7 @@ def test_precision_of_training_is_the_setting_unless_given(case, cells, quick, g
 @pytest.mark.parametrize("name", ["precision", "device", "token_budget"])
 def test_none_is_the_setting_for_predictions(case, cells, name):
     model = case.new(cells)
+    model.is_trained_ = True
     np.testing.assert_array_equal(case.says(model), case.says(model, None))
     expected = model.get_latent_representation()
     np.testing.assert_array_equal(model.get_latent_representation(**{name: None}), expected)
@@ -187,6 +188,14 @@ def test_export_is_read_by_the_hub(case, cells, quick, tmp_path):
 
 
 @classifiers
+def test_an_untrained_classifier_does_not_predict(case, cells):
+    model = case.new(cells)
+    with pytest.raises(ValueError, match=r"not trained.*`model\.train\(\)`"):
+        case.says(model)
+    assert model.get_latent_representation().shape == (48, 16)
+
+
+@classifiers
 def test_from_pretrained_predicts_alike(case, cells, quick, tmp_path):
     model = case.new(cells)
     model.train(max_steps=1, **quick)
@@ -197,6 +206,7 @@ def test_from_pretrained_predicts_alike(case, cells, quick, tmp_path):
 
 def test_new_cells_of_the_same_vocabulary_need_no_setup(case, cells, toy):
     model = case.new(cells)
+    model.is_trained_ = True
     make_vocabulary, make_cells = toy
     new = make_cells(9, model.vocabulary, seed=3, width=40)
     result = case.says(model, new)

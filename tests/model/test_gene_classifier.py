@@ -123,6 +123,7 @@ def test_genes_that_do_not_occur_are_in_no_set(ranked, classes, start, vocabular
 
 def test_predictions_are_means_over_cells(model, ranked, vocabulary):
     some = np.array([30, 4, 5])
+    model.is_trained_ = True
     table = model.predict_genes(indices=some)
     every = model.predict_genes(indices=some, occurrences=True)
     tokens = ranked.obsm[KEY][some]

@@ -96,3 +96,13 @@ def test_long_names_are_broken() -> None:
     )
     assert max(map(len, text.splitlines())) <= 60
     assert text.endswith("(Δ cosine similarity, 10$^{-3}$)")
+
+
+@pytest.mark.parametrize("name", ["heatmap", "embedding", "effects"])
+def test_a_plot_that_fails_leaves_no_figure(perturbed, name) -> None:
+    adata = perturbed()
+    plt.close("all")
+    mine = plt.figure()
+    with pytest.raises(ValueError, match="no such map"):
+        PLOTS[name](adata, cmap="no such map", show=False)
+    assert plt.get_fignums() == [mine.number]

@@ -215,7 +215,7 @@ def test_vanishing_p_values_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("adata", "options", "error", "match"),
     [
-        (ranked(), {"kind": "bar"}, ValueError, "not one of"),
+        (ranked(), {"kind": "bar"}, ValueError, "must be"),
         (ranked(), {"key": "other"}, KeyError, r"sg\.tl\.rank_shifts"),
         (ranked(goal=False, test="mixture"), {}, ValueError, "kind='rank'"),
         (ranked(min_cells=81), {}, ValueError, "No gene .* was tested"),

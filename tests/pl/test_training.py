@@ -68,7 +68,7 @@ def test_what_was_not_logged_is_left_out_or_refused(history) -> None:
         sg.pl.training(only, kind="scores")
     with pytest.raises(ValueError, match=r"model\.train\(\)"):
         sg.pl.training(SimpleNamespace(history=None))
-    with pytest.raises(ValueError, match="kind='x' is not one of"):
+    with pytest.raises(ValueError, match="kind='x' must be 'loss', 'scores', 'learning_rate' or None"):
         sg.pl.training(history, kind="x")
 
 

@@ -45,12 +45,12 @@ def refused(tokenized, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"kind": "explode"}, ValueError, "kind='explode' is not one of"),
+        ({"kind": "explode"}, ValueError, "kind='explode' must be 'delete'"),
         ({"kind": "inhibit", "quartiles": 4}, ValueError, "quartiles=4"),
-        ({"kind": "inhibit", "ranks": 0}, ValueError, "ranks=0 must be at least 1"),
+        ({"kind": "inhibit", "ranks": 0}, ValueError, "ranks=0 must be an integer of at least 1"),
         ({"kind": "inhibit", "ranks": 5, "quartiles": 2}, ValueError, "leave out one of the two"),
         (SCREEN | {"ranks": 5}, ValueError, "kind='inhibit' or 'activate' in place of 'delete'"),
-        ({"positions": "moved"}, ValueError, "positions='moved' is not one of"),
+        ({"positions": "moved"}, ValueError, "positions='moved' must be 'renumbered'"),
         ({"positions": "kept", "kind": "inhibit"}, ValueError, "is for kind='delete'.*Leave out `positions`"),
         (SCREEN | {"positions": "kept", "kind": "activate"}, ValueError, "is for kind='delete'.*Leave out `positions`"),
         ({"sets": {"a": ["SYM1"]}, "positions": "kept", "kind": "overexpress"}, ValueError, "is for kind='delete'"),
@@ -59,7 +59,7 @@ def refused(tokenized, folder, monkeypatch):
         (GOAL | {"decompose": True, "positions": "kept"}, ValueError, "leave out `positions`"),
         ({"decompose": True}, ValueError, "name a `target`"),
         ({"compat": "old"}, ValueError, "compat='old'"),
-        ({"missing": "eror"}, ValueError, "missing='eror' is neither 'error' nor 'ignore'"),
+        ({"missing": "eror"}, ValueError, "missing='eror' must be 'error' or 'ignore'"),
         (SCREEN | {"refine": -1}, ValueError, "refine=-1"),
         ({"max_cells": 0}, ValueError, "max_cells=0"),
         (GOAL | {"max_state_cells": 1}, ValueError, "max_state_cells=1.*single cell"),
@@ -100,7 +100,7 @@ def refused(tokenized, folder, monkeypatch):
         ({"settings": {"precision": "float8"}}, ValueError, "precision='float8'"),
         ({"settings": {"device": "abacus"}}, ValueError, "abacus"),
         ({"tokens_key": "other"}, KeyError, "No tokens in .*other"),
-        ({"mod": 3, "model": "no-such-model"}, ValueError, "no-such-model"),
+        ({"mod": "other", "model": "no-such-model"}, ValueError, "no-such-model"),
     ],
 )
 def test_options(refused, options, error, words):

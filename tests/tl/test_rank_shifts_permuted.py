@@ -129,7 +129,7 @@ def test_rankings_that_are_refused(moved, gone):
         del getattr(moved, gone)["shift__direction" if gone == "varm" else "shift__embedding"]
     with pytest.raises(KeyError, match="directions=True" if gone != "obs" else "Put the column back"):
         sg.tl.rank_shifts(moved, test="permuted_labels")
-    with pytest.raises(ValueError, match="must be at least 20"):
+    with pytest.raises(ValueError, match="n_permutations=5 must be an integer of at least 20"):
         sg.tl.rank_shifts(moved, test="permuted_labels", n_permutations=5)
 
 

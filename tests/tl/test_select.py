@@ -161,7 +161,7 @@ def test_sets(inputs):
         (["SYM1", "SYM2"], "must be sets of genes"),
         ({"x": []}, r"No gene in `sets\['x'\]`"),
         ({"x": ["GATA4"]}, r"`sets\['x'\]` that are not in vocabulary"),
-        ({"a/b": ["SYM1"], "a|b": ["SYM2"]}, "differ by more than a slash and a bar"),
+        ({"a/b": ["SYM1"], "a|b": ["SYM2"]}, "Sets 'a/b' and 'a\\|b' differ only by a slash and a bar"),
     ],
     ids=str,
 )

@@ -53,6 +53,46 @@ def test_columns_of_any_type(adata, values):
 
 
 @pytest.mark.parametrize(
+    ("column", "source", "target", "names"),
+    [
+        (np.arange(40) % 2, 1, np.int64(0), ("1", "0")),
+        (np.arange(40) % 2 > 0, True, False, ("True", "False")),
+        (np.arange(40) % 2 / 2, 0.5, 0, ("0.5", "0.0")),
+        (np.arange(40) % 2, "1", "0", ("1", "0")),
+        (pd.array(np.arange(40) % 2, dtype="Int64"), 1, 0, ("1", "0")),
+        (pd.Categorical.from_codes(np.arange(40) % 2, [7, 9]), 9, 7, ("9", "7")),
+    ],
+    ids=["int", "bool", "float", "text", "Int64", "categorical"],
+)
+def test_states_are_values_of_the_column(adata, folder, column, source, target, names):
+    adata.obs["x"] = column
+    sg.pp.tokenize(adata, folder)
+    given = {target: np.ones(16), source: np.arange(16.0)}
+    for centroids in ("mean", given):
+        goal = {"groupby": "x", "source": source, "target": target, "centroids": centroids, "max_cells": 2}
+        sg.tl.perturb(adata, folder, [adata.var_names[0]], **goal)
+        run = adata.uns["shift"]["params"]
+        assert (run["source"], run["target"]) == names
+        assert f"shift_{names[0]}" in adata.layers
+        tested = np.unique(adata.layers["shift"].nonzero()[0])
+        assert (np.asarray(column)[tested].astype(str) == names[0]).all()
+    sg.tl.rank_shifts(adata, min_cells=1)
+    assert sg.get.shifts(adata, state=names[0])["names"].notna().all()
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
+def test_missing_values_are_no_state(adata, folder, missing):
+    labels = np.array(["sick", missing] * 20, dtype=object)
+    adata.obs["x"] = labels
+    sg.pp.tokenize(adata, folder)
+    with pytest.raises(ValueError, match=r"No cell has .* equal to '(nan|None|<NA>)'. It holds 'sick'"):
+        sg.tl.perturb(adata, folder, groupby="x", source="sick", target=str(missing))
+    if missing is not None:
+        with pytest.raises(ValueError, match=r"missing value .* is not a state"):
+            sg.tl.perturb(adata, folder, groupby="x", source="sick", target=missing)
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         (("state", None, None, []), ValueError, "needs a `source`"),
@@ -61,7 +101,7 @@ def test_columns_of_any_type(adata, values):
         (("state", "sick", None, ["odd"]), ValueError, "beside a `target`"),
         (("state", "sick", "sick", []), ValueError, "twice"),
         (("state", "sick", "well", ["well"]), ValueError, "twice"),
-        (("state", "a/b", "a|b", []), ValueError, "twice"),
+        (("state", "a/b", "a|b", []), ValueError, r"States 'a\|b' and 'a/b' differ only by a slash"),
         (("state", "sick", "dead", []), ValueError, "equal to 'dead'. It holds 'odd', 'sick', 'well'"),
         (("state", 1, "well", []), ValueError, "equal to 1"),
     ],
@@ -81,7 +121,6 @@ def test_categories_without_cells_are_none(adata):
 @pytest.mark.parametrize(
     ("positions", "words"),
     [
-        ("middle", "centroids='middle'"),
         ("mean", r"\['b'\] have a single cell"),
         ({"a": np.ones(4)}, "no centroid of 'b'"),
         ({"a": np.ones(4), "b": np.ones(3)}, r"\['b'\] must be 4 finite"),

@@ -130,9 +130,17 @@ def test_round_trip(tmp_path, suffix: str) -> None:
         (lambda q, r: r.obsm.update(X_geneformer=np.ones((r.n_obs, 3))), {}, ValueError, "16 columns in adata, 3"),
         (lambda q, r: q.uns["geneformer"]["params"].update(weights_sha256="x"), {}, ValueError, "weights_sha256='x'"),
         (lambda q, r: q.uns["geneformer"]["params"].update(emb_layer=0), {}, ValueError, "emb_layer=0"),
-        (lambda q, r: r.obs.update({"cell_type": pd.Series(dtype=object)}), {"metric": "l1"}, ValueError, "not one of"),
+        (lambda q, r: r.obs.update({"cell_type": pd.Series(dtype=object)}), {"metric": "l1"}, ValueError, "must be"),
         (lambda q, r: r.obsm["X_geneformer"].fill(np.nan), {}, ValueError, "No cell of the reference"),
         (lambda q, r: None, {"n_neighbors": 0}, ValueError, "at least 1"),
+        (
+            lambda q, r: (
+                r.obs.insert(0, "x", r.obs.pop("cell_type")) or r.obs.insert(0, "cell_type", ["a/b", "a|b"] * 15)
+            ),
+            {},
+            ValueError,
+            r"reference.obs\['cell_type'\] 'a/b' and 'a\|b' differ only",
+        ),
     ],
 )
 def test_errors_name_the_slot_and_change_nothing(change, options, error, match) -> None:

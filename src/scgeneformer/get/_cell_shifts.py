@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
 def cell_shifts(
     adata: AnnData | MuData,
     genes: Sequence[str] | str | None = None,

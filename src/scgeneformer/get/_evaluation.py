@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
 def evaluation(
     adata: AnnData | MuData, *, key: str = _keys.EVALUATION, intervals: bool = False, mod: str = "rna"
 ) -> pd.DataFrame:

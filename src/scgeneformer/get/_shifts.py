@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 from ._names import insert_names
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
 def shifts(
     adata: AnnData | MuData,
     *,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from scgeneformer._arguments import checked
+
 from . import _registry
 from ._cache import fetch, sha256_of
 from ._vocabularies import find_folder, fitting, of_folder, official, vocabulary
@@ -105,6 +107,7 @@ def _sha256_of_parameters(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@checked
 def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     """Load a pretrained model and its vocabulary, downloaded on first use.
 

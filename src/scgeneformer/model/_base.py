@@ -11,6 +11,7 @@ import torch
 from scvi.data import AnnDataManager
 
 from scgeneformer import _keys, engine, hub, nn
+from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 
 from ._savable import SavableModel
@@ -88,6 +89,7 @@ class TransformerModel(SavableModel):
         """The encoder, weights shared."""
         return self.module.network.encoder
 
+    @checked
     def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
         """Ids of the vocabulary, special tokens first: the inputs of this model, whatever genes the data have."""
         return np.array(self.vocabulary.ids)
@@ -136,6 +138,7 @@ class TransformerModel(SavableModel):
             )
             raise ValueError(msg)
 
+    @checked
     def get_latent_representation(
         self,
         adata: AnnData | MuData | None = None,
@@ -182,6 +185,7 @@ class TransformerModel(SavableModel):
         pooling = engine.resolve_pooling(pooling, self.encoder.config, has_cls=self.vocabulary.has_cls)
         return self._embed(tokens, pooling=pooling, emb_layer=emb_layer, **kwargs).cells
 
+    @checked
     def get_gene_embedding(
         self,
         adata: AnnData | MuData | None = None,

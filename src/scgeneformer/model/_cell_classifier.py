@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
 
 from ._calibration import fit_calibrations
@@ -72,6 +73,7 @@ class CellClassifier(LabelledCells):
 
     _module_cls = CellClassifierModule
 
+    @checked
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -221,10 +223,12 @@ class CellClassifier(LabelledCells):
         self.temperature_, self.reference_ = fit_calibrations(self)
         return dict(self.temperature_)
 
+    @checked
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)
         self.temperature_, self.reference_ = {}, {}  # of other weights
 
+    @checked
     def cross_validate(
         self,
         n_folds: int = 5,
@@ -290,6 +294,7 @@ class CellClassifier(LabelledCells):
         return output_names(self.tasks), ours | {SELECTED: self.selected_}
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         folder: str | Path,

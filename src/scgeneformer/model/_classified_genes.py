@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import engine
+from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 
 from ._classifier import Classifier
 from ._unlabelled_cells import UnlabelledCells
-from .data._gene_labels import prediction_table, tokens_of
+from .data._gene_labels import prediction_table, tokens_to_predict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
             raise ValueError(msg)
         return cells, engine.count_tokens(tokens[cells], n_tokens)
 
+    @checked
     def predict_genes(
         self,
         adata: AnnData | MuData | None = None,
@@ -106,7 +108,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
         Raises
         ------
         ValueError
-            If no gene of `genes` is in the vocabulary. If only some are missing, a warning names them.
+            If the model is not trained, or no gene of `genes` is in the vocabulary. If only some are missing, a warning names them.
 
         Examples
         --------
@@ -119,25 +121,21 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
         >>> model.predict_genes(genes=["STAT1", "IRF9"], indices=fibroblasts)["symbol"].tolist()
         ['STAT1', 'IRF9']
         """
+        self.check_trained()
         cells = self._read_tokens(adata, indices)
-        n_special, ids = self.vocabulary.n_special, self.vocabulary.ids
-        if genes is None:
-            counts = engine.count_tokens(cells, len(ids))
-            tokens = n_special + np.flatnonzero(counts[n_special:])
-        else:
-            tokens = tokens_of([genes] if isinstance(genes, str) else genes, self.vocabulary, "those asked for")
-            if len(tokens) == 0:
-                msg = f"None of the genes asked for is in the vocabulary {self.vocabulary.name!r}. Name them by Ensembl id or symbol."
-                raise ValueError(msg)
+        tokens = tokens_to_predict(genes, cells, self.vocabulary)
         scores = self.score_tokens(cells, tokens, occurrences=occurrences, **engine_kwargs)
         if occurrences:
             table = pd.DataFrame(scores.occurrences, columns=list(self._classes.names))
             table.insert(0, "rank", scores.positions - int(self.vocabulary.has_cls))
             table.insert(0, "cell", self._names(adata, indices)[scores.rows])
-            return table.set_axis(pd.Index(ids[cells[scores.rows, scores.positions]], name="gene_id"), axis=0)
+            return table.set_axis(
+                pd.Index(self.vocabulary.ids[cells[scores.rows, scores.positions]], name="gene_id"), axis=0
+            )
         table = prediction_table(tokens, scores.proba[tokens], self._classes.names, self.vocabulary)
         return table.assign(n_cells=scores.n_cells[tokens])
 
+    @checked
     def score_tokens(
         self, cells: np.ndarray, tokens: np.ndarray, *, occurrences: bool = False, **engine_kwargs: Any
     ) -> engine.GeneScores:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import evaluation, hub, nn
+from scgeneformer._arguments import checked
 from scgeneformer.nn._adapters import config_of, draw_adapters
 
 from ._base import TransformerModel
@@ -82,6 +83,18 @@ class Classifier(TransformerModel):
         if adata is not None:
             self._validate_anndata(adata)
         return self
+
+    def check_trained(self) -> None:
+        """Raise if this classifier is not trained.
+
+        Raises
+        ------
+        ValueError
+            If so; the message names the cure.
+        """
+        if not self.is_trained_:
+            msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
+            raise ValueError(msg)
 
     @property
     def split(self) -> evaluation.Split:
@@ -169,6 +182,7 @@ class Classifier(TransformerModel):
     def _exported(self) -> tuple[list[str], dict[str, Any]]:
         """Names of the outputs, and further entries of ``config.json`` that describe the labels."""
 
+    @checked
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
 
@@ -195,6 +209,7 @@ class Classifier(TransformerModel):
         labels, config = self._exported()
         self._export(folder, plain_copy(self.module.network), dtype, labels=labels, **config)
 
+    @checked
     def save_adapter(self, folder: str | Path) -> None:
         """Save the LoRA adapters and the head in the layout of peft, which ``PeftModel.from_pretrained`` loads.
 
@@ -210,6 +225,7 @@ class Classifier(TransformerModel):
         """
         nn.save_adapter(folder, self.module.network)
 
+    @checked
     def load_adapter(self, folder: str | Path) -> None:
         """Load adapters and head that were saved with :meth:`save_adapter`, or by peft for the same model in transformers.
 

@@ -12,12 +12,13 @@ import torch
 from scanpy import logging as logg
 
 from scgeneformer import evaluation
+from scgeneformer._arguments import check_keywords
 
 from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGenes
 from .training._checkpoint_files import alone_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scgeneformer.tokens import Vocabulary
 
@@ -144,7 +145,7 @@ def cross_validate_cells(
     train_kwargs: Mapping[str, Any],
 ) -> CrossValidation:
     """Cross-validation of a classifier of cells, by one of its tasks; see its method for the parameters."""
-    _check(baselines, CELL_BASELINES, folds, train_kwargs)
+    _check(baselines, CELL_BASELINES, type(model).train, train_kwargs)
     target = model.task(task)
     repeats = [TestedCells(model, target, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
     with alone_in(train_kwargs.get("checkpoints")):
@@ -155,22 +156,20 @@ def cross_validate_genes(
     model: GeneClassifier, baselines: Sequence[str], folds: Folds, train_kwargs: Mapping[str, Any]
 ) -> CrossValidation:
     """Cross-validation of a classifier of genes; see its method for the parameters."""
-    _check(baselines, GENE_BASELINES, folds, train_kwargs)
+    _check(baselines, GENE_BASELINES, type(model).train, train_kwargs)
     repeats = [TestedGenes(model, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
     with alone_in(train_kwargs.get("checkpoints")):
         return _cross_validate(model, repeats, {GENE_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
 
 
 def _check(
-    baselines: Sequence[str], available: Mapping[str, str], folds: Folds, train_kwargs: Mapping[str, Any]
+    baselines: Sequence[str], available: Mapping[str, str], train: Callable[..., None], train_kwargs: Mapping[str, Any]
 ) -> None:
     unknown = sorted(set(baselines) - set(available))
     if unknown:
         msg = f"baselines={tuple(baselines)} has {unknown}, which are none of {tuple(available)}."
         raise ValueError(msg)
-    if folds.n_repeats < 1 or folds.n_bootstrap < 0:
-        msg = f"n_repeats={folds.n_repeats} must be at least 1, and n_bootstrap={folds.n_bootstrap} at least 0."
-        raise ValueError(msg)
+    check_keywords(train, train_kwargs)
     fixed = sorted(_SET_BY_FOLDS & set(train_kwargs))
     if fixed:
         msg = (

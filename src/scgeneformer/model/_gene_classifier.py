@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
 
 from ._classified_genes import ClassifiedGenes
@@ -71,6 +72,7 @@ class GeneClassifier(ClassifiedGenes):
 
     _module_cls = GeneClassifierModule
 
+    @checked
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -223,6 +225,7 @@ class GeneClassifier(ClassifiedGenes):
         super().load_adapter(folder)
         self.temperature_ = 1.0  # of other weights
 
+    @checked
     def cross_validate(
         self,
         n_folds: int = 5,
@@ -278,6 +281,7 @@ class GeneClassifier(ClassifiedGenes):
         return cross_validate_genes(self, baselines, folds, train_kwargs)
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         folder: str | Path,

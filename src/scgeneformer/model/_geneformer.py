@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from scgeneformer import hub, nn
+from scgeneformer._arguments import checked
 
 from ._presets import preset_named
 from ._unlabelled_cells import UnlabelledCells
@@ -86,6 +87,7 @@ class Geneformer(UnlabelledCells):
 
     _module_cls = GeneformerModule
 
+    @checked
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -135,6 +137,7 @@ class Geneformer(UnlabelledCells):
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
+    @checked
     def from_pretrained(cls, model: Any, adata: AnnData | MuData | None = None) -> Geneformer:
         """Start from a pretrained model, with its masked-gene head or its decoder, to train it further.
 
@@ -171,6 +174,7 @@ class Geneformer(UnlabelledCells):
         return started
 
     @classmethod
+    @checked
     def from_preset(
         cls,
         name: str,
@@ -291,6 +295,7 @@ class Geneformer(UnlabelledCells):
             datamodule = TokenRows(tokens, lengths, sets=sets, targets=objective.targets, **loader)
         run_training(self, objective, datamodule, max_epochs=max_epochs, options=options)
 
+    @checked
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :func:`scgeneformer.hub.load` and Hugging Face's ``BertForMaskedLM`` load.
 

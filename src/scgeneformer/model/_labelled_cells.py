@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, engine
+from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 
 from ._calibration import CellAnswer, novelty_of
@@ -46,6 +47,7 @@ class LabelledCells(Classifier):
     reference_: dict[str, dict[str, np.ndarray]]
 
     @classmethod
+    @checked
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -96,6 +98,7 @@ class LabelledCells(Classifier):
         cls._register(adata, fields, setup_method_args, **kwargs)
 
     @classmethod
+    @checked
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -143,6 +146,7 @@ class LabelledCells(Classifier):
         fields += [] if sample_key is None else [MuDataColumnField(SAMPLE_FIELD, sample_key, **where["sample_key"])]
         cls._register(mdata, fields, setup_method_args, **kwargs)
 
+    @checked
     def task(self, name: str | None = None) -> CellTask:
         """The task with this name, or the only one.
 
@@ -159,6 +163,7 @@ class LabelledCells(Classifier):
             raise ValueError(msg)
         return self.tasks[names.index(name)]
 
+    @checked
     def labels(self, adata: AnnData | None = None) -> np.ndarray:
         """Labels of cells as numbers: codes of classes, standardised values, NaN where missing; float32 (n_obs, tasks).
 
@@ -176,6 +181,7 @@ class LabelledCells(Classifier):
         registered = SAMPLE_FIELD in self.adata_manager.data_registry
         return self._column(SAMPLE_FIELD).to_numpy() if registered else None
 
+    @checked
     def predict(
         self,
         adata: AnnData | MuData | None = None,
@@ -212,7 +218,7 @@ class LabelledCells(Classifier):
         Raises
         ------
         ValueError
-            If there are several tasks and none is named, or the task has no probabilities.
+            If the model is not trained, there are several tasks and none is named, or the task has no probabilities.
 
         Examples
         --------
@@ -223,6 +229,7 @@ class LabelledCells(Classifier):
         >>> model.predict(adata, soft=True).columns.tolist()
         ['dcm', 'nf']
         """
+        self.check_trained()
         target = self.task(task)
         if soft and target.kind == "continuous":
             msg = f"{target.name!r} is continuous and has no probabilities: leave out soft=True."
@@ -238,6 +245,7 @@ class LabelledCells(Classifier):
         classes[scored] = np.array(target.classes, dtype=object)[answer[scored].argmax(1)]
         return classes
 
+    @checked
     def answer(self, tokens: np.ndarray, *, task: str | None = None, **engine_kwargs: Any) -> CellAnswer:
         """Predict from tokens, which need not be registered, and compare the cells with those of the training.
 
@@ -261,6 +269,7 @@ class LabelledCells(Classifier):
         answer = self._answer(read.scores, target)
         return CellAnswer(answer, *novelty_of(self.reference_.get(target.name), read.states, answer))
 
+    @checked
     def scores(
         self,
         adata: AnnData | MuData | None = None,

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from scgeneformer._arguments import checked
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -132,6 +134,7 @@ def presets() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name").convert_dtypes()
 
 
+@checked
 def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
     """Arguments for ``train`` with which a published model was trained.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
+from scgeneformer._arguments import checked
+
 from ._saving import PICKLE, is_saved, load_model, load_registry, save_model, saved_data
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 class SavableModel(BaseModelClass):
     """A model in the style of scvi-tools that is saved as JSON and safetensors instead of a pickle."""
 
+    @checked
     def save(
         self,
         dir_path: str | Path,
@@ -68,6 +71,7 @@ class SavableModel(BaseModelClass):
         save_model(self, folder, prefix=prefix or "", **options, **anndata_write_kwargs)
 
     @classmethod
+    @checked
     def load(
         cls,
         dir_path: str | Path,
@@ -115,7 +119,7 @@ class SavableModel(BaseModelClass):
         old = folder / f"{prefix}{PICKLE}"
         if allow_pickle and old.is_file() and not is_saved(folder, prefix):
             msg = f"{old} is a pickle, which runs whatever code it has. Save the model again with `model.save`."
-            warnings.warn(msg, stacklevel=2)
+            warnings.warn(msg, stacklevel=3)
             model = super().load(str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix)
         else:
             model = load_model(cls, folder, prefix)
@@ -128,11 +132,13 @@ class SavableModel(BaseModelClass):
         return model
 
     @staticmethod
+    @checked
     def is_saved(dir_path: str | Path) -> bool:
         """Whether a folder holds a model, of any class, that was saved with :meth:`save`."""
         return is_saved(dir_path)
 
     @classmethod
+    @checked
     def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
         """The registry of a model that was saved with :meth:`save`."""
         return load_registry(cls, Path(dir_path).expanduser(), prefix or "")

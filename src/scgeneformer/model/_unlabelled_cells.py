@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 from ._base import TransformerModel
 from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField, modality_of
@@ -20,6 +21,7 @@ class UnlabelledCells(TransformerModel):
     """A model that reads tokens of cells and no labels of them."""
 
     @classmethod
+    @checked
     def setup_anndata(cls, adata: AnnData, *, tokens_key: str = _keys.TOKENS, **kwargs: Any) -> None:
         """Register tokenized data with this model class.
 
@@ -45,6 +47,7 @@ class UnlabelledCells(TransformerModel):
         cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
 
     @classmethod
+    @checked
     def setup_mudata(
         cls,
         mdata: MuData,

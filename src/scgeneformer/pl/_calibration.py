@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys, evaluation
+from scgeneformer._arguments import checked
 
 from ._evaluations import STYLES, read_evaluation
-from ._figure import begin, finish, legend_above
+from ._figure import begin, finish, legend_above, no_figure_left
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
+@no_figure_left
 def calibration(
     adata: AnnData | MuData,
     *,

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 from ._evaluations import read_evaluation
-from ._figure import begin, finish, whole_figure
+from ._figure import begin, finish, no_figure_left, whole_figure
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +24,8 @@ SHOWN_SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 MOST_NUMBERS = 20  # classes up to which fields have numbers
 
 
+@checked
+@no_figure_left
 def confusion(
     adata: AnnData | MuData,
     *,

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys, evaluation
+from scgeneformer._arguments import checked
 
 from ._evaluations import STYLES, read_evaluation
-from ._figure import OTHER, begin, finish, legend_above
+from ._figure import OTHER, begin, finish, legend_above, no_figure_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 GRID = np.linspace(0, 1, 1001)
 
 
+@checked
+@no_figure_left
 def roc(
     adata: AnnData | MuData,
     *,
@@ -81,6 +84,8 @@ def roc(
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
 
 
+@checked
+@no_figure_left
 def precision_recall(
     adata: AnnData | MuData,
     *,

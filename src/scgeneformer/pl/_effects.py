@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys, get
+from scgeneformer._arguments import checked
 
 from ._cells import symbols_of
-from ._figure import add_colour_bar, begin, finish, symmetric, whole_figure
+from ._figure import add_colour_bar, begin, finish, no_figure_left, symmetric, whole_figure
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
+@no_figure_left
 def effects(
     adata: AnnData | MuData,
     perturbed: str,

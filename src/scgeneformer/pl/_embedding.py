@@ -7,9 +7,10 @@ import pandas as pd
 from anndata import AnnData
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 from ._cells import effects_in_cells
-from ._figure import DIVERGING, SEQUENTIAL, add_colour_bar, finish, symmetric
+from ._figure import DIVERGING, SEQUENTIAL, add_colour_bar, finish, no_figure_left, symmetric
 from ._ranking import check_state, words
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 UNTESTED = "#D9D9D9"
 
 
+@checked
+@no_figure_left
 def shift_embedding(
     adata: AnnData | MuData,
     genes: Sequence[str] | str,

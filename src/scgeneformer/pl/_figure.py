@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from textwrap import fill
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Drawn = TypeVar("Drawn", bound="Axes | list[Axes]")
 
 # Okabe and Ito's vermillion and blue: told apart with every common colour vision deficiency, and in print by lightness.
@@ -24,6 +27,24 @@ ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
 # For values around 0, and for values from 0 on; both hold with colour vision deficiencies.
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 CAPTION_SIZE = 7  # points
+
+
+def no_figure_left(function: Callable[P, R]) -> Callable[P, R]:
+    """Close the figures that a plot opened before it failed."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib.pyplot as plt
+
+        before = plt.get_fignums()
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            for number in set(plt.get_fignums()).difference(before):
+                plt.close(number)
+            raise
+
+    return wrapper
 
 
 def begin(ax: Axes | None, width: float, height: float) -> Axes:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys
+from scgeneformer._arguments import checked
 
 from ._cells import effects_in_cells
-from ._figure import DIVERGING, SEQUENTIAL, add_colour_bar, begin, finish, legend_above, symmetric
+from ._figure import DIVERGING, SEQUENTIAL, add_colour_bar, begin, finish, legend_above, no_figure_left, symmetric
 from ._ranking import check_state, read_ranking, words
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 
+@checked
+@no_figure_left
 def shift_heatmap(
     adata: AnnData | MuData,
     *,

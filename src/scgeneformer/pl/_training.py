@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ._figure import ABOVE, BELOW, OTHER, finish
+from scgeneformer._arguments import checked
+
+from ._figure import ABOVE, BELOW, OTHER, finish, no_figure_left
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,10 +22,12 @@ DASHES = ("-", "--", "-.", ":")
 SPELLED = {"auc": "AUC", "macro_f1": "macro F1"}
 
 
+@checked
+@no_figure_left
 def training(
     model: Any,
     *,
-    kind: str | None = None,
+    kind: Literal["loss", "scores", "learning_rate"] | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
     return_fig: bool | None = None,
@@ -60,9 +64,6 @@ def training(
 
     >>> axes = sg.pl.training(model, show=False)
     """
-    if kind is not None and kind not in KINDS:
-        msg = f"kind={kind!r} is not one of {KINDS}."
-        raise ValueError(msg)
     history = {name: frame.iloc[:, 0].dropna() for name, frame in _history(model).items()}
     names = {name: metrics for name in KINDS if (metrics := _names(history, name))}
     if not names:

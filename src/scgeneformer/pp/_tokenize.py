@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _slots
+from scgeneformer._arguments import checked
 from scgeneformer._keys import (
     TOKENS,
     as_adata,
@@ -33,6 +34,7 @@ _FAIL_BELOW = 0.05
 _SELECTED_BELOW = 0.25
 
 
+@checked
 def tokenize(
     adata: AnnData | MuData,
     model: str | Path | Vocabulary | Any = "default",
@@ -254,7 +256,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
             f"Genes of vocabulary {vocabulary.name!r} have only {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
             f"named by {genes.source}); the rest is left out. See .uns[...]['coverage']; name another column by `gene_ids=`."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warnings.warn(msg, UserWarning, stacklevel=4)
     of_vocabulary = (genes.n_mapped - genes.n_duplicates) / (len(vocabulary) - vocabulary.n_special)
     if of_vocabulary < _SELECTED_BELOW and adata.n_obs:
         raw = adata.raw
@@ -266,11 +268,11 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
             f"have {np.median(inspection.n_genes):.0f} of them (median), but the model was trained on the ranks of all expressed genes. {cure} "
             "If a targeted panel measured no others, compare results only between cells of this panel."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warnings.warn(msg, UserWarning, stacklevel=4)
     n_empty = int((inspection.n_genes == 0).sum())
     if n_empty:
         msg = f"{n_empty:,} of {adata.n_obs:,} cells have no gene of the vocabulary. They have special tokens only, or none."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warnings.warn(msg, UserWarning, stacklevel=4)
     return {
         "n_genes": adata.n_vars,
         "n_mapped": genes.n_mapped,

@@ -9,6 +9,7 @@ import numpy as np
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
+from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
 
 from ._model_inputs import ModelInputs, model_inputs
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from scgeneformer.model import Geneformer
 
 
+@checked
 def embed(
     adata: AnnData | MuData,
     model: str | Path | Pretrained | Geneformer | None = None,
@@ -125,7 +127,7 @@ def embed(
                 f"{n_empty} cells have no gene of vocabulary {inputs.vocabulary.name!r}: their rows of "
                 f".obsm[{keys.embedding_key(key_added)!r}] are NaN. Filter by .obs[{keys.lengths_key(tokens_key)!r}] before going on."
             )
-            warnings.warn(msg, stacklevel=2)
+            warnings.warn(msg, stacklevel=3)
 
     slots.write(cells, "tl.embed", key_added, dict(zip(written, values, strict=True)), **inputs.provenance)
     added = f"    {keys.embedding_key(key_added)!r}, embedding of cells (adata.obsm)"

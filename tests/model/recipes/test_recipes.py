@@ -85,7 +85,7 @@ def test_a_plain_run_of_a_linear_head_standardises(make, short):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"recipe": "best"}, "recipe='best' is not one of"),
+        ({"recipe": "best"}, "recipe='best' must be"),
         ({"keep_best": "validation_loss"}, "leave out keep_best.*recipe='plain'"),
         ({"early_stopping": True}, "leave out keep_best and early_stopping"),
         ({"devices": 2}, "one device, not on devices=2.*recipe='plain'"),

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from scgeneformer import hub
+from scgeneformer._arguments import checked
 from scgeneformer.model.data._digest import digest, digest_of_all
 from scgeneformer.model.data._masking import Masking
 from scgeneformer.model.training._train import token_budget_of
@@ -87,6 +88,7 @@ class Corpus(LightningDataModule):
     >>> model.train(max_epochs=1, datamodule=corpus)
     """
 
+    @checked
     def __init__(
         self,
         files: str | Path | Sequence[str | Path],
@@ -104,10 +106,6 @@ class Corpus(LightningDataModule):
         rng: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("block_cells", block_cells), ("blocks_in_memory", blocks_in_memory)):
-            if value < 1:
-                msg = f"{name}={value!r} must be at least 1."
-                raise ValueError(msg)
         self.vocabulary = _vocabulary(vocabulary)
         self.batch_size, self.token_budget = batch_size, token_budget
         self.blocks_in_memory, self.rng = blocks_in_memory, rng
@@ -138,6 +136,7 @@ class Corpus(LightningDataModule):
 
     __str__ = __repr__
 
+    @checked
     def set_batch_size(self, batch_size: int) -> None:
         """Set the `batch_size` given to ``train``, as for data modules of scvi-tools."""
         self.batch_size = batch_size
@@ -208,9 +207,6 @@ class Corpus(LightningDataModule):
 
 def _draw_blocks(n_blocks: int, share: float, rng: np.random.Generator, block_cells: int) -> np.ndarray:
     """Numbers of the blocks that validate, drawn at random."""
-    if not 0 <= share < 1:
-        msg = f"validation={share!r} must be a share of the blocks below 1, or files."
-        raise ValueError(msg)
     n = max(round(share * n_blocks), 1) if share else 0
     if 0 < n >= n_blocks:
         msg = (

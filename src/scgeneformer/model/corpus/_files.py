@@ -211,4 +211,4 @@ def _check_coverage(label: str, vocabulary: Vocabulary, genes: tokens.GeneMap, f
     )
     if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
         raise ValueError(msg)
-    warnings.warn(msg, UserWarning, stacklevel=4)
+    warnings.warn(msg, UserWarning, stacklevel=5)

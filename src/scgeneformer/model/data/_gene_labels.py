@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgeneformer.engine import count_tokens
 from scgeneformer.tokens import token_ids
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class GeneClasses:
             if isinstance(genes, str):
                 msg = f"classes[{name!r}] is one string. Give a list of genes: classes={_EXAMPLE}."
                 raise ValueError(msg)
-            tokens = tokens_of(genes, vocabulary, f"class {str(name)!r}", stacklevel=4)  # who makes the model
+            tokens = tokens_of(genes, vocabulary, f"class {str(name)!r}", stacklevel=5)  # who makes the model
             if len(tokens) == 0:
                 msg = (
                     f"Class {str(name)!r} has no gene of the vocabulary {vocabulary.name!r}. Name human genes by Ensembl id or symbol, "
@@ -118,7 +119,7 @@ class GeneClasses:
         return wanted
 
 
-def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stacklevel: int = 3) -> np.ndarray:
+def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stacklevel: int = 4) -> np.ndarray:
     """Tokens of genes in their order, each once, int64; a warning names those that have none."""
     names = list(dict.fromkeys(str(gene) for gene in genes))
     tokens = vocabulary.tokens_of(names)
@@ -127,6 +128,27 @@ def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, where: str, *, stack
         msg = f"{len(unknown)} of {len(names)} genes of {where} are not in the vocabulary {vocabulary.name!r} and are left out: {few(unknown)}."
         warnings.warn(msg, stacklevel=stacklevel)
     return np.array(list(dict.fromkeys(tokens[tokens >= 0].tolist())), dtype=np.int64)
+
+
+def tokens_to_predict(genes: Sequence[str] | str | None, cells: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Tokens of `genes`, or of all that occur in the tokens `cells`, (n_cells, L).
+
+    Raises
+    ------
+    ValueError
+        If no gene of `genes` is in the vocabulary. If only some are missing, a warning names them.
+    """
+    if genes is None:
+        occurring = np.flatnonzero(count_tokens(cells, len(vocabulary)))
+        return occurring[occurring >= vocabulary.n_special]
+    names = [genes] if isinstance(genes, str) else genes
+    tokens = tokens_of(names, vocabulary, "those asked for", stacklevel=5)
+    if len(tokens) == 0:
+        msg = (
+            f"None of the genes asked for is in the vocabulary {vocabulary.name!r}. Name them by Ensembl id or symbol."
+        )
+        raise ValueError(msg)
+    return tokens
 
 
 def lists_of(

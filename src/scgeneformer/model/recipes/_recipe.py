@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._portfolio import check_portfolio, train_portfolio
-from ._selection import PROBE
 from ._single import OWN, PLAIN, SINGLE, train_single
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ._selection import Selection
 
 AUTO = "auto"
-RECIPES = (AUTO, PROBE, *SINGLE)
 _OF_RUNS = ("max_epochs", "max_steps", "learning_rate", "warmup", "checkpoints", "ckpt_path")
 
 
@@ -35,9 +33,6 @@ def resolve_recipe(model: Classifier, recipe: str | None, max_epochs: int | None
         If there is no such recipe, it is not for this head, or an option has no meaning with it.
     """
     recipe = default_recipe(model) if recipe is None else recipe
-    if recipe not in RECIPES:
-        msg = f"recipe={recipe!r} is not one of {RECIPES}."
-        raise ValueError(msg)
     if recipe in SINGLE:
         return recipe
     if model.module.network.head != "linear":

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.loggers import Logger  # noqa: TC002
 from scvi.train import Trainer
 
+from scgeneformer._arguments import check_keywords, checked
 from scgeneformer._docs import doc_params, shared_options
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ _DEFAULTS = {
     "plan_kwargs": None,
 }
 _RAISES = """
-    TypeError
-        If an option is unknown.
+    TypeError, ValueError
+        If an option is unknown, or its value is not allowed.
     OSError
         If `checkpoints` cannot be written to, or another run writes there.
     FloatingPointError
@@ -159,14 +160,16 @@ def train_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
 
     def decorate(train: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(train)
-        def checked(*args: Any, **options: Any) -> None:
+        def with_known_options(*args: Any, **options: Any) -> None:
             explicit = inspect.signature(train).parameters.keys()
             check_trainer_options(options.keys() - explicit - TrainOptions.__annotations__.keys())
-            named_plan_options(options["plan_kwargs"])
+            check_keywords(documented, named_plan_options(options["plan_kwargs"]))
             train(*args, **options)
 
-        documented = shared_options(TrainOptions, defaults=_DEFAULTS | defaults, rest="trainer_kwargs")(checked)
-        return doc_params(raises=_RAISES)(documented)
+        documented = shared_options(TrainOptions, defaults=_DEFAULTS | defaults, rest="trainer_kwargs")(
+            with_known_options
+        )
+        return checked(doc_params(raises=_RAISES)(documented))
 
     return decorate
 

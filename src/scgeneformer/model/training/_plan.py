@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from ._fingerprint import Identity
 
-SCHEDULES = ("linear", "cosine", "constant")
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -101,15 +100,6 @@ class TokenTrainingPlan(TrainingPlan):
         rng: int = 0,
         stream: int = 0,
     ) -> None:
-        if schedule not in SCHEDULES:
-            msg = f"schedule={schedule!r} is not one of {SCHEDULES}."
-            raise ValueError(msg)
-        if optimizer.lower() not in OPTIMIZERS:
-            msg = f"optimizer={optimizer!r} is not one of {tuple(OPTIMIZERS)}."
-            raise ValueError(msg)
-        if warmup < 0:
-            msg = f"warmup={warmup!r} must be a number of steps, or a share of all steps below 1."
-            raise ValueError(msg)
         super().__init__(module, lr=learning_rate, weight_decay=weight_decay, eps=eps)
         self.objective, self.optimizer_class, self.betas = objective, OPTIMIZERS[optimizer.lower()], betas
         self.schedule, self.warmup, self.total_steps = schedule, warmup, total_steps

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from scgeneformer._arguments import checked
 from scgeneformer.tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def ray_tune() -> Any:
     return tune
 
 
+@checked
 def default_space(model_cls: type[TransformerModel]) -> dict[str, Any]:
     """Hyperparameters worth tuning for a class of models.
 
@@ -145,24 +147,19 @@ def searcher_named(name: str, rng: int) -> Any:
     ------
     ImportError
         If it is not installed.
-    ValueError
-        If there is none with this name.
     """
     if name == "random":
         from ray.tune.search.basic_variant import BasicVariantGenerator
 
         return BasicVariantGenerator(random_state=rng)
-    if name == "hyperopt":
-        try:
-            import hyperopt  # noqa: F401 Ray asks for it only by an assertion
-        except ImportError as error:
-            msg = "searcher='hyperopt' needs hyperopt. Run `pip install 'scgeneformer[tune]'`."
-            raise ImportError(msg) from error
-        from ray.tune.search.hyperopt import HyperOptSearch
+    try:
+        import hyperopt  # noqa: F401 Ray asks for it only by an assertion
+    except ImportError as error:
+        msg = "searcher='hyperopt' needs hyperopt. Run `pip install 'scgeneformer[tune]'`."
+        raise ImportError(msg) from error
+    from ray.tune.search.hyperopt import HyperOptSearch
 
-        return HyperOptSearch(random_state_seed=rng)
-    msg = f"searcher={name!r} is not one of ('random', 'hyperopt')."
-    raise ValueError(msg)
+    return HyperOptSearch(random_state_seed=rng)
 
 
 def described(value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from anndata import AnnData
 
+from scgeneformer._arguments import check_keywords, checked
 from scgeneformer._run_folder import check_writable, locked
 from scgeneformer._settings import settings
 from scgeneformer.model._classifier import Backbone
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from scgeneformer.model._base import TransformerModel
 
-_SCHEDULERS = ("asha", "fifo")
 _RECIPES = ("plain", "official")  # of one run, that each epoch is validated in
 
 
@@ -68,6 +68,7 @@ class TuneResult:
     folder: Path
 
 
+@checked
 def tune(
     model_cls: type[TransformerModel],
     adata: AnnData,
@@ -168,6 +169,8 @@ def tune(
     >>> predicted = result.best_model.predict()
     """
     fixed_model, fixed_train = dict(model_params or {}), dict(train_params or {})
+    check_keywords(model_cls.__init__, fixed_model)
+    check_keywords(model_cls.train, fixed_train)
     if "max_epochs" in fixed_train:
         msg = "train_params has max_epochs, which is an argument of tune itself."
         raise ValueError(msg)
@@ -180,9 +183,9 @@ def tune(
     resolved = resolve_space(model_cls, space, [*fixed_model, *fixed_train], metric)
     if mode is None:
         mode = "min" if metric.endswith(("loss", "error")) else "max"
-    _check_choices(mode=(mode, ("min", "max")), scheduler=(scheduler, _SCHEDULERS))
-    _check_choices(recipe=(fixed_train.get("recipe", _RECIPES[0]), _RECIPES))
-    _check_counts(n_trials=n_trials, max_epochs=max_epochs, grace_period=grace_period)
+    if (recipe := fixed_train.get("recipe", _RECIPES[0])) not in _RECIPES:
+        msg = f"recipe={recipe!r} of train_params is not a single run, as a trial is: choose one of {_RECIPES}."
+        raise ValueError(msg)
     algorithm = searcher_named(searcher, rng)
     if not isinstance(adata, AnnData):
         msg = f"tune takes an AnnData, not {type(adata).__name__}. Of a MuData, register and pass the modality: mdata['rna']."
@@ -281,17 +284,3 @@ def _reason(error: Exception | None) -> str | None:
         return None
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
-
-
-def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            msg = f"{name}={value!r} is not one of {allowed}."
-            raise ValueError(msg)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            msg = f"{name}={value!r} must be at least 1."
-            raise ValueError(msg)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from scgeneformer import _keys
-from scgeneformer.pl._figure import begin, caption_below, exponent_of, finish, legend_above, name_axis
+from scgeneformer._arguments import checked
+from scgeneformer.pl._figure import begin, caption_below, exponent_of, finish, legend_above, name_axis, no_figure_left
 from scgeneformer.pl._ranking import read_ranking
 
 from ._listing import ON_STATE, draw_further_states, draw_listing, strongest
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from scgeneformer.pl._ranking import Ranking
 
-KINDS = ("volcano", "rank", "plane")
 
-
+@checked
+@no_figure_left
 def shift(
     adata: AnnData | MuData,
     *,
@@ -99,9 +100,6 @@ def shift(
     >>> ax = sg.pl.shift(adata, show=False)
     >>> ax = sg.pl.shift(adata, kind="rank", n_top=10, show=False)
     """
-    if kind not in KINDS:
-        msg = f"kind={kind!r} is not one of {KINDS}."
-        raise ValueError(msg)
     data = _keys.as_adata(adata, mod)
     of_state = None if kind == "plane" else state
     ranking = read_ranking(

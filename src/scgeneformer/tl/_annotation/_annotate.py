@@ -8,6 +8,7 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import stats
+from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 NO_REFERENCE = "this classifier keeps no states of training cells. It was exported, imported or saved by an older version, or had no validation cells."
 
 
+@checked
 def annotate(
     adata: AnnData | MuData,
     model: CellClassifier | str | Path,
@@ -124,9 +126,7 @@ def annotate(
 
     classifier = load_classifier(model, "CellClassifier")
     target = classifier.task(task)
-    if not classifier.is_trained_:
-        msg = "This classifier is not trained: its labels would be chance. Call `model.train()` first."
-        raise ValueError(msg)
+    classifier.check_trained()
     if min_score is not None and target.kind == "continuous":
         msg = f"min_score={min_score} is a probability, and the continuous {target.name!r} has none. Leave it out."
         raise ValueError(msg)
@@ -140,6 +140,7 @@ def annotate(
     pretrained = classifier.to_pretrained()
     tokens = read_tokens(data, tokens_key, pretrained.vocabulary, model=pretrained.name)
     key = f"{target.name}_predicted" if key_added is None else key_added
+    keys.slot_names(() if target.kind == "continuous" else target.classes, f"Labels of {target.name!r},")
     written = _slots_of(key, target.kind) + (novelty_slots(key, unknown=unknown) if reference else [])
     slots.check_free(data, "tl.annotate", key, [*written, f"uns/{key}"])
     options = engine_options()
@@ -225,5 +226,5 @@ def _of_classes(
     if min_score is not None:
         codes[score < min_score] = -1
     labels = pd.Categorical.from_codes(codes, list(classes), ordered=ordinal)
-    table = pd.DataFrame(proba, index=data.obs_names, columns=[keys.slot_name(name) for name in classes])
+    table = pd.DataFrame(proba, index=data.obs_names, columns=keys.slot_names(classes, "Labels"))
     return [labels, score, table, *([proba @ np.arange(len(classes))] if ordinal else [])]

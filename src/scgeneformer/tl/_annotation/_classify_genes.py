@@ -7,6 +7,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
+from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer.tl._embed import by_gene
 from scgeneformer.tokens import read_tokens, token_ids
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scgeneformer.model import CrossValidation, GeneClassifier
 
 
+@checked
 def classify_genes(
     adata: AnnData | MuData,
     model: GeneClassifier | CrossValidation | str | Path,
@@ -100,18 +102,20 @@ def classify_genes(
     start = logg.info("classifying genes")
     if isinstance(model, CrossValidation):
         vocabulary = model.vocabulary
+        columns = keys.slot_names(model.classes, "Classes")
         proba, params, tables = _of_folds(data, model, genes, tokens_key)
     else:
         options = engine_options()
         classifier = load_classifier(model, "GeneClassifier")
         vocabulary = classifier.vocabulary
+        columns = keys.slot_names(classifier.classes, "Classes")
         proba, params = _of_classifier(data, classifier, genes, tokens_key, options)
         tables = {}
     of_gene = by_gene(proba.to_numpy(), token_ids(data, tokens_key, vocabulary))
     classified = ~np.isnan(of_gene[:, 0])
     codes = np.where(classified, np.nan_to_num(of_gene).argmax(1), -1)
 
-    table = pd.DataFrame(of_gene, index=data.var_names, columns=[keys.slot_name(name) for name in proba])
+    table = pd.DataFrame(of_gene, index=data.var_names, columns=columns)
     values = dict(zip(written, (table, pd.Categorical.from_codes(codes, list(proba))), strict=True))
     slots.write(data, "tl.classify_genes", key_added, values, classes=tuple(proba), tokens_key=tokens_key, **params)
     data.uns[key_added] |= tables
@@ -147,9 +151,7 @@ def _of_classifier(
     ValueError
         If the model is not trained, cells are too long for it, or it knows none of `genes`.
     """
-    if not model.is_trained_:
-        msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
-        raise ValueError(msg)
+    model.check_trained()
     vocabulary, name = model.vocabulary, "GeneClassifier"
     tokens = np.asarray(read_tokens(data, tokens_key, vocabulary, model=name))
     if genes is None:

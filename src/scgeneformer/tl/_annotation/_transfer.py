@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, _slots, stats
+from scgeneformer._arguments import checked
 
 from ._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
     from mudata import MuData
     from numpy.random import Generator
 
-METRICS = ("euclidean", "cosine")
 
-
+@checked
 def transfer(
     adata: AnnData | MuData,
     reference: AnnData | MuData,
@@ -115,12 +115,6 @@ def transfer(
     >>> query.obs["transferred"].cat.categories.tolist()
     ['dcm', 'nf']
     """
-    if metric not in METRICS:
-        msg = f"metric={metric!r} is not one of {METRICS}."
-        raise ValueError(msg)
-    if n_neighbors < 1:
-        msg = f"n_neighbors={n_neighbors} must be at least 1."
-        raise ValueError(msg)
     from scanpy import logging as logg
 
     if copy:
@@ -132,6 +126,7 @@ def transfer(
     _slots.check_free(data, "tl.transfer", key, [*slots, f"uns/{key}"])
     classes = pd.Categorical(_keys.obs_column(reference, labels, mod, slot="reference.obs")).remove_unused_categories()
     check_unknown(unknown, classes.categories)
+    columns = _keys.slot_names(classes.categories, f"Labels in reference.obs[{labels!r}]")
     query, points = _read_rep(data, use_rep, "adata"), _read_rep(annotated, use_rep, "reference")
     placed, labelled = np.isfinite(query).all(axis=1), np.isfinite(points).all(axis=1) & (classes.codes >= 0)
     _check_alike(data, annotated, use_rep, query.shape[1], points.shape[1])
@@ -171,7 +166,6 @@ def transfer(
         if unknown is not None:
             _warn_of_small(classes.categories, np.bincount(told, minlength=len(classes.categories)), unknown)
 
-    columns = [_keys.slot_name(category) for category in classes.categories]
     nearest = pd.Categorical.from_codes(codes, dtype=classes.dtype)
     values = (
         with_unknown(nearest, novelty, unknown),

@@ -36,7 +36,7 @@ def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | N
 
 
 def check_unknown(unknown: float | None, classes: Sequence[object]) -> None:
-    """Raise if `unknown` is no probability, or a label already has the name that it gives to cells.
+    """Raise if a label already has the name that `unknown` gives to cells.
 
     Raises
     ------
@@ -45,9 +45,6 @@ def check_unknown(unknown: float | None, classes: Sequence[object]) -> None:
     """
     if unknown is None:
         return
-    if not 0 < unknown < 1:
-        msg = f"unknown={unknown} must be between 0 and 1: the share of known cells that may be taken for unknown, such as 0.05."
-        raise ValueError(msg)
     if keys.UNKNOWN in map(str, classes):
         msg = (
             f"There is a label {keys.UNKNOWN!r} already, which could not be told from cells that `unknown` finds. Make these labels "

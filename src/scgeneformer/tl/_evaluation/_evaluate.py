@@ -6,6 +6,7 @@ import numpy as np
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
+from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
 from scgeneformer.tl._annotation._classifier import load_classifier
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from scgeneformer.model import CellClassifier
 
 
+@checked
 def evaluate(
     adata: AnnData | MuData,
     model: CellClassifier | str | Path,
@@ -133,6 +135,7 @@ def evaluate(
     cells = keys.as_adata(adata, mod)
     target = classifier.task(task)
     written = [f"obs/{key_added}", *answer_slots(key_added, ("", *wanted), target.kind).values(), f"uns/{key_added}"]
+    keys.slot_names(() if target.kind == "continuous" else target.classes, f"Labels of {target.name!r},")
     slots.check_free(cells, "tl.evaluate", key_added, written)
     split = _split_of(classifier, cells, mod)
     tokens_key = classifier.registry["setup_args"]["tokens_key"]

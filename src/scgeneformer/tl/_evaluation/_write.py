@@ -94,7 +94,7 @@ def write_evaluation(
         sets[getattr(evaluated.split, name)] = code
     values: dict[str, Any] = {f"obs/{key}": pd.Categorical.from_codes(sets, list(SETS))}
     slot_of = answer_slots(key, evaluated.answers, evaluated.kind)
-    columns = [keys.slot_name(name) for name in evaluated.classes]
+    columns = keys.slot_names(evaluated.classes, "Labels")
     for baseline, answer in evaluated.answers.items():
         of_cells = np.full((cells.n_obs, *answer.shape[1:]), np.nan)
         of_cells[evaluated.rows] = answer
@@ -182,5 +182,5 @@ def _tables_of_classes(evaluated: Evaluated) -> dict[str, pd.DataFrame]:
     confusion = reports[""].confusion
     return {
         "per_class": per_class,
-        "confusion": confusion.set_axis([keys.slot_name(name) for name in confusion.columns], axis=1),
+        "confusion": confusion.set_axis(keys.slot_names(confusion.columns, "Labels"), axis=1),
     }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer import _keys as keys
+from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
 
 from ._options import DOCS, PerturbOptions
 from ._run import run_perturbation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scgeneformer.model import Geneformer
 
 
+@checked
 @doc_params(**DOCS)
 def perturb(
     adata: AnnData | MuData,
@@ -34,9 +36,9 @@ def perturb(
     ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
     groupby: str | None = None,
-    source: str | None = None,
-    target: str | None = None,
-    others: Sequence[str] = (),
+    source: Hashable | None = None,
+    target: Hashable | None = None,
+    others: Sequence[Hashable] = (),
     within: str | None = None,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
     max_state_cells: int | None = None,

@@ -192,7 +192,7 @@ def plan_runs(
         msg = f"Groups of .obs[{options.within!r}] without the cells that are needed: {listed}."
         if not runs:
             raise ValueError(msg)
-        warnings.warn(f"{msg} They are left out.", stacklevel=4)
+        warnings.warn(f"{msg} They are left out.", stacklevel=5)
     return runs
 
 

@@ -17,7 +17,7 @@ from ._plan import plan_runs
 from ._refine import merge_exact, strongest_genes
 from ._select import resolve_targets
 from ._separation import separations, warn_of_types
-from ._states import groups_of, state_members
+from ._states import groups_of, named_states, state_members
 from ._untrained import measure_untrained
 from ._write import (
     Measured,
@@ -78,6 +78,7 @@ def run_perturbation(
     data = adata.copy() if copy else adata
     table = keys.as_adata(data, mod)
     options.check()
+    options = named_states(data, options, mod)
     target, states = options.target, options.other_states
     members = state_members(data, options.groupby, options.source, target, states, centroids=options.centroids, mod=mod)
     key, end_states = options.key_added, [] if target is None else list(members)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scgeneformer import _keys as keys
+from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
 
 from ._options import DOCS, PerturbOptions
 from ._run import run_perturbation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, Literal
 
@@ -23,16 +24,17 @@ if TYPE_CHECKING:
     from scgeneformer.model import Geneformer
 
 
+@checked
 @doc_params(**DOCS)
 def screen(
     adata: AnnData | MuData,
     model: str | Path | Pretrained | Geneformer | None = None,
     genes: Sequence[str] | Literal["vocabulary"] | None = None,
     *,
-    target: str,
+    target: Hashable,
     groupby: str | None = None,
-    source: str | None = None,
-    others: Sequence[str] = (),
+    source: Hashable | None = None,
+    others: Sequence[Hashable] = (),
     within: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
     quartiles: Literal[1, 2, 3] = 1,
@@ -117,9 +119,6 @@ def screen(
     >>> adata.layers["shift"].shape == adata.shape
     True
     """
-    if refine < 0:
-        msg = f"refine={refine} must be at least 0."
-        raise ValueError(msg)
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,

@@ -212,7 +212,7 @@ def tokens_of_genes(
         )
         raise ValueError(msg)
     if lost:
-        warnings.warn(f"Left out of `{name}`, not in vocabulary {vocabulary.name!r}: {', '.join(lost)}.", stacklevel=5)
+        warnings.warn(f"Left out of `{name}`, not in vocabulary {vocabulary.name!r}: {', '.join(lost)}.", stacklevel=6)
     if (found < 0).all():
         msg = f"No gene in `{name}` is in vocabulary {vocabulary.name!r}."
         raise ValueError(msg)
@@ -232,10 +232,7 @@ def tokens_of_sets(inputs: ModelInputs, sets: Any, *, missing: str, inserted: bo
     if not sets:
         msg = "`sets` is empty. Give the genes of each set by its name: sets={'targets': ['STAT1', 'STAT2']}."
         raise ValueError(msg)
-    names = [keys.slot_name(name) for name in sets]
-    if len(set(names)) < len(names):
-        msg = f"Names of `sets` must differ by more than a slash and a bar, which are the same in a file: {list(sets)}."
-        raise ValueError(msg)
+    names = keys.slot_names(sets, "Sets")
     tokens = [tokens_of_genes(inputs, genes, missing=missing, name=f"sets[{name!r}]") for name, genes in sets.items()]
     found = dict(zip(names, tokens, strict=True))
     if inserted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,9 +19,42 @@ if TYPE_CHECKING:
 
     from scgeneformer.tl._model_inputs import ModelInputs
 
+    from ._options import PerturbOptions
+
     Centroids = Literal["mean", "median"] | Mapping[str, Any]
 
-SUMMARIES = ("mean", "median")
+
+def named_states(data: AnnData | MuData, options: PerturbOptions, mod: str = "rna") -> PerturbOptions:
+    """`options` in which states are named by text, whatever stands in the column `groupby`.
+
+    A state is a value of the column. Given as text, it may also be the text of one, as from a command line.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If a state is a missing value.
+    """
+    column = None if options.groupby is None else pd.Categorical(keys.obs_column(data, options.groupby, mod))
+    values = [] if column is None else list(column.categories)
+
+    def name(state: Any) -> str:
+        if pd.isna(state):
+            msg = f"A missing value ({state!r}) is not a state. Name states that stand in .obs[{options.groupby!r}]."
+            raise ValueError(msg)
+        is_bool = isinstance(state, bool)
+        return next(
+            (str(value) for value in values if isinstance(value, bool) == is_bool and value == state), str(state)
+        )
+
+    given = options.centroids
+    if isinstance(given, Mapping):
+        given = {name(key): value for key, value in given.items()}
+        given = {k: {name(s): v for s, v in of.items()} if isinstance(of, Mapping) else of for k, of in given.items()}
+    source, target = (None if state is None else name(state) for state in (options.source, options.target))
+    others = [name(state) for state in options.other_states]
+    return replace(options, source=source, target=target, others=others, centroids=given)
 
 
 def state_members(
@@ -57,7 +91,7 @@ def state_members(
     if others and target is None:
         msg = "`others` are states beside a `target`; name one."
         raise ValueError(msg)
-    if len({keys.slot_name(state) for state in named}) < len(named):  # slots tell them apart by this name
+    if len(keys.slot_names(named, "States")) < len(named):
         msg = f"States {named} name one state twice."
         raise ValueError(msg)
     reserved = [name for name in named[1:] if f"{name}_".startswith(keys.RESERVED_STATES)]
@@ -65,13 +99,13 @@ def state_members(
         msg = f"Slots of states {reserved} would have names that further results of a run have. Rename them in .obs[{groupby!r}]."
         raise ValueError(msg)
     if groupby is None:
-        labels = np.full(keys.as_adata(data, mod).n_obs, "", object)
-    else:
-        labels = keys.obs_column(data, groupby, mod).astype(str).to_numpy()
-    members = {state: np.flatnonzero(labels == state) for state in named}
+        return {state: np.empty(0, dtype=np.int64) for state in named}
+    labels = pd.Categorical(keys.obs_column(data, groupby, mod)).remove_unused_categories()
+    names = labels.categories.map(str)
+    members = {state: np.flatnonzero(np.isin(labels.codes, np.flatnonzero(names == state))) for state in named}
     missing = [state for state, rows in members.items() if len(rows) == 0 and (state == source or not given)]
     if missing:
-        values = ", ".join(map(repr, np.unique(labels)[:20]))
+        values = ", ".join(map(repr, sorted(names)[:20]))
         msg = f"No cell has .obs[{groupby!r}] equal to {', '.join(map(repr, missing))}. It holds {values}."
         raise ValueError(msg)
     return members
@@ -94,18 +128,13 @@ def groups_of(data: AnnData | MuData, within: str | None, mod: str = "rna") -> d
     if not names:
         msg = f"No cell has a group in .obs[{within!r}]."
         raise ValueError(msg)
-    if len({keys.slot_name(name) for name in names}) < len(names):
-        msg = f"Groups in .obs[{within!r}] must differ by more than a slash and a bar, which are the same in a file: {names}."
-        raise ValueError(msg)
+    keys.slot_names(names, f"Groups in .obs[{within!r}],")
     return {name: np.flatnonzero(labels.codes == code) for code, name in enumerate(names)}
 
 
 def check_centroids(members: dict[str, np.ndarray], centroids: Centroids, width: int) -> None:
     """Refuse centroids that are not defined, before anything is computed."""
     if not isinstance(centroids, Mapping):
-        if centroids not in SUMMARIES:
-            msg = f"centroids={centroids!r} is neither one of {SUMMARIES} nor a mapping from states to embeddings."
-            raise ValueError(msg)
         alone = [state for state, rows in members.items() if len(rows) == 1]
         if alone:
             msg = f"States {alone} have a single cell each, which is not a centroid. Give one by `centroids`."

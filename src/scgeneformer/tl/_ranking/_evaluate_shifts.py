@@ -11,6 +11,7 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation
+from scgeneformer._arguments import checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ LEAST = 5  # hits, and other genes, for a cross-validated model of several colum
 FEW = 10
 
 
+@checked
 def evaluate_shifts(
     adata: AnnData | MuData,
     truth: Mapping[str, Any] | pd.Series | Sequence[str],

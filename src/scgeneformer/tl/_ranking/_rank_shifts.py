@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, _slots
+from scgeneformer._arguments import checked
 from scgeneformer.tl._obs_names import donor_column
 from scgeneformer.tl._perturbation._agreement import FAIR
 from scgeneformer.tl._perturbation._states import groups_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 OF_SETS = ("rank_sum", "donors", "aggregate")  # tests that make sense without single genes
 
 
+@checked
 def rank_shifts(
     adata: AnnData | MuData,
     *,
@@ -216,7 +218,7 @@ def rank_shifts(
     >>> adata.varm["shift"].loc[["STAT1", "STAT2", "IRF9"], "n_donors"].tolist()
     [4, 4, 4]
     """
-    check_arguments(test, compat, donor, null, singles, n_matched, n_permutations, min_cells, centered=centered)
+    check_arguments(test, compat, donor, null, singles, centered=centered)
     from scanpy import logging as logg
 
     if copy:
