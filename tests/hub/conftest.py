@@ -33,7 +33,7 @@ class Server:
     Entries: a status code, or a name with an optional number of bytes: ``drop`` (promise all, send n), ``truncate`` (a file of
     n bytes), ``quiet`` (n bytes, no length told), ``surplus`` (n more bytes, no length told), ``corrupt`` (one byte changed),
     ``no_range`` (whole file whatever is asked; ``drop_whole`` and ``quiet_whole`` likewise), ``shifted`` (a range from
-    elsewhere), ``stall`` (n bytes, then nothing).
+    elsewhere), ``stall`` (n bytes, then nothing), ``trickle`` (n bytes, then one after the other).
     """
 
     url: str = ""
@@ -80,10 +80,16 @@ class Server:
         if how not in ("quiet", "quiet_whole", "surplus"):
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        if how in ("drop", "drop_whole", "quiet", "quiet_whole", "stall"):
+        rest = body[n:] if how == "trickle" else b""
+        if how in ("drop", "drop_whole", "quiet", "quiet_whole", "stall", "trickle"):
             body = body[:n]
         handler.wfile.write(body + b"x" * (n if how == "surplus" else 0))
         handler.wfile.flush()
+        for byte in rest:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            if self.release.wait(0.01):
+                return
         if how == "stall":
             self.stalled.set()
             self.release.wait(30)

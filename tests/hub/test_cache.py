@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -104,20 +105,54 @@ def test_file_put_there_by_hand(server: Any, online: Path, file: RemoteFile) -> 
     assert server.requests == []
 
 
-@pytest.mark.parametrize("stamp", ["not json", '{"sha256": "0", "size": 300000, "mtime_ns": 0}', "[]"])
-def test_strange_stamps_prove_nothing(server: Any, online: Path, file: RemoteFile, stamp: str) -> None:
-    fetch(file)
-    online.with_name("file.bin.checked").write_text(stamp)
+def test_a_marker_of_an_older_version_proves_nothing(server: Any, online: Path, file: RemoteFile) -> None:
+    online.parent.mkdir(parents=True)
     online.write_bytes(b"?" + server.content[1:])
+    stat = online.stat()
+    stamp = {"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    online.with_name("file.bin.checked").write_text(json.dumps(stamp))
     with pytest.warns(UserWarning, match="was altered"):
         assert fetch(file).read_bytes() == server.content
 
 
-def test_cache_that_takes_no_stamps(server: Any, online: Path, file: RemoteFile) -> None:
-    online.with_name("file.bin.checked").mkdir(parents=True)  # writing there fails, as in a read-only folder
-    assert fetch(file) == online
-    assert fetch(file) == online
-    assert len(server.requests) == 1
+def test_another_file_of_the_same_size_and_time_is_noticed(server: Any, online: Path, file: RemoteFile) -> None:
+    stat = fetch(file).stat()
+    other = online.with_name("other")
+    other.write_bytes(b"?" + server.content[1:])
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(online)
+    with pytest.warns(UserWarning, match="was altered"):
+        assert fetch(file).read_bytes() == server.content
+
+
+def test_an_unfinished_download_that_is_a_link_leaves_what_is_behind_it(
+    server: Any, online: Path, cache: Path, mirror: Path, file: RemoteFile, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    for source in (server.url, mirror):
+        mine.write_bytes(b"my file")
+        online.parent.mkdir(parents=True, exist_ok=True)
+        online.unlink(missing_ok=True)
+        online.with_name("file.bin.part").symlink_to(mine)
+        with settings.override(mirror=source):
+            assert fetch(file).read_bytes() == server.content
+        assert mine.read_bytes() == b"my file"
+        assert not online.is_symlink()
+
+
+@pytest.mark.parametrize("plan", [[403], [404], [503] * 9, ["corrupt"] * 9, [("truncate", 9)] * 9, ["proper"]], ids=str)
+def test_the_password_of_a_mirror_is_not_shown(
+    server: Any, online: Path, file: RemoteFile, plan: list, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    server.plan, said = list(plan), ""
+    with settings.override(mirror=server.url.replace("http://", "http://me:s@cret@")):
+        try:
+            fetch(file)
+        except (OSError, ValueError) as error:
+            said = f"{error} {error.__cause__}"
+    written = capfd.readouterr()
+    assert "cret" not in said + caplog.text + written.out + written.err
+    assert ("***@127.0.0.1" in said) == (plan != ["proper"])
 
 
 def test_two_at_once_download_once(server: Any, online: Path, file: RemoteFile) -> None:

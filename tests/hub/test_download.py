@@ -33,13 +33,13 @@ def test_downloads_once(server: Any, online: Path, file: RemoteFile) -> None:
     server.requests.clear()
     assert fetch(file) == online
     assert server.requests == []
-    assert leftovers(online) == {"file.bin", "file.bin.checked"}
+    assert leftovers(online) == {"file.bin"}
 
 
 def test_resumes_within_a_call(server: Any, online: Path, file: RemoteFile) -> None:
     server.plan = [("drop", K), ("drop", 2 * K + 7)]
     assert fetch(file).read_bytes() == server.content
-    assert server.ranges == [None, f"bytes={K}-", f"bytes={3 * K}-"]
+    assert server.ranges == [None, f"bytes={K}-", f"bytes={3 * K + 7}-"]
 
 
 def test_resumes_in_a_later_call(server: Any, online: Path, file: RemoteFile) -> None:
@@ -50,7 +50,7 @@ def test_resumes_in_a_later_call(server: Any, online: Path, file: RemoteFile) ->
     server.requests.clear()
     assert fetch(file).read_bytes() == server.content
     assert server.ranges == [f"bytes={K}-"]
-    assert leftovers(online) == {"file.bin", "file.bin.checked"}
+    assert leftovers(online) == {"file.bin"}
 
 
 def test_resumes_after_the_process_was_killed(server: Any, online: Path, file: RemoteFile) -> None:
@@ -93,6 +93,23 @@ def test_gives_up_where_every_transfer_breaks_at_the_same_place(
         fetch(file)
     assert len(server.requests) == _download.TRIES + 1
     assert leftovers(online) == {"file.bin.part"}
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(
+    server: Any, online: Path, file: RemoteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_download, "_WINDOW", 0.2)
+    server.plan = [("trickle", K)] * 100
+    with pytest.raises(ConnectionError, match=r"file\.bin: the server sent .* bytes in 0 seconds"):
+        fetch(file)
+    assert len(server.requests) == 1
+    assert fetch_again_resumes(server, online, file)
+
+
+def fetch_again_resumes(server: Any, online: Path, file: RemoteFile) -> bool:
+    have = online.with_name("file.bin.part").stat().st_size
+    server.plan = []
+    return fetch(file).read_bytes() == server.content and server.ranges[-1] == f"bytes={have}-"
 
 
 def test_starts_anew_from_a_wrong_range(server: Any, online: Path, file: RemoteFile) -> None:
@@ -182,7 +199,7 @@ def test_pieces_that_do_not_fit_are_fetched_anew_once(server: Any, online: Path,
     server.plan = [("drop", K), "corrupt", "corrupt"]
     with pytest.raises(ValueError, match="is not the expected file and was removed"):
         fetch(file)
-    assert leftovers(online) == {"file.bin.checked"}
+    assert leftovers(online) == set()
 
 
 @pytest.mark.parametrize("size", [10, N, N + 1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import warnings
 from functools import partial
@@ -16,19 +14,19 @@ from filelock import FileLock
 from scgeneformer._settings import settings
 
 from . import _registry
-from ._download import download
+from ._download import download, without_password
 
 if TYPE_CHECKING:
-    import os
-
     from ._registry import RemoteFile
+
+_hashed: dict[Path, tuple[str, int, int, int, int, int]] = {}  # files that this process found to be the expected ones
 
 
 def fetch(file: RemoteFile) -> Path:
     """Path of the local copy of `file`, downloaded if it is not cached.
 
-    A cached file is hashed once, which takes seconds for the largest weights. Its size and modification time are recorded in
-    ``<name>.checked``, and it is hashed again only if one of them has changed. A cached file needs no network.
+    A cached file is hashed once in each process, which takes seconds for the largest weights, and again when it was changed or replaced
+    since. A cached file needs no network.
 
     Raises
     ------
@@ -52,7 +50,7 @@ def fetch(file: RemoteFile) -> Path:
             warnings.warn(msg, stacklevel=3)
             path.unlink()
         _bring_from_any(sources, path, file)
-        _write_stamp(path, file, path.stat())
+        _hashed[path] = _state(path, file)
     return path
 
 
@@ -73,7 +71,7 @@ def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
     if mirror and not _is_url(mirror):
         folder = Path(mirror).expanduser()
         if not folder.is_dir():
-            msg = f"SCGENEFORMER_MIRROR (`settings.mirror`) {mirror!r} is neither a http(s) URL nor an existing folder."
+            msg = f"SCGENEFORMER_MIRROR (`settings.mirror`) {without_password(mirror)!r} is neither a http(s) URL nor an existing folder."
             raise FileNotFoundError(msg)
         return (f"{folder.resolve().as_posix()}/",)
     if settings.offline:
@@ -90,9 +88,12 @@ def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
 def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> None:
     missing = []
     for source in sources:
-        manager = pooch.create(settings.cache_dir, source, registry={file.path: f"sha256:{file.sha256}"})
+        # pooch, which reports the address, does not get its password
+        manager = pooch.create(
+            settings.cache_dir, without_password(source), registry={file.path: f"sha256:{file.sha256}"}
+        )
         try:
-            manager.fetch(file.path, downloader=partial(_bring, path=path, file=file))
+            manager.fetch(file.path, downloader=partial(_bring, source=source, path=path, file=file))
         except FileNotFoundError as error:
             missing.append(str(error))
         else:
@@ -101,9 +102,11 @@ def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> N
     raise FileNotFoundError(msg)
 
 
-def _bring(url: str, output: str, _pooch: pooch.Pooch, *, path: Path, file: RemoteFile) -> None:
-    """Downloader for pooch: download to ``<name>.part``, verify it and move it to `output`."""
-    part = path.with_name(path.name + ".part")
+def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Path, file: RemoteFile) -> None:
+    """Downloader for pooch: download from `source` to ``<name>.part``, verify it and move it to `output`."""
+    url, part = f"{source}{file.path}", path.with_name(path.name + ".part")
+    if part.is_symlink() or (part.exists() and not part.is_file()):  # writing there would change another file, or hang
+        part.unlink()
     if _is_url(url):
         is_resumed = part.exists()
         joined = download(url, part, file.size, progress=settings.progress)
@@ -120,7 +123,7 @@ def _bring(url: str, output: str, _pooch: pooch.Pooch, *, path: Path, file: Remo
         found = _found(part, file)
     if found != _expected(file):
         part.unlink()
-        msg = f"{url} is not the expected file and was removed: expected {_expected(file)}, found {found}."
+        msg = f"{without_password(url)} is not the expected file and was removed: expected {_expected(file)}, found {found}."
         raise ValueError(msg)
     part.replace(output)
 
@@ -139,24 +142,18 @@ def _found(path: Path, file: RemoteFile) -> str:
     return f"{size:,} bytes" if size != file.size else f"{size:,} bytes with sha256 {sha256_of(path)}"
 
 
-def _stamp(path: Path) -> Path:
-    return path.with_name(path.name + ".checked")
-
-
-def _write_stamp(path: Path, file: RemoteFile, stat: os.stat_result) -> None:
-    with contextlib.suppress(OSError):  # a shared cache may be read-only; the file is then hashed each time
-        _stamp(path).write_text(json.dumps({"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}))
+def _state(path: Path, file: RemoteFile) -> tuple[str, int, int, int, int, int]:
+    """What was expected of a file when it was hashed, and by what a change or another file is noticed."""
+    stat = path.stat()
+    return file.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino
 
 
 def _is_checked(path: Path, file: RemoteFile) -> bool:
     if not path.is_file():
         return False
-    stat = path.stat()  # before hashing, so that a change meanwhile is noticed next time
-    now = {"sha256": file.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    with contextlib.suppress(OSError, ValueError):
-        if stat.st_size == file.size and json.loads(_stamp(path).read_text()) == now:
-            return True
-    if _found(path, file) != _expected(file):
-        return False
-    _write_stamp(path, file, stat)
+    now = _state(path, file)  # before hashing, so that a change meanwhile is noticed next time
+    if _hashed.get(path) != now:
+        if _found(path, file) != _expected(file):
+            return False
+        _hashed[path] = now
     return True

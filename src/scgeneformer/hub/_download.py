@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
 import requests
+import urllib3
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ TRIES = 4  # consecutive requests without new data
 PAUSE = 1.0  # seconds before the second try, doubled for each further one
 _CHUNK = 2**16  # bytes that an interruption may lose
 _TIMEOUT = (10, 60)  # seconds to connect, and between two reads
+_WINDOW = 60.0  # seconds in which a server must send
+_LEAST = 2**16  # bytes
 _BUSY = (408, 425, 429)
 _GONE = (404, 410)
 _BAD_RANGE = 416
@@ -29,8 +33,13 @@ _TRANSIENT = (
     _InterruptedTransfer,
     requests.ConnectionError,
     requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.HTTPError,
 )
+
+
+def without_password(address: str) -> str:
+    """`address` for messages: without the name and password of a user."""
+    return re.sub(r"://[^/\s]*@", "://***@", address)
 
 
 def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool:
@@ -59,7 +68,7 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
     FileNotFoundError
         If the server does not have the file.
     ConnectionError
-        If the server cannot be reached, refuses the request, or repeatedly interrupts it.
+        If the server cannot be reached, refuses the request, repeatedly interrupts it, or is slower than 1 kB per second.
     ValueError
         If the file has another size; `part` is removed.
     """
@@ -79,7 +88,7 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
                 best = max(best, now)
                 if tries >= TRIES:
                     msg = (
-                        f"Could not download {url}: {error}. {now:,} of {size:,} bytes were received; call again to resume."
+                        f"Could not download {without_password(url)}: {without_password(str(error))}. {now:,} of {size:,} bytes were received; call again to resume."
                         " Without network, point SCGENEFORMER_MIRROR (`settings.mirror`) to a copy of the repository."
                     )
                     raise ConnectionError(msg) from error
@@ -104,21 +113,27 @@ def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
             raise _InterruptedTransfer(msg)
         if total not in (None, size):
             part.unlink(missing_ok=True)
-            msg = f"{url} is not the expected file: expected {size:,} bytes, found {total:,}."
+            msg = f"{without_password(url)} is not the expected file: expected {size:,} bytes, found {total:,}."
             raise ValueError(msg)
         received = have if continued else 0
         bar.n = received
         bar.refresh()
         with part.open("ab" if continued else "wb") as out:
-            for chunk in response.iter_content(_CHUNK):
+            since, before = time.monotonic(), received
+            while received <= size and (chunk := response.raw.read1(_CHUNK, decode_content=True)):
                 received += len(chunk)
                 if received > size:
                     break
                 out.write(chunk)
                 bar.update(len(chunk))
+                if (now := time.monotonic()) - since > _WINDOW:
+                    if received - before < _LEAST:
+                        msg = f"{without_password(url)}: the server sent {received - before:,} bytes in {now - since:.0f} seconds, too few to wait for. Call again to resume, or use another mirror (`settings.mirror`)."
+                        raise ConnectionError(msg)
+                    since, before = now, received
     if received > size:
         part.unlink()
-        msg = f"{url} is not the expected file: expected {size:,} bytes, found more."
+        msg = f"{without_password(url)} is not the expected file: expected {size:,} bytes, found more."
         raise ValueError(msg)
     if received < size:  # older urllib3 ends a broken body without an error
         msg = f"the connection closed after {received:,} of {size:,} bytes"
@@ -132,13 +147,13 @@ def _check_status(response: requests.Response, part: Path) -> None:
         return
     answer = f"{code} {response.reason}"
     if code in _GONE:
-        msg = f"{response.url}: {answer}."
+        msg = f"{without_password(response.url)}: {answer}."
         raise FileNotFoundError(msg)
     if code == _BAD_RANGE:  # what is here does not belong to the server's file
         part.unlink()
     if code == _BAD_RANGE or code in _BUSY or code >= _SERVER_ERROR:
         raise _InterruptedTransfer(answer)
-    msg = f"{response.url}: the server answered {answer}."
+    msg = f"{without_password(response.url)}: the server answered {answer}."
     raise ConnectionError(msg)
 
 
