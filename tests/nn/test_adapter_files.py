@@ -221,3 +221,29 @@ def test_missing_files_are_named_and_nothing_is_unpickled(tmp_path):
     torch.save(weights, tmp_path / "adapter_model.bin")
     with pytest.raises(FileNotFoundError, match=r"No adapter_model\.safetensors"):
         load_adapter(tmp_path, base)
+
+
+def test_adapters_that_are_damaged_are_refused(tmp_path):
+    model, base = with_adapters("cell")
+    save_adapter(tmp_path, model)
+    before, file = outputs(base), tmp_path / "adapter_model.safetensors"
+    weights = load_file(file)
+    lost = next(name for name in weights if "lora_B" in name)
+    for other in (lost, lost.replace("lora_B", "lora_A")):
+        save_file({name: value for name, value in weights.items() if name != other}, file)
+        with pytest.raises(ValueError, match=r"has '.*lora_[AB].*', but not '.*lora_[AB].*'"):
+            load_adapter(tmp_path, base)
+    save_file(weights | {lost: torch.full_like(weights[lost], torch.nan)}, file)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        load_adapter(tmp_path, base)
+    save_file(weights, file)
+    for wrong in ({"lora_alpha": float("nan")}, {"lora_alpha": "16"}, {"r": 0}, {"r": 4.0}, {"lora_dropout": 2.0}):
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        change(tmp_path, **wrong)
+        with pytest.raises(ValueError, match=rf"adapter_config\.json is not .*{next(iter(wrong))}="):
+            load_adapter(tmp_path, base)
+        change(tmp_path, **config)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json is not the config"):
+        load_adapter(tmp_path, base)
+    assert torch.equal(outputs(base), before)

@@ -167,3 +167,47 @@ def test_logits_at_chosen_positions_equal_all_logits():
     where = torch.zeros_like(MASK)
     where[0, 1] = where[1, 2] = True
     torch.testing.assert_close(model(TOKENS, MASK, where=where), model(TOKENS, MASK)[where])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", "3"),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", True),
+        ("hidden_size", 2**40),
+        ("hidden_size", 16.0),
+        ("intermediate_size", 10**12),
+        ("max_position_embeddings", 10**12),
+        ("max_position_embeddings", None),
+        ("num_attention_heads", 0),
+        ("type_vocab_size", 10**9),
+        ("pad_token_id", -1),
+        ("hidden_dropout_prob", 2.0),
+        ("layer_norm_eps", float("nan")),
+        ("pooling", "max"),
+        ("positions", "none"),
+        ("emb_layer", "last"),
+        ("n_decoder_layers", 10**9),
+        ("vocab_size", 10**9),
+        ("vocab_size", ...),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_model_has_are_refused_before_it_is_made(name, value, tmp_path):
+    shape = {"n_layers": 1, "width": 8, "n_heads": 2, "feed_forward": 8, "max_length": 16}
+    nn.save_checkpoint(tmp_path, nn.Encoder(nn.EncoderConfig(vocab_size=20, **shape)))
+    config = json.loads((tmp_path / "config.json").read_text()) | {name: value}
+    if value is ...:
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json does not describe a model that can be made"):
+        nn.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "[" * 10**5, "{"], ids=["list", "number", "deep", "cut"])
+def test_a_config_that_is_no_object_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not JSON, or is damaged"):
+        nn.read_config(tmp_path)

@@ -284,7 +284,7 @@ def test_no_gene_in_common(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None
         ("", {"total_counts": "zero"}, ValueError, "total_counts is 0 for a cell that has counts"),
         ("", {"max_length": 81}, ValueError, "max_length=81"),
         ("", {"counts": "log1p"}, ValueError, "cannot be logarithms"),
-        ("", {"counts": "cpm"}, ValueError, "'raw', 'linear', 'log1p'"),
+        ("", {"counts": "cpm"}, ValueError, "'raw', 'linear' or 'log1p'"),
         ("", {"mod": "x", "layer": "x"}, KeyError, "No layer"),
     ],
 )

@@ -98,7 +98,7 @@ def test_nothing_is_written_by_calls_that_fail(tokenized, model, lists, folder, 
     slots = set(tokenized.uns), set(tokenized.var), set(tokenized.varm)
     with pytest.raises(ValueError, match="not trained"):
         sg.tl.classify_genes(tokenized, untrained)
-    with pytest.raises(TypeError, match="not a GeneClassifier"):
+    with pytest.raises(TypeError, match="model=3 must be a GeneClassifier"):
         sg.tl.classify_genes(tokenized, 3)
     with pytest.raises(FileNotFoundError, match="no folder"):
         sg.tl.classify_genes(tokenized, tmp_path / "nowhere")

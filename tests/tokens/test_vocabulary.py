@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from scgeneformer.tokens import Vocabulary
+from scgeneformer.tokens import Vocabulary, _store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,10 +183,87 @@ def test_parquet_without_pyarrow(small: Vocabulary, tmp_path: Path, monkeypatch:
         ([*SPECIAL, "A"], [np.nan] * 4 + [0], 10, "positive median"),
         ([*SPECIAL, "A"], [np.nan] * 4 + [np.inf], 10, "positive median"),
         ([*SPECIAL, "A"], [np.nan] * 4, 10, "of the same length"),
-        ([*SPECIAL, "A"], [np.nan] * 4 + [1], 4, "no room"),
+        ([*SPECIAL, "A"], [np.nan] * 4 + [1], 4, "must be above"),
         ([*SPECIAL, *map(str, range(65_532))], np.ones(65_536), 10, "at most 65,535"),
     ],
 )
 def test_impossible_vocabularies(ids: list, medians: list, max_length: int, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         Vocabulary("x", np.array(ids), np.array(medians, float), max_length)
+
+
+FIELDS = {
+    "name": 3,
+    "max_length": "48",
+    "has_symbols": 1,
+    "hash": None,
+    "ids": {"a": 1},
+    "medians": ["1"] * 64,
+    "symbols": [3] * 64,
+    "aliases": {"A": ["ENSG00000000001"]},
+    "format": "scgeneformer vocabulary 2",
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_fields_of_another_type_are_refused(small: Vocabulary, tmp_path: Path, field: str) -> None:
+    path = tmp_path / "v.json"
+    small.save(path)
+    content = json.loads(path.read_text())
+    for value in (FIELDS[field], None):
+        path.write_text(json.dumps(content | {field: value}))
+        with pytest.raises(ValueError, match=r"v\.json is not a vocabulary"):
+            Vocabulary.load(path)
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != field}))
+    with pytest.raises(ValueError, match=r"v\.json is not a vocabulary"):
+        Vocabulary.load(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whatever_is_altered_is_noticed(named: Vocabulary, tmp_path: Path, suffix: str, monkeypatch) -> None:
+    gene, other = named.ids[-1], named.ids[-2]
+    symbols = named.symbols.copy()
+    symbols[-1] = "OTHER"
+    for change in ({"aliases": {**named.aliases, "NEW": gene}}, {"symbols": symbols}, {"name": "other"}):
+        honest = _store._digest
+        monkeypatch.setattr(_store, "_digest", lambda content: "0" * 64)
+        replace(named, **change).save(tmp_path / f"v{suffix}")
+        monkeypatch.setattr(_store, "_digest", honest)
+        with pytest.raises(ValueError, match="was altered after it was written"):
+            Vocabulary.load(tmp_path / f"v{suffix}")
+    path = tmp_path / "v.json"
+    named.save(path)
+    content = json.loads(path.read_text())
+    for aliases in ({"NEW": "ENSG99999999999"}, {"NEW": other, "OLD": "none"}):  # of no gene
+        path.write_text(json.dumps(content | {"aliases": aliases}))
+        with pytest.raises(ValueError, match="is not a vocabulary"):
+            Vocabulary.load(path)
+
+
+def test_files_without_a_digest_are_read(named: Vocabulary, tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    named.save(path)
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert Vocabulary.load(path) == named
+
+
+def test_bombs_pipes_and_deep_files_end(small: Vocabulary, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(_store, "MOST_BYTES", 10**6)
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * 10**8))
+    (tmp_path / "long.json").write_bytes(b" " * (10**6 + 1))
+    (tmp_path / "deep.json").write_bytes(b"[" * 10**5)
+    (tmp_path / "list.json").write_bytes(b"[]")
+    for name in ("bomb.json.gz", "long.json", "deep.json", "list.json"):
+        with pytest.raises(ValueError, match="is not a vocabulary"):
+            Vocabulary.load(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    for name in ("pipe.json", "folder.json", "none.json"):
+        with pytest.raises(FileNotFoundError, match=f"no file .*{name}"):
+            Vocabulary.load(tmp_path / name)
+    small.save(tmp_path / "v.parquet")
+    monkeypatch.setattr(_store, "MOST_BYTES", 10)
+    with pytest.raises(ValueError, match="is not a vocabulary"):
+        Vocabulary.load(tmp_path / "v.parquet")

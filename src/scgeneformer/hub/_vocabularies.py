@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scgeneformer._arguments import check
 from scgeneformer.tokens import Vocabulary
 
 from . import _registry
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.json.gz", "vocabulary.parquet")
 _CONFIG, _PICKLE = "config.json", "model.pt"
+_SIZES = {"vocab_size": "vocab_size", "max_length": "max_position_embeddings"}
 
 
 def vocabulary(model: Any) -> Vocabulary:
@@ -94,8 +96,8 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
     """Vocabulary of the model in `folder`: `given` by the user, stored in the folder, or the official one of that size."""
     try:
         config = json.loads((folder / _CONFIG).read_bytes())
-        n_tokens, max_length = config["vocab_size"], config["max_position_embeddings"]
-    except (ValueError, KeyError, TypeError):
+        n_tokens, max_length = (check(name, "int", config[theirs]) for name, theirs in _SIZES.items())
+    except (ValueError, KeyError, TypeError, RecursionError):
         msg = f"{folder / _CONFIG} does not describe a BERT model, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
     if given is not None:

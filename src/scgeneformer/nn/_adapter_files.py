@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from scgeneformer._arguments import check
+
 from ._adapters import (
     NAME,
     TARGETS,
@@ -143,7 +145,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             msg = f"No {name} in {folder}. Expected an adapter in peft's layout: {CONFIG} and {WEIGHTS}."
             raise FileNotFoundError(msg)
-    config = json.loads((folder / CONFIG).read_text())
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        for name, annotation in (
+            ("r", "int"),
+            ("lora_alpha", "float"),
+            ("lora_dropout", "float"),
+            ("use_rslora", "bool"),
+        ):
+            if name in config:
+                check(name, annotation, config[name])
+    except (ValueError, TypeError, RecursionError) as error:
+        msg = f"{folder / CONFIG} is not the config of an adapter, or is damaged ({error}). Fetch it again from its source."
+        raise ValueError(msg) from None
     usual = peft.LoraConfig().to_dict() | {"peft_type": "LORA"}
     known = {*_USED, *_IMPLIED, *_IDLE}
     odd = {name: value for name, value in config.items() if name not in known and value and value != usual.get(name)}
@@ -190,6 +204,13 @@ def _translate(
     if not adapters:
         msg = f"{WEIGHTS} in {folder} has no adapters."
         raise ValueError(msg)
+    other = {"A": "B", "B": "A"}
+    for name in adapters:
+        layer, _, part = name.rpartition(".lora_")
+        pair = f"{layer}.lora_{other[part[0]]}{part[1:]}"
+        if pair not in adapters:
+            msg = f"{WEIGHTS} in {folder} has {name!r}, but not {pair!r}: an adapter is the product of both. Fetch it again from its source."
+            raise ValueError(msg)
     if (heads or folded) and "standardise.mean" in {*values} - {*heads}:
         msg = f"The adapter in {folder} has the head of another classifier, without standardised states. Make the model with head='bert'."
         raise ValueError(msg)

@@ -132,8 +132,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         msg = f"No {CONFIG} in {folder}. Expected a folder in the Hugging Face layout: {CONFIG} and {WEIGHTS}."
         raise FileNotFoundError(msg)
     try:
-        return json.loads(path.read_bytes())
-    except ValueError:
+        config = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError
+        return config
+    except (ValueError, RecursionError):
         msg = f"{path} is not JSON, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
 
@@ -298,7 +301,11 @@ def load_gene_classifier(folder: str | Path) -> GeneClassifier:
 def _n_classes(folder: str | Path) -> int:
     """Number of classes of a classifier; Hugging Face leaves it out of ``config.json`` when it is two."""
     config = read_config(folder)
-    return config.get("num_labels") or len(config.get("id2label", (0, 1)))
+    n_classes, labels = config.get("num_labels"), config.get("id2label", (0, 1))
+    if not isinstance(n_classes, int | None) or not isinstance(labels, dict | list | tuple):
+        msg = f"{Path(folder) / CONFIG} does not say how many classes there are: num_labels={n_classes!r}, id2label={labels!r}."
+        raise ValueError(msg)
+    return n_classes or len(labels)
 
 
 def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
@@ -310,7 +317,12 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
         If the folder holds a model of another class.
     """
     settings, path = read_config(folder), weights_file(folder)
-    config, weights = EncoderConfig.from_hf(settings), read_weights(path)
+    try:
+        config = EncoderConfig.from_hf(settings)
+    except (TypeError, ValueError) as error:
+        msg = f"{Path(folder) / CONFIG} does not describe a model that can be made. {error}"
+        raise ValueError(msg) from None
+    weights = read_weights(path)
     kind = _kind(settings, weights)
     if cls not in (Encoder, kind):
         (what, function), (wanted, _) = _WHAT[kind], _WHAT[cls]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
+
+from scgeneformer._arguments import check
 
 # ours -> Hugging Face's BertConfig
 _HF_NAMES = {
@@ -27,7 +29,16 @@ _HF_NAMES = {
 }
 _AS_IN_BERT = {"positions": "learned", "n_decoder_layers": 0}  # not written, like anything that is None
 _ACTIVATIONS = ("relu", "gelu")
-_POSITIONS = ("learned", "sinusoidal")
+# Far above any model of cells: a damaged or hostile config is refused before memory is claimed for it.
+_MOST = {
+    "vocab_size": 2**16,
+    "n_layers": 1000,
+    "n_decoder_layers": 1000,
+    "n_heads": 1000,
+    "n_segments": 1000,
+    "max_length": 2**20,
+}
+MOST_WEIGHTS = 2 * 10**10
 
 
 @dataclass(frozen=True)
@@ -97,21 +108,28 @@ class EncoderConfig:
     n_decoder_layers: int = 0
 
     def __post_init__(self) -> None:
+        for name, annotation in self.__annotations__.items():
+            check(name, annotation, getattr(self, name))
+        too_large = {name: most for name, most in _MOST.items() if getattr(self, name) > most}
+        if too_large:
+            name, most = next(iter(too_large.items()))
+            msg = f"{name}={getattr(self, name):,} is more than {most:,}, the most that a model may have."
+            raise ValueError(msg)
+        if self._n_weights() > MOST_WEIGHTS:
+            msg = f"A model of {self.n_layers:,} layers of width {self.width:,} would have {self._n_weights():.1e} weights, more than {MOST_WEIGHTS:.0e}."
+            raise ValueError(msg)
         if self.width % self.n_heads:
             msg = f"width={self.width} must be a multiple of n_heads={self.n_heads}."
             raise ValueError(msg)
         if self.activation not in _ACTIVATIONS:
             msg = f"activation={self.activation!r} is not one of {_ACTIVATIONS}."
             raise ValueError(msg)
-        if self.positions not in _POSITIONS:
-            msg = f"positions={self.positions!r} is not one of {_POSITIONS}."
-            raise ValueError(msg)
-        if self.n_decoder_layers < 0:
-            msg = f"n_decoder_layers={self.n_decoder_layers} must be 0 (no decoder) or more."
-            raise ValueError(msg)
-        if not 0 < self.vocab_size <= 2**16:
-            msg = f"vocab_size={self.vocab_size} must be between 1 and 65,536 (tokens are uint16)."
-            raise ValueError(msg)
+
+    def _n_weights(self) -> int:
+        """Number of weights, but for biases and norms."""
+        block = 4 * self.width**2 + 2 * self.width * self.feed_forward
+        rows = self.vocab_size + self.max_length + self.n_segments
+        return (self.n_layers + 2 * self.n_decoder_layers) * block + rows * self.width
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> EncoderConfig:
@@ -119,13 +137,21 @@ class EncoderConfig:
 
         Raises
         ------
-        ValueError
-            If it describes another architecture.
+        TypeError, ValueError
+            If it describes another architecture, lacks a size, or has one that no model has.
         """
         kind = config.get("model_type", "bert")
         positions = config.get("position_embedding_type", "absolute")
         if kind != "bert" or positions != "absolute":
             msg = f"Expected a BERT checkpoint with absolute positions, found model_type={kind!r}, positions={positions!r}."
+            raise ValueError(msg)
+        missing = [
+            _HF_NAMES[field.name]
+            for field in fields(cls)
+            if field.default is MISSING and _HF_NAMES[field.name] not in config
+        ]
+        if missing:
+            msg = f"The config of a BERT model needs {missing}."
             raise ValueError(msg)
         return cls(**{ours: config[theirs] for ours, theirs in _HF_NAMES.items() if theirs in config})
 

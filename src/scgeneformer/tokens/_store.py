@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+MOST_BYTES = 2**27  # of the text, uncompressed; that of the largest published vocabulary has 9 MB
+_DIGEST = "digest"
 _FORMAT = "scgeneformer vocabulary 1"
 _SUFFIXES = (".json", ".json.gz", ".parquet")
 
@@ -29,6 +32,7 @@ def write(path: Path, head: dict[str, Any], columns: dict[str, list[Any]], alias
         Further names of genes, each with its id.
     """
     head = {"format": _FORMAT} | head
+    head[_DIGEST] = _digest(head | columns | {"aliases": aliases})
     match _suffix(path):
         case ".json":
             path.write_text(json.dumps(head | columns | {"aliases": aliases}, indent=0), encoding="utf-8")
@@ -53,12 +57,18 @@ def read(path: Path) -> dict[str, Any]:
         If the file was not written by `write`, or is damaged.
     """
     suffix = _suffix(path)
+    if not path.is_file():
+        msg = f"There is no file {path}."
+        raise FileNotFoundError(msg)
     try:
         content = _read(path, suffix)
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile):
+    except (ValueError, TypeError, LookupError, EOFError, OSError, RecursionError, zlib.error):
         content = None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not _is_sound(content):
         msg = f"{path} is not a vocabulary written by `Vocabulary.save`, or is damaged. Save it again, or name the vocabulary by `vocabulary=`."
+        raise ValueError(msg)
+    if content.pop(_DIGEST, None) not in (None, _digest(content)):  # older files have none
+        msg = f"{path} was altered after it was written. Save the vocabulary again."
         raise ValueError(msg)
     return content
 
@@ -66,18 +76,55 @@ def read(path: Path) -> dict[str, Any]:
 def _read(path: Path, suffix: str) -> Any:
     match suffix:
         case ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(_limited(_start_of(path)))
         case ".json.gz":
-            return json.loads(gzip.decompress(path.read_bytes()))
+            return json.loads(_limited(zlib.decompressobj(wbits=31).decompress(_start_of(path), MOST_BYTES + 1)))
         case _:
             _, parquet = _pyarrow()
-            table = parquet.read_table(path)
+            file = parquet.ParquetFile(path)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            if sum(group.total_byte_size for group in groups) > MOST_BYTES:
+                raise ValueError
+            table = file.read()
             head = json.loads((table.schema.metadata or {}).get(b"scgeneformer", b"{}"))
             if not head:
                 return head
             columns = table.to_pydict()
             names = zip(columns["ids"], columns.pop("aliases"), strict=True)
             return head | columns | {"aliases": {alias: gene for gene, aliases in names for alias in aliases}}
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1)
+
+
+def _limited(text: bytes) -> bytes:
+    """The text, unless it is too long; a compressed file of a few bytes can hold terabytes."""
+    if len(text) > MOST_BYTES:
+        raise ValueError
+    return text
+
+
+def _is_sound(content: dict[str, Any]) -> bool:
+    """Whether all parts are there and of their types, and aliases are those of genes."""
+    types = {"name": str, "max_length": int, "hash": str, "has_symbols": bool, "aliases": dict}
+    types |= dict.fromkeys(("ids", "medians", "symbols"), list)
+    if not all(type(content.get(name)) is kind for name, kind in types.items()):
+        return False
+    ids, aliases = content["ids"], content["aliases"]
+    return (
+        len(ids) == len(content["medians"]) == len(content["symbols"])
+        and all(isinstance(text, str) for text in (*ids, *content["symbols"], *aliases, *aliases.values()))
+        and all(median is None or type(median) in (int, float) for median in content["medians"])
+        and set(aliases.values()) <= set(ids)
+    )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Hexadecimal SHA-256 of all parts, in whatever format and order they are stored."""
+    parts = content | {"medians": [None if median is None else float(median) for median in content["medians"]]}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _suffix(path: Path) -> str:

@@ -85,8 +85,8 @@ class Vocabulary:
             without_median = ids[n_special:][~(medians[n_special:] > 0)]
             msg = f"Every gene needs a positive median; {len(without_median)} have none, such as {without_median[:3].tolist()}."
             raise ValueError(msg)
-        if self.max_length <= n_special:
-            msg = f"max_length={self.max_length} leaves no room for genes."
+        if not n_special < self.max_length <= MOST_TOKENS:
+            msg = f"max_length={self.max_length} must be above {n_special}, the number of special tokens, and at most {MOST_TOKENS:,}."
             raise ValueError(msg)
         medians[:n_special] = np.nan
         for name, array in (("ids", ids), ("medians", medians), ("symbols", symbols)):
@@ -304,8 +304,10 @@ class Vocabulary:
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
         ValueError
-            If the file was not written by `save`, is damaged, or does not match its hash.
+            If the file was not written by `save`, is damaged, or was altered.
         """
         content = _store.read(Path(path))
         vocabulary = cls(
