@@ -266,6 +266,14 @@ def test_data_of_all_genes_draw_no_warning(adata: ad.AnnData, vocabulary: sg.Voc
         sg.pp.tokenize(detected, vocabulary)
 
 
+def test_doubts_are_warnings(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
+    ids = np.r_[vocabulary.ids[4:84].astype(object), [f"x{i}" for i in range(10)]]
+    adata.var["one"], adata.var["two"] = ids, np.r_[ids[:40], np.roll(ids[40:80], 1), ids[80:]]
+    with pytest.warns(UserWarning, match="'one' and 'two' have ids of different genes for 40 of 80") as caught:
+        sg.pp.tokenize(adata, vocabulary)
+    assert caught[0].filename == __file__
+
+
 def test_no_gene_in_common(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     adata.var_names = [f"ENSMUSG{i:011d}" for i in range(N_VARS)]
     with pytest.raises(ValueError, match=r"0\.0% of the counts \(0 of 90 genes.*'ENSMUSG00000000000'"):
@@ -282,8 +290,11 @@ def test_no_gene_in_common(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None
         ("", {"gene_ids": "x"}, KeyError, r"No column 'x' in \.var"),
         ("", {"total_counts": "x"}, KeyError, r"No column 'x' in \.obs"),
         ("", {"total_counts": "zero"}, ValueError, "total_counts is 0 for a cell that has counts"),
+        ("", {"total_counts": "one"}, ValueError, "total_counts is smaller than the sum of the counts in"),
+        ("", {"total_counts": "text"}, TypeError, "total_counts='text' names a column .* not of numbers"),
+        ("", {"total_counts": "date"}, TypeError, "total_counts='date' names a column .* not of numbers"),
         ("", {"max_length": 81}, ValueError, "max_length=81"),
-        ("", {"counts": "log1p"}, ValueError, "cannot be logarithms"),
+        ("", {"counts": "log1p"}, ValueError, "cannot be logarithms|has integers"),
         ("", {"counts": "cpm"}, ValueError, "'raw', 'linear' or 'log1p'"),
         ("", {"mod": "x", "layer": "x"}, KeyError, "No layer"),
     ],
@@ -291,7 +302,8 @@ def test_no_gene_in_common(adata: ad.AnnData, vocabulary: sg.Vocabulary) -> None
 def test_errors_write_nothing(
     adata: ad.AnnData, vocabulary: sg.Vocabulary, change: str, options: dict, error: type, message: str
 ) -> None:
-    adata.obs["zero"] = 0.0
+    adata.obs["zero"], adata.obs["one"], adata.obs["text"] = 0.0, 1, "7"
+    adata.obs["date"] = pd.Timestamp("2026-01-01")
     match change:
         case "nan":
             adata.X.data[7] = np.nan

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -100,3 +101,41 @@ def test_duplicates_are_counted(var: pd.DataFrame, vocabulary: Vocabulary) -> No
     found = resolve_genes(pd.DataFrame(index=names), vocabulary)
     assert (found.n_mapped, found.n_duplicates) == (60, 2)
     assert (found.token_id == found.token_id[3]).sum() == 3
+
+
+def doubts_of(var: pd.DataFrame, vocabulary: Vocabulary) -> str:
+    return " ".join(resolve_genes(var, vocabulary).doubts)
+
+
+@pytest.fixture
+def symbols_of() -> Vocabulary:
+    ids = [f"ENSG{i:011d}" for i in range(100)]
+    names = np.array(["", "", *(f"STAT{i}" for i in range(100))])
+    aliases = dict(zip(names[2:].tolist(), ids, strict=True))
+    return Vocabulary(
+        "own", np.array(["<pad>", "<mask>", *ids]), np.r_[np.nan, np.nan, np.ones(100)], 50, aliases, names
+    )
+
+
+def test_columns_of_ids_that_disagree_are_reported(symbols_of: Vocabulary) -> None:
+    ids = symbols_of.ids[2:].astype(object)
+    var = pd.DataFrame({"other": ids}, index=ids)
+    assert doubts_of(var, symbols_of) == ""
+    var["other"] = np.r_[ids[:60], np.roll(ids[60:], 1)]
+    assert "'var_names' and 'other' have ids of different genes for 40 of 100 genes" in doubts_of(var, symbols_of)
+    assert resolve_genes(var, symbols_of, gene_ids="other").doubts == ()
+    var["other"] = [f"STAT{i}" for i in np.roll(np.arange(100), 1)]  # symbols, which change
+    assert doubts_of(var, symbols_of) == ""
+
+
+@pytest.mark.parametrize("named_by", ["index", "column"])
+def test_symbols_of_mouse_genes_are_reported(symbols_of: Vocabulary, named_by: str) -> None:
+    human = [f"STAT{i}" for i in range(100)]
+    mouse = [f"Stat{i}" for i in range(100)]
+    shouted = [f"GM{1000 + i}" for i in range(4)] + ["1700001C02RIK", "A930001A20RIK", "H2-K1", *human[:93]]
+    for names, doubt in ((human, ""), (mouse, "in the case of mouse"), (shouted, "7 of 100 .* of mouse genes only")):
+        var = pd.DataFrame({"x": names}) if named_by == "column" else pd.DataFrame(index=names)
+        assert re.search(doubt, doubts_of(var, symbols_of)) if doubt else doubts_of(var, symbols_of) == ""
+        assert resolve_genes(var, symbols_of, gene_ids="x" if named_by == "column" else "var_names").doubts == (
+            resolve_genes(var, symbols_of).doubts
+        )

@@ -90,3 +90,63 @@ def test_what_is_no_matrix() -> None:
             inspect(X, TOKEN_ID)
     with pytest.raises(ValueError, match="'raw', 'linear', 'log1p'"):
         inspect(COUNTS, TOKEN_ID, counts="log")
+
+
+def deep_counts(n: int = 40, n_genes: int = 900) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.poisson(rng.lognormal(0.3, 1.2, n_genes), (n, n_genes)).astype(np.float32)
+
+
+def ranks(X: np.ndarray) -> np.ndarray:
+    return np.where(X > 0, X.argsort(axis=1).argsort(axis=1) + 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (np.sqrt, "square roots"),
+        (lambda X: np.sqrt(X).astype(np.float16).astype(np.float32), "looks log-normalised|square roots"),
+        (lambda X: (X > 0).astype(np.float32), "is binary"),
+        (ranks, "has ranks"),
+        (lambda X: np.log1p(np.log1p(X)), "looks log-normalised"),
+        (lambda X: np.log1p(X).round(2), "looks log-normalised"),
+    ],
+    ids=["square roots", "half precision", "binary", "ranks", "log twice", "log rounded"],
+)
+def test_what_is_no_counts_is_refused(kind, change, error: str) -> None:
+    X = deep_counts()
+    token_id = np.arange(X.shape[1], dtype=np.int32)
+    inspect(kind(X), token_id)
+    with pytest.raises(ValueError, match=error):
+        inspect(kind(change(X)), token_id, slot=".X")
+    inspect(kind(change(X)), token_id, counts="linear")
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        (lambda X: X * 3, "single count"),
+        (lambda X: np.rint(np.log1p(X * 1e4 / X.sum(axis=1, keepdims=True))), "rounding of logarithms"),
+        (lambda X: X, None),
+        (lambda X: X[:, :40], None),
+        (lambda X: X * 1.5, None),
+    ],
+    ids=["times 3", "log rounded", "counts", "few genes", "fractions"],
+)
+def test_what_may_be_no_counts_is_doubted(change, doubt: str | None) -> None:
+    X = change(deep_counts())
+    doubts = inspect(X, np.arange(X.shape[1], dtype=np.int32)).doubts
+    assert doubts is None if doubt is None else doubt in doubts
+
+
+def test_raw_counts_and_double_logarithms_are_no_logarithms() -> None:
+    X = deep_counts()
+    token_id = np.arange(X.shape[1], dtype=np.int32)
+    once = np.log1p(X * 1e4 / X.sum(axis=1, keepdims=True))
+    inspect(once, token_id, counts="log1p")
+    with pytest.raises(ValueError, match="counts='log1p', but X has (integers|values that cannot be logarithms)"):
+        inspect(X, token_id, counts="log1p")
+    with pytest.raises(ValueError, match="X has integers"):
+        inspect(np.minimum(X, 3), token_id, counts="log1p")
+    with pytest.raises(ValueError, match="log-normalised twice"):
+        inspect(np.log1p(once), token_id, counts="log1p")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from scgeneformer.tokens import Vocabulary, check_tokens
+import scgeneformer as sg
+from scgeneformer.tokens import Vocabulary, check_tokens, read_tokens
 
 
 def rows_of(vocabulary: Vocabulary) -> np.ndarray:
@@ -100,3 +104,62 @@ def test_any_change_of_one_token(small: Vocabulary, row: int, place: int, value:
     else:
         with pytest.raises(ValueError, match="was changed after tokenizing"):
             check_tokens(changed, small, n_tokens=n_tokens)
+
+
+def normalise(adata):
+    import scanpy as sc
+
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+
+
+def scale(adata):
+    import scanpy as sc
+
+    normalise(adata)
+    sc.pp.scale(adata)
+
+
+LEGAL = {
+    "nothing": lambda adata: None,
+    "normalised": normalise,
+    "scaled": scale,
+    "fewer cells": lambda adata: adata._inplace_subset_obs(np.arange(adata.n_obs) % 3 == 0),
+    "fewer genes": lambda adata: adata._inplace_subset_var(np.arange(adata.n_vars) % 3 == 0),
+    "imputed": lambda adata: setattr(adata, "X", adata.X.toarray() + 0.1),
+    "binary": lambda adata: setattr(adata, "X", (adata.X > 0).astype(np.float32)),
+    "gone": lambda adata: setattr(adata, "X", None),
+}
+
+
+def tokenized_cells():
+    rng = np.random.default_rng(0)
+    X = sparse.csr_matrix(rng.poisson(rng.lognormal(-1, 1, 60), (50, 60)).astype(np.float32))
+    names = pd.DataFrame(index=[f"ENSG{i:011d}" for i in range(60)])
+    adata = ad.AnnData(X, var=names, obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]))
+    ids = np.array(["<pad>", "<mask>", *names.index])
+    vocabulary = Vocabulary("own", ids, np.r_[np.nan, np.nan, np.ones(60)], 64)
+    sg.pp.tokenize(adata, vocabulary)
+    return adata, vocabulary
+
+
+@pytest.mark.parametrize("change", LEGAL)
+@pytest.mark.filterwarnings("error:.*changed after tokenizing:UserWarning")
+def test_tokens_are_not_stale_after_what_scanpy_does(change):
+    adata, vocabulary = tokenized_cells()
+    LEGAL[change](adata)
+    read_tokens(adata, "geneformer_tokens", vocabulary, model="m")
+
+
+def test_tokens_of_other_counts_are_stale():
+    adata, vocabulary = tokenized_cells()
+    other = np.random.default_rng(1).permutation(50)
+    for X in (adata.X[other], adata.X[other].toarray(), adata.X[:, np.random.default_rng(1).permutation(60)]):
+        changed = adata.copy()
+        changed.X = X
+        with pytest.warns(
+            UserWarning, match=r"\.X was changed after tokenizing.*`sg.pp.tokenize\(adata, \"m\"\)` again"
+        ):
+            read_tokens(changed, "geneformer_tokens", vocabulary, model="m")
+    adata.layers["other"] = adata.X[other]
+    read_tokens(adata, "geneformer_tokens", vocabulary, model="m")

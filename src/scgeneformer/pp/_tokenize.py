@@ -24,6 +24,7 @@ from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, voca
 if TYPE_CHECKING:
     from typing import Literal
 
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -117,13 +118,13 @@ def tokenize(
     KeyError
         If a layer, column or modality does not exist.
     ValueError
-        If values are negative, NaN, infinite or look log-normalised, if genes of the vocabulary have less than 5 % of the counts, or if a
+        If values are negative, NaN, infinite, look log-normalised, or are square roots, ranks or binary, if genes of the vocabulary have less than 5 % of the counts, or if a
         slot holds something other than earlier tokens. Nothing is written then.
 
     Warns
     -----
     UserWarning
-        If genes of the vocabulary have less than half of the counts; if cells have no gene of the vocabulary; or if `adata` has less than a
+        If integers do not look like counts; if columns of ids disagree, or symbols are those of mouse genes; if genes of the vocabulary have less than half of the counts; if cells have no gene of the vocabulary; or if `adata` has less than a
         quarter of the vocabulary's genes, as after a selection of highly variable genes or with a targeted panel. Data of the whole
         transcriptome have more, even without rarely detected genes: 44 % of V1 and 59 % of V2 for 13,714 genes of 2,638 blood cells,
         31 % and 40 % for 8,595 genes of 385 cells.
@@ -155,12 +156,17 @@ def tokenize(
     _slots.check_free(adata, "pp.tokenize", key_added, [*slots, f"uns/{key_added}"])
     vocabulary, model_name = _vocabulary(model), _model_name(model)
     X, slot = _matrix(adata, layer)
-    totals = None if total_counts is None else obs_column(data, total_counts, mod).to_numpy(dtype=np.float64)
+    totals = None if total_counts is None else _totals(obs_column(data, total_counts, mod))
     log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
 
     genes = resolve_genes(read_frame(adata.var), vocabulary, gene_ids=gene_ids)
     inspection = inspect(X, genes.token_id, counts=counts, log_base=log_base, slot=slot)
     coverage = _coverage(adata, genes, inspection, vocabulary)
+    if counts == "raw" and inspection.doubts is not None:
+        msg = f"{slot} may not hold counts: {inspection.doubts}. If it does not, name a layer with raw counts by `layer=`."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    for doubt in genes.doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=3)
     encoded = encode(
         X,
         genes.token_id,
@@ -234,6 +240,14 @@ def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
         msg = f"No layer {layer!r} in .layers, which has {[name for name in adata.layers if name is not None]}."
         raise KeyError(msg)
     return adata.layers[layer], f".layers[{layer!r}]"
+
+
+def _totals(column: pd.Series) -> np.ndarray:
+    """Total counts of cells, float64 (n_obs,)."""
+    if column.dtype.kind not in "iuf":
+        msg = f"total_counts={column.name!r} names a column of .obs of {column.dtype}, not of numbers."
+        raise TypeError(msg)
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary: Vocabulary) -> dict[str, Any]:

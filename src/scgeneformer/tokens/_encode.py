@@ -99,7 +99,10 @@ def encode(
     enclosing = 2 if vocabulary.has_cls else 0
     lengths = np.minimum(inspection.n_genes + enclosing, max_length).astype(np.int32)
     ranker = Ranker(token_id, vocabulary, counts, log_base, max_length, inspection.has_duplicates)
-    totals = inspection.totals if total_counts is None else _check_totals(total_counts, inspection)
+    totals = inspection.totals
+    if total_counts is not None:
+        are_counts = counts == "raw" and not inspection.has_fractions
+        totals = _check_totals(total_counts, inspection, are_counts=are_counts)
     scale = np.divide(_TARGET_SUM, totals, out=np.zeros(len(totals)), where=totals > 0)
 
     X = as_rows(X, slot)
@@ -121,12 +124,16 @@ def _check_max_length(max_length: int | None, vocabulary: Vocabulary) -> int:
     return int(max_length)
 
 
-def _check_totals(total_counts: np.ndarray, inspection: Inspection) -> np.ndarray:
+def _check_totals(total_counts: np.ndarray, inspection: Inspection, *, are_counts: bool) -> np.ndarray:
     totals = np.asarray(total_counts, dtype=np.float64)
     if totals.shape != inspection.totals.shape or not (np.isfinite(totals) & (totals >= 0)).all():
         msg = "total_counts must be one non-negative finite number per cell."
         raise ValueError(msg)
     if (totals[inspection.n_genes > 0] == 0).any():
         msg = "total_counts is 0 for a cell that has counts."
+        raise ValueError(msg)
+    below = totals < 0.99 * inspection.totals
+    if are_counts and below.mean() > 0.5:
+        msg = f"total_counts is smaller than the sum of the counts in {below.sum():,} of {len(totals):,} cells: these are not their totals."
         raise ValueError(msg)
     return totals

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 VAR_NAMES = "var_names"
 _MISSING = ("", "nan", "none", "<na>")  # empty names as text, in files too
 _TOLERANCE = 0.01  # of the genes mapped, between columns that are equally good
+_FEW = 0.01  # of the genes, which may have changed names
+_ENOUGH, _LOOKED_AT = 50, 5000  # symbols
+_MOUSE_CASE = re.compile(r"[A-Z][a-z][a-z0-9.-]*")  # Stat1, where the human gene is STAT1
+_MOUSE_ONLY = re.compile(
+    r"GM\d{3,}|[A-Z\d]\d{6}[A-Z]\d{2}RIK|H2-[A-Z0-9]+"
+)  # Gm1234, 1700001C02Rik, A930001A20Rik, H2-K1
 _AGREEMENT = 0.9  # share of the genes mapped by two columns that have the same token, where both name the same genes
 
 
@@ -34,12 +41,15 @@ class GeneMap:
         retired id.
     n_fallback
         Number of mapped genes without a name in `source`, named by another column.
+    doubts
+        What speaks against these tokens, in sentences.
     """
 
     token_id: np.ndarray
     source: str
     n_exact: int
     n_fallback: int
+    doubts: tuple[str, ...] = ()
 
     @property
     def n_mapped(self) -> int:
@@ -89,12 +99,16 @@ def resolve_genes(
     sources = [VAR_NAMES, *(column for column in var.columns if _is_text(var[column]))]
     if gene_ids is not None:
         others = (_Names.of(var, source, vocabulary) for source in sources if source != gene_ids)
-        return _with_fallback(_Names.of(var, gene_ids, vocabulary), others, vocabulary)
+        named = _Names.of(var, gene_ids, vocabulary)
+        species = _species(named, vocabulary)
+        return replace(_with_fallback(named, others, vocabulary), doubts=(species,) if species else ())
     columns = [_Names.of(var, source, vocabulary) for source in sources]
     chosen = columns[_best([_with_fallback(names, (), vocabulary) for names in columns])]
     same = [names for names in columns if names is chosen or names.agrees_with(chosen)]
     maps = [_with_fallback(names, (other for other in columns if other is not names), vocabulary) for names in same]
-    return maps[_best(maps)]
+    best = _best(maps)
+    doubts = [_disagreement(same[best], other, vocabulary) for other in columns if other is not same[best]]
+    return replace(maps[best], doubts=tuple(doubt for doubt in (_species(same[best], vocabulary), *doubts) if doubt))
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,40 @@ class _Names:
         """Whether the genes that both columns map have the same tokens, but for a few."""
         both = (self.token_id >= 0) & (other.token_id >= 0)
         return bool(both.any()) and (self.token_id[both] == other.token_id[both]).mean() >= _AGREEMENT
+
+
+def _disagreement(chosen: _Names, other: _Names, vocabulary: Vocabulary) -> str | None:
+    """That two columns of ids mean different genes; None if not, or one is not of ids."""
+    both = (chosen.token_id >= 0) & (other.token_id >= 0)
+    differ = both & (chosen.token_id != other.token_id)
+    if differ.sum() <= _FEW * both.sum():
+        return None
+    if any(vocabulary.n_named_by_id(names.names[both].tolist()) < 0.5 * both.sum() for names in (chosen, other)):
+        return None
+    row = int(np.flatnonzero(differ)[0])
+    return (
+        f"{chosen.source!r} and {other.source!r} have ids of different genes for {differ.sum():,} of {both.sum():,} genes, such as "
+        f"{chosen.names[row]!r} and {other.names[row]!r}. {chosen.source!r} was used: name the right one by `gene_ids=`."
+    )
+
+
+def _species(column: _Names, vocabulary: Vocabulary) -> str | None:
+    """That symbols are those of mouse genes, which are read as those of the human genes of the same name; None if not."""
+    symbols = [name for name in column.names[:_LOOKED_AT].tolist() if not name.upper().startswith("ENS")]
+    if len(symbols) < _ENOUGH:
+        return None
+    ours = frozenset(() if vocabulary.symbols is None else vocabulary.symbols.tolist())
+    in_case = sum(_MOUSE_CASE.fullmatch(name) is not None and name not in ours for name in symbols)
+    only_mouse = sum(_MOUSE_ONLY.fullmatch(name.upper()) is not None for name in symbols)
+    if max(in_case / len(symbols) - 0.5, only_mouse / len(symbols) - _FEW) < 0:
+        return None
+    n, what = (
+        (in_case, "are in the case of mouse genes") if in_case > only_mouse else (only_mouse, "are of mouse genes only")
+    )
+    return (
+        f"{n:,} of {len(symbols):,} symbols in {column.source!r} {what}. They were read as the human genes of the same name, which are not "
+        "all orthologues. Map mouse genes to the Ensembl ids of their human orthologues, and name that column by `gene_ids=`."
+    )
 
 
 def _best(maps: list[GeneMap]) -> int:

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 # log1p of the deepest cell's largest count is below 14, log2 of it below 20
 _LOG_PEAK = 20.0
-# no one takes logarithms of numbers above exp(50)
-_LINEAR_PEAK = np.expm1(50.0)
+# no cell has a billion counts of one gene, and no one scales to more
+_LINEAR_PEAK = 1e9
 _SAMPLE_ROWS = 64
+_LOOKED_AT = 8  # rows of each slab
+# Cells with that many genes have a gene of more than one count, and one gene alone in most counts; with 500 genes, one of ten counts.
+_ENOUGH_GENES, _MANY_GENES, _FEW_COUNTS = 50, 500, 10
+_MOSTLY = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Inspection:
         The largest value.
     exp_sums
         Sums of exp(x) - 1 of some cells, which are equal after log-normalisation; empty if the values cannot be logarithms.
+    looks
+        Shape (n, 4), some cells with 50 genes or more: number of positive values; share of distinct ones among them; the smallest; and 1 if
+        all of their squares are integers, else 0.
+    has_fractions
+        Whether some of the values as they are stored, before a logarithm is undone, are no integers.
     """
 
     n_genes: np.ndarray
@@ -49,6 +58,25 @@ class Inspection:
     flags: int
     peak: float
     exp_sums: np.ndarray
+    looks: np.ndarray
+    has_fractions: bool
+
+    @property
+    def doubts(self) -> str | None:
+        """Why the values may not be counts, although they are integers; None if nothing speaks against it."""
+        from ._kernels import FRACTION
+
+        if self.flags & FRACTION or len(self.looks) == 0:
+            return None
+        n_values, _, smallest, _ = self.looks.T
+        if self.peak < _FEW_COUNTS and np.median(n_values) >= _MANY_GENES:
+            return (
+                f"no value is above {self.peak:.0f}, although cells have {np.median(n_values):,.0f} genes (median), as after rounding of "
+                "logarithms or square roots"
+            )
+        if (smallest > 1).mean() > _MOSTLY:
+            return f"no cell has a gene with a single count (the smallest value of a cell is {np.median(smallest):.3g}), as after ranking or scaling"
+        return None
 
     @property
     def has_duplicates(self) -> bool:
@@ -130,6 +158,8 @@ def _inspect_block(block: Any, token_id: np.ndarray, counts: Counts, log_base: f
 def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: float | None, slot: str) -> Inspection:
     from ._kernels import FRACTION, OUTSIDE, inspect_rows
 
+    sample = rows.data[: rows.indptr[min(_SAMPLE_ROWS, rows.shape[0])]]
+    has_fractions = bool((np.abs(sample - np.rint(sample)) > 1e-3).any())
     rows = linearise(rows, counts, log_base)
     n = rows.shape[0]
     n_genes, totals, mapped = np.empty(n, np.int64), np.empty(n), np.empty(n)
@@ -140,12 +170,26 @@ def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: fl
     sums = np.empty(0)
     if flags & FRACTION and peak < _LOG_PEAK:
         sums = np.asarray(rows.scipy()[:_SAMPLE_ROWS].astype(np.float64).expm1().sum(axis=1)).ravel()
-    return Inspection(n_genes, totals, mapped, int(flags), float(peak), sums[sums > 0])
+    return Inspection(n_genes, totals, mapped, int(flags), float(peak), sums[sums > 0], _looks(rows), has_fractions)
+
+
+def _looks(rows: Rows) -> np.ndarray:
+    """What some cells look like, see `Inspection`."""
+    looks = []
+    for start, end in zip(rows.indptr[:_LOOKED_AT], rows.indptr[1 : _LOOKED_AT + 1], strict=False):
+        values = np.asarray(rows.data[start:end], dtype=np.float64)
+        values = values[values > 0]
+        if len(values) >= _ENOUGH_GENES:
+            squares = values**2
+            are_squares = (np.abs(squares - np.rint(squares)) <= 1e-4 * np.maximum(squares, 1)).all()
+            looks.append((len(values), len(np.unique(values)) / len(values), values.min(), are_squares))
+    return np.array(looks, dtype=np.float64).reshape(-1, 4)
 
 
 def _join(parts: Iterable[Inspection]) -> Inspection:
     # an inspection of no cells, for matrices without any
-    parts = [Inspection(np.empty(0, np.int64), np.empty(0), np.empty(0), 0, 0.0, np.empty(0)), *parts]
+    none = np.empty(0)
+    parts = [Inspection(np.empty(0, np.int64), none, none, 0, 0.0, none, np.empty((0, 4)), has_fractions=False), *parts]
     return Inspection(
         np.concatenate([p.n_genes for p in parts]),
         np.concatenate([p.totals for p in parts]),
@@ -153,6 +197,8 @@ def _join(parts: Iterable[Inspection]) -> Inspection:
         int(np.bitwise_or.reduce([p.flags for p in parts])),
         max(p.peak for p in parts),
         np.concatenate([p.exp_sums for p in parts]),
+        np.concatenate([p.looks for p in parts]),
+        any(p.has_fractions for p in parts),
     )
 
 
@@ -168,9 +214,22 @@ def _check(inspection: Inspection, counts: Counts, slot: str) -> None:
     if inspection.flags & NEGATIVE:
         msg = f"{slot} has negative values, as after scaling or residuals. Name a layer with raw counts by `layer=`."
         raise ValueError(msg)
+    if counts == "log1p" and not inspection.has_fractions and inspection.totals.any():
+        msg = f"counts='log1p', but {slot} has integers, which logarithms of counts are not. Leave `counts` out if it holds raw counts."
+        raise ValueError(msg)
+    sums = inspection.exp_sums
+    equal = len(sums) > 1 and sums.std() < 1e-2 * sums.mean()
+    if counts == "log1p" and equal:
+        msg = f"{slot} is log-normalised twice: after the logarithm is undone, exp(x) - 1 adds up to the same total in every cell. Name a layer with raw counts by `layer=`."
+        raise ValueError(msg)
+    what = _no_counts(inspection) if counts == "raw" else None
+    if what is not None:
+        msg = (
+            f"{slot} {what}. Name a layer with raw counts by `layer=`; or pass counts='linear' if the values are proportional to counts in "
+            "each cell."
+        )
+        raise ValueError(msg)
     if counts == "raw" and inspection.flags & FRACTION and inspection.peak < _LOG_PEAK:
-        sums = inspection.exp_sums
-        equal = len(sums) > 1 and sums.std() < 1e-2 * sums.mean()
         total = ", and exp(x) - 1 adds up to the same total in every cell" if equal else ""
         msg = (
             f"{slot} looks log-normalised: it has fractions and no value above {inspection.peak:.3g}{total}. Name a layer with raw "
@@ -178,3 +237,19 @@ def _check(inspection: Inspection, counts: Counts, slot: str) -> None:
             "proportional to counts in each cell."
         )
         raise ValueError(msg)
+
+
+def _no_counts(inspection: Inspection) -> str | None:
+    """What the values certainly are, if not counts; logarithms aside."""
+    from ._kernels import FRACTION
+
+    if len(inspection.looks) < 2:
+        return None
+    _, distinct, _, squares = inspection.looks.T
+    if inspection.flags & FRACTION:
+        return "has square roots of counts: their squares are integers" if squares.all() else None
+    if inspection.peak == 1:
+        return "is binary: no gene of any cell has more than one count"
+    if np.median(distinct) > _MOSTLY:
+        return "has ranks: hardly any two genes of a cell have the same value"
+    return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from scgeneformer import _keys
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _CURE = "sg.pp.tokenize(adata, model)"
 _SEPARATOR = ":"
+_STALE_CELLS, _STALE = 16, 0.05  # cells that are looked at, and the share of genes that are 0 in more than half of them
 
 
 def vocabulary_column(vocabulary: Vocabulary, n_obs: int) -> pd.Categorical:
@@ -105,7 +108,41 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
             f"was trained with vocabulary {vocabulary.name!r}. Run `{cure}`, with another `key_added` to keep both."
         )
         raise ValueError(msg)
-    return check_tokens(adata.obsm[key], vocabulary, n_tokens=_read_lengths(adata, key), key=key, cure=cure)
+    tokens = check_tokens(adata.obsm[key], vocabulary, n_tokens=_read_lengths(adata, key), key=key, cure=cure)
+    _warn_if_stale(adata, tokens, key, vocabulary, made_with.get("layer"), cure)
+    return tokens
+
+
+def _warn_if_stale(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary, layer: str | None, cure: str) -> None:
+    """Warn if most of some cells have tokens of genes that are 0 in the matrix in memory.
+
+    Normalisation, logarithms, imputation, scaling and the removal of cells or genes do not make a gene of a cell 0: after any of these,
+    tokens are those of the counts as before. Other counts do.
+    """
+    X = adata.X if layer is None else adata.layers.get(layer)
+    column = _keys.token_id_key(key)
+    if (
+        not isinstance(tokens, np.ndarray)
+        or not (isinstance(X, np.ndarray) or sparse.issparse(X))
+        or column not in adata.var
+    ):
+        return
+    rows = np.unique(np.linspace(0, max(adata.n_obs, 1) - 1, _STALE_CELLS).astype(int))[: adata.n_obs]
+    values = X[rows]
+    values = np.asarray(values.toarray() if sparse.issparse(values) else values)
+    token_id = _keys.read_frame(adata.var, [column])[column].to_numpy()
+    lost = []
+    for row, of_cell in zip(rows, values, strict=True):
+        genes = np.intersect1d(tokens[row][tokens[row] >= vocabulary.n_special], token_id)
+        if len(genes):
+            lost.append(1 - np.isin(genes, token_id[of_cell != 0]).mean())
+    if len(lost) and np.median(lost) > _STALE:
+        slot = ".X" if layer is None else f".layers[{layer!r}]"
+        msg = (
+            f"{slot} was changed after tokenizing: of the genes in .obsm[{key!r}], {np.median(lost):.0%} (median of {len(lost)} cells) are 0 "
+            f"there. If the counts are others now, run `{cure}` again."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=5)
 
 
 def _read_lengths(adata: AnnData, key: str) -> np.ndarray | None:
