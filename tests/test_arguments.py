@@ -17,8 +17,8 @@ from scgeneformer import hub, model
 from scgeneformer._arguments import RULES, allowed, checked, parameters_of
 from scgeneformer._settings import Settings, engine_options
 
-MODELS = (model.Geneformer, model.CellClassifier, model.GeneClassifier, model.Corpus)
-OF_ARRAYS = {"check_tokens", "check_fits", "convert_legacy_save"}
+CLASSES = (model.Geneformer, model.CellClassifier, model.GeneClassifier, model.Corpus, sg.Vocabulary)
+INNER = {"check_tokens", "check_fits", "convert_legacy_save", "n_named_by_id", "token_of", "tokens_of"}
 FREE = {  # numbers without a range of ours
     "devices": "-1 stands for all of them; Lightning knows how many there are",
     "device": "a number of a device, which scvi-tools reads",
@@ -26,15 +26,16 @@ FREE = {  # numbers without a range of ours
 
 
 def public_functions() -> dict[str, Any]:
-    """Functions of the rooms and methods of the models."""
+    """Functions of the rooms and methods of the classes, but for what dataclasses write themselves."""
     functions = {}
     for room in (sg.pp, sg.tl, sg.pl, sg.get, hub, model):
         for name, function in inspect.getmembers(room, inspect.isfunction):
             functions[f"{room.__name__.removeprefix('scgeneformer.')}.{name}"] = function
-    for cls in MODELS:
+    for cls in CLASSES:
         for name, member in inspect.getmembers(cls, callable):
             function = getattr(member, "__func__", member)
-            ours = str(getattr(function, "__module__", "")).startswith("scgeneformer") and name not in OF_ARRAYS
+            ours = str(getattr(function, "__module__", "")).startswith("scgeneformer") and name not in INNER
+            ours = ours and function is not sg.Vocabulary.__init__
             if ours and (name == "__init__" or not name.startswith("_")):
                 functions[f"{cls.__name__}.{name}"] = function
     return functions
@@ -62,7 +63,9 @@ def call(function: Any, data: ad.AnnData, /, **wrong: Any) -> None:
         if name in ("adata", "mdata"):
             given[name] = data
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-            given[name] = "given" if "str" in str(parameter.annotation) else object()
+            given[name] = {"int": 1, "str": "given"}.get(
+                parameter.annotation, "given" if "str" in str(parameter.annotation) else object()
+            )
     function(**given | wrong)
 
 

@@ -163,9 +163,6 @@ def corpus_medians(
     method: Literal["exact", "tdigest"],
 ) -> tuple[list[str], np.ndarray, dict[str, str], list[str]]:
     """Ids in order, their medians, aliases and symbols; see `Vocabulary.from_adata`."""
-    if method not in ("exact", "tdigest"):
-        msg = f"method={method!r} is not one of 'exact', 'tdigest'."
-        raise ValueError(msg)
     several = isinstance(adatas, Sequence) and not isinstance(adatas, str)
     sources = [Source(data, layer, gene_ids, total_counts) for data in (adatas if several else [adatas])]
     try:

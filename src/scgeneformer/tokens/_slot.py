@@ -131,6 +131,8 @@ def _warn_if_stale(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary
     values = X[rows]
     values = np.asarray(values.toarray() if sparse.issparse(values) else values)
     token_id = _keys.read_frame(adata.var, [column])[column].to_numpy()
+    if token_id.dtype.kind not in "iu":  # refused where it is used
+        return
     lost = []
     for row, of_cell in zip(rows, values, strict=True):
         genes = np.intersect1d(tokens[row][tokens[row] >= vocabulary.n_special], token_id)

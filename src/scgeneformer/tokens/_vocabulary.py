@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer._arguments import check, checked
+
 from . import _store
 from ._corpus import corpus_medians
 from ._names import CLS, EOS, MASK, PAD, SPECIAL_TOKENS, normalise
@@ -85,6 +87,7 @@ class Vocabulary:
             without_median = ids[n_special:][~(medians[n_special:] > 0)]
             msg = f"Every gene needs a positive median; {len(without_median)} have none, such as {without_median[:3].tolist()}."
             raise ValueError(msg)
+        check("max_length", "int", self.max_length)
         if not n_special < self.max_length <= MOST_TOKENS:
             msg = f"max_length={self.max_length} must be above {n_special}, the number of special tokens, and at most {MOST_TOKENS:,}."
             raise ValueError(msg)
@@ -184,6 +187,7 @@ class Vocabulary:
         return frozenset(map(normalise, self._token_of_id))
 
     @classmethod
+    @checked
     def from_official(
         cls,
         token_file: str | Path,
@@ -222,6 +226,7 @@ class Vocabulary:
         return cls(name, ids, medians, max_length, aliases, symbols)
 
     @classmethod
+    @checked
     def from_adata(
         cls,
         adatas: Any,
@@ -282,6 +287,7 @@ class Vocabulary:
         medians = np.r_[[np.nan] * len(special), medians]
         return cls(name, np.array([*special, *ids]), medians, max_length, aliases, np.array([*pad, *symbols]))
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Write to a ``.json``, ``.json.gz`` or ``.parquet`` file (the last needs pyarrow), to be read by `load`."""
         head = {
@@ -299,6 +305,7 @@ class Vocabulary:
         _store.write(Path(path), head, columns, dict(self.aliases))
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Vocabulary:
         """Read a file written by `save`.
 
