@@ -338,13 +338,13 @@ def test_bad_input(world, cells, small) -> None:
     before = set(cells.obsm) | set(cells.uns) | set(cells.obs)
     with pytest.raises(ValueError, match="name one of"):
         sg.tl.evaluate(cells, model)
-    with pytest.raises(ValueError, match=r"no baselines \['pca'\]"):
+    with pytest.raises(ValueError, match=r"baselines=\['pca'\] must be True or False or a list"):
         sg.tl.evaluate(cells, model, task="type", baselines=["pca"])
     with pytest.raises(ValueError, match=r"40 cells that are not the 160.*sg\.tl\.annotate"):
         sg.tl.evaluate(cells[:40].copy(), model, task="type")
     with pytest.raises(KeyError, match="No layer 'x'"):
         sg.tl.evaluate(cells, model, task="type", layer="x")
-    with pytest.raises(TypeError, match="not a CellClassifier"):
+    with pytest.raises(TypeError, match="model=3 must be a CellClassifier"):
         sg.tl.evaluate(cells, 3)
     with pytest.raises(FileNotFoundError, match="no folder"):
         sg.tl.evaluate(cells, "V2-104M")

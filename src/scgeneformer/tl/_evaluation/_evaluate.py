@@ -217,10 +217,6 @@ def _names(baselines: bool | Sequence[str]) -> tuple[str, ...]:  # noqa: FBT001 
     if isinstance(baselines, bool):
         return tuple(BASELINES) if baselines else ()
     names = (baselines,) if isinstance(baselines, str) else tuple(baselines)
-    unknown = [name for name in names if name not in BASELINES]
-    if unknown:
-        msg = f"There are no baselines {unknown}. Choose from {list(BASELINES)}."
-        raise ValueError(msg)
     return tuple(dict.fromkeys(names))
 
 
