@@ -52,7 +52,7 @@ def test_every_expressed_gene_of_every_cell(tokenized, folder):
 
 
 def test_towards_a_goal(tokenized, folder):
-    sg.tl.perturb(tokenized, folder, **GOAL)
+    sg.tl.perturb(tokenized, folder, untrained=False, **GOAL)
     assert layer_names(tokenized) == {"shift", "shift_sick", "shift_odd"}
     sick = (tokenized.obs["state"] == "sick").to_numpy()
     pairs = pairs_of(tokenized.layers["shift"])
@@ -187,5 +187,5 @@ def test_a_new_run_takes_the_place_of_the_old(tokenized, folder):
     sg.tl.perturb(tokenized, folder, **GOAL)
     sg.tl.rank_shifts(tokenized)
     sg.tl.perturb(tokenized, folder, groupby="state", source="odd", target="well", max_cells=2)
-    assert layer_names(tokenized) == {"shift", "shift_odd"}
+    assert layer_names(tokenized) == {"shift", "shift_odd", "shift__untrained"}
     assert "shift" not in tokenized.varm

@@ -163,7 +163,7 @@ def test_shards_one_after_the_other(tokenized, folder, tmp_path, name, small_par
 
 
 def test_the_same_call_computes_nothing_again(tokenized, folder, tmp_path, model_runs):
-    options = {**GOAL, "checkpoint": tmp_path / "parts", "max_state_cells": 5, "rng": 3}
+    options = {**GOAL, "checkpoint": tmp_path / "parts", "max_state_cells": 5, "rng": 3, "untrained": False}
     sg.tl.perturb(tokenized, folder, **options)
     expected = arrays(tokenized)
     n_runs = len(model_runs)

@@ -56,7 +56,7 @@ def test_states_that_differ_are_not(adata, folder, warned):
     sg.tl.screen(adata, **STATES)
     assert adata.uns["shift"]["separation"]["embedding"] > 0.75
     assert adata.uns["shift"]["separation"]["expression"] > 0.9
-    assert warned == []
+    assert not any("told apart" in text for text in warned)
 
 
 def test_donors_are_held_out_where_there_are_some(tokenized):

@@ -127,7 +127,7 @@ def test_labels_with_few_cells_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("change", "options", "error", "match"),
     [
-        (None, {"unknown": 0.0}, ValueError, "unknown=0.0 must be between 0 and 1"),
+        (None, {"unknown": 0.0}, ValueError, "unknown=0.0 must be .*between 0 and 1"),
         (None, {"unknown": 0.01}, ValueError, "at least 100 reference cells of a label.*no label has more than"),
         (lambda r: r.obs.__setitem__("label", r.obs["label"].cat.rename_categories({"a": "unknown"})), {"unknown": 0.1}, ValueError, "a label 'unknown' already"),
         (None, {"donor": "sample"}, KeyError, "No column 'sample' in reference.obs"),

@@ -221,6 +221,7 @@ class GeneClassifier(ClassifiedGenes):
             self.selected_, self.histories_ = selection.state, selection.histories
         self.temperature_ = genes.temperature()
 
+    @checked
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)
         self.temperature_ = 1.0  # of other weights

@@ -159,7 +159,8 @@ def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: fl
     from ._kernels import FRACTION, OUTSIDE, inspect_rows
 
     sample = rows.data[: rows.indptr[min(_SAMPLE_ROWS, rows.shape[0])]]
-    has_fractions = bool((np.abs(sample - np.rint(sample)) > 1e-3).any())
+    with np.errstate(invalid="ignore"):  # infinite values are reported below
+        has_fractions = bool((np.abs(sample - np.rint(sample)) > 1e-3).any())
     rows = linearise(rows, counts, log_base)
     n = rows.shape[0]
     n_genes, totals, mapped = np.empty(n, np.int64), np.empty(n), np.empty(n)

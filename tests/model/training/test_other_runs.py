@@ -207,7 +207,7 @@ def test_other_labels_are_refused(classified):
 def test_other_classes_of_genes_are_refused(ranked, vocabulary, start, quick, tmp_path):
     GeneClassifier.setup_anndata(ranked)
     lists = {"late": vocabulary.ids[16:28].tolist(), "early": vocabulary.ids[4:16].tolist()}
-    arguments = quick | RUN | {"checkpoints": tmp_path}
+    arguments = quick | RUN | {"checkpoints": tmp_path, "recipe": "plain"}
     GeneClassifier(ranked, lists, start).train(**arguments, callbacks=[Halt(1)])
     arguments |= {"ckpt_path": tmp_path / "last.ckpt"}
     with pytest.raises(ValueError, match="class_weights was None"):
