@@ -35,7 +35,6 @@ TRAIN: dict[str, tuple[object, ...]] = {
     "schedule": ("none", 3),
     "max_steps": (0, -5, 1.5, "1"),
     "keep_best": ("none", 3),
-    "precision": ("float8", 3),
     "rng": ("x", -1, 1.5),
     "learning_rates": (1e-4,),
 }

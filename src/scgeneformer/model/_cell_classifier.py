@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from scgeneformer import engine, evaluation, hub, nn
 from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
@@ -99,9 +101,10 @@ class CellClassifier(LabelledCells):
         if head is None:  # with a config: of a model that was saved when all had that of BERT
             head = "linear" if config is None else "bert"
         n_outputs = sum(task.n_outputs for task in self.tasks)
-        network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special, head)
-        start.fill(network.encoder)
-        limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here, the first training draws anew
+            network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special, head)
+            start.fill(network.encoder)
+            limit_training(network, freeze=freeze, lora=lora, quantize=quantize)
         weights = task_weights_of(self.tasks, task_weights)
         self.module = self._module_cls(network, self.tasks, task_weights=weights, frozen=freeze == "all")
         self._init_start(start)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scanpy import logging as logg
 
 from scgeneformer import evaluation
@@ -279,7 +278,6 @@ def _trained(
     if train_kwargs.get("checkpoints") is not None:
         name = f"fold{number}" if folds.n_repeats == 1 else f"repeat{repeat}-fold{number}"
         train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / name}
-    with torch.random.fork_rng():  # from which the constructor draws
-        twin = model.untrained()
+    twin = model.untrained()
     twin.train(split=split, rng=seed, **train_kwargs)
     return twin
