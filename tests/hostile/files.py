@@ -58,7 +58,8 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
             place = _copy(world.folder())
             content = (place / name).read_bytes()
             (place / name).write_bytes(content[:size])
-            yield Case(f"{name} cut at {size}", lambda p=place: _states(p))
+            harmless = (name, size) == ("config.json", -1)  # the end of the last line
+            yield Case(f"{name} cut at {size}", lambda p=place: _states(p), answer=_readable if harmless else None)
     for size in (0, 1, 7, 8, 100, -1):
         place = _copy(world.folder())
         content = (place / "model.safetensors").read_bytes()

@@ -75,7 +75,9 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
 
         def train(a: object = adata) -> None:
             sg.model.CellClassifier.setup_anndata(a, "label")
-            sg.model.CellClassifier(a, world.model()).train(recipe="plain", max_epochs=1, **QUIET)
+            model = sg.model.CellClassifier(a, world.model())
+            model.train(recipe="plain", max_epochs=1, **QUIET)
+            sg.tl.annotate(world.tokenized(), model)
 
         yield Case(f"labels, {name}", train)
     for head, recipe in (("linear", "auto"), ("linear", "plain"), ("bert", "plain")):

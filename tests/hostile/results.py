@@ -42,13 +42,13 @@ SHIFTS: dict[str, tuple[object, ...]] = {
     "key": ("none", "", 3, None),
     "state": ("none", 3, ""),
     "group": ("none", 3),
-    "n_top": (-1, 0, 1.5, "1"),
+    "n_top": (-1, 1.5, "1"),
     "gene_symbols": ("none", 3),
     "sets": ("yes", True),
     "mod": (3, None),
 }
 PLOT: dict[str, tuple[object, ...]] = {
-    "kind": ("bar", "", None, 3, "plane"),
+    "kind": ("bar", "", None, 3),
     "key": ("none", "", 3, None),
     "state": ("none", 3),
     "n_top": (-1, 1.5, "1"),
@@ -81,10 +81,13 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
     for name, values in PLOT.items():
         for value in values:
             yield Case(f"pl.shift, {name}={value!r}", lambda n=name, v=value: _drawn(ranked, **{n: v}), ranked)
-    for read in (sg.get.shifts, sg.get.effects, sg.get.evaluation, sg.get.cell_shifts):
+    for read in (sg.get.shifts, sg.get.evaluation, sg.get.cell_shifts):
         bare = world.tokenized()
         yield Case(f"{read.__name__} of nothing", lambda r=read, a=bare: r(a), bare)
-    for draw in (sg.pl.shift, sg.pl.shift_heatmap, sg.pl.effects, sg.pl.confusion, sg.pl.roc, sg.pl.calibration):
+    bare = world.tokenized()
+    yield Case("effects of nothing", lambda: sg.get.effects(bare, bare.var_names[0]), bare)
+    yield Case("effects of nothing, drawn", lambda: sg.pl.effects(bare, bare.var_names[0], show=False), bare)
+    for draw in (sg.pl.shift, sg.pl.shift_heatmap, sg.pl.confusion, sg.pl.roc, sg.pl.calibration):
         bare = world.tokenized()
         yield Case(f"{draw.__name__} of nothing", lambda d=draw, a=bare: d(a, show=False), bare)
 
@@ -102,9 +105,6 @@ def _damages(rng: np.random.Generator) -> dict[str, Callable[[object], object]]:
     def layer(make: Callable[[sparse.csr_matrix], object]) -> Callable[[object], object]:
         return lambda adata: adata.layers.__setitem__("shift", make(adata.layers["shift"]))
 
-    def params(**changed: object) -> Callable[[object], object]:
-        return lambda adata: adata.uns["shift"]["params"].update(changed)
-
     def infinite(x: sparse.csr_matrix) -> sparse.csr_matrix:
         x.data[rng.integers(len(x.data))] = np.inf
         return x
@@ -116,6 +116,5 @@ def _damages(rng: np.random.Generator) -> dict[str, Callable[[object], object]]:
         "no layer": lambda adata: adata.layers.__delitem__("shift"),
         "no parameters": lambda adata: adata.uns.__delitem__("shift"),
         "parameters of text": lambda adata: adata.uns.__setitem__("shift", "text"),
-        "another target": params(target="none"),
         "a column of the user's": lambda adata: adata.varm.__setitem__("shift", np.zeros((adata.n_vars, 2))),
     }

@@ -113,7 +113,7 @@ def agreement(samples: Sequence[Sample]) -> pd.DataFrame:
     Notes
     -----
     Correlations of cells have a long tail towards 0, which a dozen cells rarely show. The interval is therefore that of Student's t on the
-    logarithm of 1 - rho, at 98 %, which covers the mean over all cells in about 90 % of simulated runs (``tests/engine/test_agreement.py``).
+    logarithm of 1 - rho, at 99 %, which covers the mean over all cells in about 90 % of simulated runs (``tests/engine/test_agreement.py``).
     """
     first = np.cumsum([0, *(int(sample.cells.max(initial=-1)) + 1 for sample in samples)])
     cells = np.concatenate([sample.cells + start for sample, start in zip(samples, first, strict=False)])
@@ -146,7 +146,7 @@ def _spearman(of_cells: list[float]) -> dict[str, float]:
     mean = float(distances.mean()) if n else np.nan
     error = float(distances.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
     centre = max(mean, error / 2)  # the mean of estimates without bias may be below 0
-    factor = np.exp(stats.t.ppf(0.99, n - 1) * error / centre) if n > 1 and centre > 0 else np.nan
+    factor = np.exp(stats.t.ppf(0.995, n - 1) * error / centre) if n > 1 and centre > 0 else np.nan
     factor = 1.0 if error == 0 else factor
     return {
         "spearman": min(1 - mean, 1.0),

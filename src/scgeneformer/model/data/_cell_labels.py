@@ -56,6 +56,8 @@ class CellTask:
 
         Raises
         ------
+        TypeError
+            If labels cannot be ordered.
         ValueError
             If there is no label, only one class, or an infinite number.
         """
@@ -77,8 +79,16 @@ class CellTask:
                 msg = f"All labels in {slot} are the same ({values[0]:g}): there is nothing to learn. {HINT}"
                 raise ValueError(msg)
             return cls(str(column.name), kind, mean=float(values.mean()), sd=sd)
-        present = labelled.unique()
-        order = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(present)
+        try:
+            present = labelled.unique()
+            order = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else sorted(present)
+        except TypeError as error:
+            name = column.name
+            msg = (
+                f"{slot} has labels that have no order, such as lists, or text beside numbers. "
+                f"Make text of them: `adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)`."
+            )
+            raise TypeError(msg) from error
         classes = tuple(str(c) for c in order if c in set(present))
         if len(classes) < 2:
             msg = f"{slot} has one class only ({classes[0]!r}): there is nothing to tell apart. {HINT}"

@@ -192,7 +192,13 @@ def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str
     """Each column of labels with its kind, None where it follows from the column."""
     if isinstance(labels, str):
         return {labels: None}
-    return dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels)
+    kinds = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels)
+    if not kinds:
+        msg = (
+            f"labels_key={labels!r} names no column. Name the columns of .obs to learn, such as labels_key='cell_type'."
+        )
+        raise ValueError(msg)
+    return kinds
 
 
 def tasks_of(registry: Mapping[str, Any]) -> tuple[CellTask, ...]:

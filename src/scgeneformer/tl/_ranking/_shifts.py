@@ -55,6 +55,9 @@ def read_shifts(data: AnnData, name: str, *, goal: bool) -> Shifts:
     outer = np.repeat(np.arange(len(x.indptr) - 1, dtype=x.indices.dtype), np.diff(x.indptr))
     cells, genes = (outer, x.indices) if x.format == "csr" else (x.indices, outer)
     values = x.data.astype(np.float64)
+    if np.isinf(values).any():
+        msg = f".layers[{name!r}] has infinite shifts, which no perturbation gives. Run `{CURE}` again."
+        raise ValueError(msg)
     shifts, measured = Shifts(values if goal else 1 - values, genes, cells), ~np.isnan(values)
     return shifts if measured.all() else shifts.where(measured)
 
