@@ -87,21 +87,22 @@ def test_the_correlation_has_no_bias():
     assert np.isnan(rank_correlation(np.zeros(8), np.arange(8.0)))
 
 
-def test_intervals_cover():
-    """Cells whose estimates are good or less good: the mean over all of them is in the interval of two dozen in about 90 % of the runs."""
+@pytest.mark.parametrize("n_cells", [6, 24])
+@pytest.mark.parametrize("noise", [0.03, 0.1])
+def test_intervals_cover(n_cells, noise):
+    """Cells whose estimates are good or less good: the mean over all of them is in the interval of a few in about 90 % of the runs."""
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(300, 200))
-    noise = rng.gamma(2.0, 0.1, size=(300, 1))
-    slope = rng.normal(1.1, 0.1, size=(300, 1))
-    y = slope * x + noise * rng.normal(size=x.shape)
+    x = rng.normal(size=(100, 200))
+    slope = rng.normal(1.1, 0.1, size=(100, 1))
+    y = slope * x + rng.gamma(2.0, noise, size=(100, 1)) * rng.normal(size=x.shape)
     truth = np.mean([spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)])
     centred = [v - v.mean(1, keepdims=True) for v in (x, y)]
     true_slope = (centred[0] * centred[1]).sum() / (centred[0] ** 2).sum()
     inside = []
-    for _ in range(200):
-        cells = rng.permutation(300)[:24]
+    for _ in range(100):
+        cells = rng.permutation(100)[:n_cells]
         genes = [rng.permutation(200)[:8] for _ in cells]
-        rows = np.repeat(np.arange(24), 8)
+        rows = np.repeat(np.arange(n_cells), 8)
         estimated, exact = (
             np.concatenate([v[c, g] for c, g in zip(cells, genes, strict=True)])[:, None] for v in (x, y)
         )
@@ -109,7 +110,7 @@ def test_intervals_cover():
         inside.append(
             [row["spearman_low"] <= truth <= row["spearman_high"], row["slope_low"] <= true_slope <= row["slope_high"]]
         )
-    assert (np.mean(inside, axis=0) > 0.87).all()
+    assert (np.mean(inside, axis=0) > 0.85).all()
 
 
 def test_samples_of_groups_are_joined():
