@@ -60,18 +60,24 @@ def test_a_folder_brings_it_back_and_is_an_encoder_to_others(pooling, tmp_path):
     torch.testing.assert_close(model.encoder(TOKENS, MASK)[MASK], expected[MASK], rtol=0, atol=5e-6)
 
 
+def adapted(base):
+    """The model with adapters and a head that were trained, in a manner of speaking."""
+    model = copy.deepcopy(base)
+    nn.add_lora(model, rank=2)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    if model.head == "linear":
+        model.standardise.sd.fill_(3.0)
+    return model
+
+
 def test_adapters_come_with_the_head_they_were_trained_with(tmp_path):
     pytest.importorskip("peft")
     bases = {head: classifier(head=head) for head in ("linear", "bert")}
     for head, base in bases.items():
-        model = copy.deepcopy(base)
-        nn.add_lora(model, rank=2)
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.requires_grad:
-                    p.add_(0.1 * torch.randn_like(p))
-        if head == "linear":
-            model.standardise.sd.fill_(3.0)
+        model = adapted(base)
         nn.save_adapter(tmp_path / head, model)
         again = copy.deepcopy(base)
         nn.load_adapter(tmp_path / head, again)
@@ -142,14 +148,7 @@ def test_adapters_of_genes_come_with_their_head(tmp_path):
     peft = pytest.importorskip("peft")
     bases = {head: of_genes(head) for head in ("linear", "bert")}
     for head, base in bases.items():
-        model = copy.deepcopy(base)
-        nn.add_lora(model, rank=2)
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.requires_grad:
-                    p.add_(0.1 * torch.randn_like(p))
-        if head == "linear":
-            model.standardise.sd.fill_(3.0)
+        model = adapted(base)
         nn.save_adapter(tmp_path / head, model)
         again = copy.deepcopy(base)
         nn.load_adapter(tmp_path / head, again)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 
+MIN_GROUPS = 3  # whose resampling tells anything
+
+
+def groups_to_resample(groups: np.ndarray | None) -> np.ndarray | None:
+    """The `groups` for `bootstrap`, (n,); None, which resamples single items, where there are fewer than three."""
+    return None if groups is None or len(pd.unique(groups)) < MIN_GROUPS else groups
+
+
 def bootstrap(
     scores: Callable[[np.ndarray], pd.Series],
     n: int,

@@ -12,6 +12,7 @@ from scanpy import logging as logg
 
 from scgeneformer import evaluation
 from scgeneformer._arguments import check_keywords
+from scgeneformer.evaluation._intervals import groups_to_resample
 
 from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGenes
 from .training._checkpoint_files import alone_in
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ._gene_classifier import GeneClassifier
 
 CLASSIFIER = "classifier"
-MIN_SAMPLES = 3  # whose resampling tells anything
 FEW = 10  # members of a class whose scores say little
 _SET_BY_FOLDS = {"split", "train_size", "test_size", "ckpt_path"}
 
@@ -239,9 +239,7 @@ def _per_occurrence(repeats: Sequence[TestedCells | TestedGenes]) -> pd.DataFram
 def _pooled(items: TestedCells | TestedGenes, predictions: Mapping[str, np.ndarray], folds: Folds) -> pd.DataFrame:
     """Scores of all tested items together, averaged over repeats, with their intervals; all models on the same samples."""
     tested, n_rarest = items.scored, items.n_rarest()
-    groups = None if items.samples is None else items.samples[tested]
-    if groups is not None and len(pd.unique(groups)) < MIN_SAMPLES:
-        groups = None
+    groups = groups_to_resample(None if items.samples is None else items.samples[tested])
     if n_rarest is not None and n_rarest < FEW:
         logg.warning(
             f"The smallest class has {n_rarest} members, and scores of so few say little: see their intervals, `pooled`."

@@ -22,7 +22,31 @@ CELL_BASELINES = {"expression": "expression", "probe": "linear probe"}
 GENE_BASELINES = {"expression": "expression level", "profiles": "expression profile", "probe": "linear probe"}
 
 
-class TestedCells:
+class TestedItems:
+    """Cells or genes, each of which is tested in one fold.
+
+    Attributes
+    ----------
+    fold
+        Fold in which each is tested, -1 if it is not, (n,).
+    columns
+        Names of the columns of predictions.
+    """
+
+    fold: np.ndarray
+    columns: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of predictions."""
+        return len(self.fold), len(self.columns)
+
+    def of_fold(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items that a fold tests, and those that other folds test."""
+        return np.flatnonzero(self.fold == number), np.flatnonzero((self.fold >= 0) & (self.fold != number))
+
+
+class TestedCells(TestedItems):
     """Labelled cells, by one of the tasks of a classifier."""
 
     unscaled = frozenset({"expression"})  # whose last components are mostly noise
@@ -33,7 +57,6 @@ class TestedCells:
         self.fold = choose_folds(model.tasks, self.labels, n_folds, samples=self.samples, rng=rng)
         self.truth = self.labels[:, model.tasks.index(task)].astype(np.float64)
         self.columns = list(task.classes) or [task.name]
-        self.shape = len(self.fold), len(self.columns)
 
     @property
     def scored(self) -> np.ndarray:
@@ -45,10 +68,6 @@ class TestedCells:
         if self.task.kind == "continuous":
             return None
         return int(np.unique(self.truth[self.scored], return_counts=True)[1].min())
-
-    def of_fold(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cells that a fold tests, and the other labelled ones."""
-        return np.flatnonzero(self.fold == number), np.flatnonzero((self.fold >= 0) & (self.fold != number))
 
     def features(self, name: str) -> np.ndarray:
         tokens_key = self.model.registry["setup_args"]["tokens_key"]
@@ -105,7 +124,7 @@ class TestedCells:
         return pd.DataFrame(_named(folds) | {"predicted": predicted}, index=self.model._cells().obs_names)
 
 
-class TestedGenes:
+class TestedGenes(TestedItems):
     """Classified genes."""
 
     unscaled: frozenset[str] = frozenset()
@@ -119,7 +138,6 @@ class TestedGenes:
         self.occurs = self.counts[self.genes.tokens] > 0
         codes = np.where(self.occurs, self.genes.codes, -1)
         self.fold = evaluation.folds(codes, n_folds, classes=self.genes.names, rng=rng)
-        self.shape = len(self.fold), len(self.columns)
         self.occurrence_scores: list[pd.Series] = []
 
     @property
@@ -130,10 +148,6 @@ class TestedGenes:
     def n_rarest(self) -> int:
         """Size of the smallest class among them."""
         return int(np.unique(self.genes.codes[self.scored], return_counts=True)[1].min())
-
-    def of_fold(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Genes that a fold tests, and the others that occur."""
-        return np.flatnonzero(self.fold == number), np.flatnonzero((self.fold >= 0) & (self.fold != number))
 
     def features(self, name: str) -> np.ndarray:
         model, genes = self.model, self.genes.tokens[self.occurs]

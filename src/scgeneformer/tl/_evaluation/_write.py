@@ -12,6 +12,7 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation
+from scgeneformer.evaluation._intervals import groups_to_resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SETS = ("train", "validation", "test")
 TIED = "tied_with_best"
-MIN_DONORS = 3  # whose resampling tells anything
 # By the part of their slots' names; the model itself has none.
 BASELINES = {"probe": "linear probe", "hvg": "regression on HVGs"}
 
@@ -83,8 +83,7 @@ def write_evaluation(
     by_name = _all_answers(evaluated)
     everyone = np.arange(len(evaluated.rows))
     metrics = pd.DataFrame({name: _scores(evaluated, answer, everyone) for name, answer in by_name.items()}).T
-    few = evaluated.donors is None or len(np.unique(evaluated.donors.astype(str))) < MIN_DONORS
-    units = None if few else evaluated.donors
+    units = groups_to_resample(evaluated.donors)
     if n_bootstrap:
         tables["intervals"] = _intervals(evaluated, by_name, units, n_bootstrap, rng)
     metrics[TIED] = _tied(np.stack([_errors(evaluated, answer) for answer in by_name.values()]))

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
     from ._plan import PerturbRun
 
-FAIR, POOR = (
-    0.95,
-    0.8,
-)  # Spearman within cells, below which there is a warning, or, by the upper end of its interval, an error
+# Spearman within cells, below which there is a warning, or, by the upper end of its interval, an error
+FAIR, POOR = 0.95, 0.8
 MOST_CELLS, LEAST_CELLS, ONE_IN = 24, 6, 5  # cells of a sample; one in five in between
 
 

@@ -112,8 +112,9 @@ def run_perturbation(
         measured, outcome = _measure(run, targets.perturbation, refine)
         parts += [] if measured is None else [measured]
         outcomes = [(targets.perturbation, outcome)]
-        besides.append(targets.beside(run.tokens, options))
-        if (beside := besides[-1]) is not None:
+        beside = targets.beside(run.tokens, options)
+        besides.append(beside)
+        if beside is not None:
             measured, outcome = _measure_beside(run, beside, screened=refine is not None)
             random_parts += [] if measured is None else [measured]
             outcomes.append((beside, outcome))
