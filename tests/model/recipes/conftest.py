@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,17 @@ from scgeneformer import evaluation
 from scgeneformer.model import CellClassifier, Geneformer
 
 TOKENS = "geneformer_tokens"
+
+
+def save_as_before_heads(model, folder, attributes):
+    """Save `model` as it was when all heads were BERT's, without the `attributes` that came later."""
+    model.save(folder)
+    path = folder / "scgeneformer.json"
+    content = json.loads(path.read_text())
+    del content["state"]["init_params_"]["non_kwargs"]["head"]
+    for name in attributes:
+        del content["state"][name]
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture

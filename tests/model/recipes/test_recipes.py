@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 
 import lightning.pytorch as pl
@@ -14,6 +13,8 @@ import torch
 from scgeneformer._run_folder import locked
 from scgeneformer.model import CellClassifier
 from scgeneformer.model.recipes._portfolio import EPOCHS, LEAST_STEPS
+
+from .conftest import save_as_before_heads
 
 
 class PowerFailure(Exception):
@@ -152,13 +153,7 @@ def test_folds_use_the_recipe(make, short):
 def test_models_saved_when_all_heads_were_berts(make, cells, short, tmp_path):
     model = make(head="bert")
     model.train(**short)
-    model.save(tmp_path / "saved")
-    path = tmp_path / "saved" / "scgeneformer.json"
-    content = json.loads(path.read_text())
-    del content["state"]["init_params_"]["non_kwargs"]["head"]
-    for name in ("selected_", "histories_"):
-        del content["state"][name]
-    path.write_text(json.dumps(content))
+    save_as_before_heads(model, tmp_path / "saved", ("selected_", "histories_"))
     again = CellClassifier.load(tmp_path / "saved")
     assert again.module.network.head == "bert"
     assert again.selected is None
