@@ -33,7 +33,7 @@ class Server:
     Entries: a status code, or a name with an optional number of bytes: ``drop`` (promise all, send n), ``truncate`` (a file of
     n bytes), ``quiet`` (n bytes, no length told), ``surplus`` (n more bytes, no length told), ``corrupt`` (one byte changed),
     ``no_range`` (whole file whatever is asked; ``drop_whole`` and ``quiet_whole`` likewise), ``shifted`` (a range from
-    elsewhere), ``stall`` (n bytes, then nothing), ``trickle`` (n bytes, then one after the other).
+    elsewhere), ``stall`` (n bytes, then nothing), ``trickle`` (n bytes, then one after the other), ``trickle_head`` (the header, byte by byte).
     """
 
     url: str = ""
@@ -61,6 +61,11 @@ class Server:
             handler.send_error(step if isinstance(step, int) else 404)
             return
         how, n = step if isinstance(step, tuple) else (step, 0)
+        if how == "trickle_head":
+            for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000:
+                handler.wfile.write(bytes([byte]))
+                if self.release.wait(0.01):
+                    return
         content = self.files[path]
         if how == "truncate":
             content = content[:n]

@@ -106,6 +106,17 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(
     assert fetch_again_resumes(server, online, file)
 
 
+def test_a_header_that_comes_byte_by_byte_is_given_up(
+    server: Any, online: Path, file: RemoteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_download, "_WINDOW", 0.3)
+    server.plan = ["trickle_head"]
+    with pytest.raises(ConnectionError, match=r"file\.bin: the server did not answer within 0 seconds"):
+        fetch(file)
+    server.plan = []
+    assert fetch(file).read_bytes() == server.content
+
+
 def fetch_again_resumes(server: Any, online: Path, file: RemoteFile) -> bool:
     have = online.with_name("file.bin.part").stat().st_size
     server.plan = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import requests
@@ -103,7 +105,7 @@ def _size(path: Path) -> int:
 def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
     """Make one request; return whether it resumed the transfer."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    with _answer(url, headers) as response:
         _check_status(response, part)
         continued = response.status_code == requests.codes.partial_content
         start, total = _extent(response, continued=continued)
@@ -139,6 +141,29 @@ def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
         msg = f"the connection closed after {received:,} of {size:,} bytes"
         raise _InterruptedTransfer(msg)
     return continued
+
+
+def _answer(url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer of the server up to its body, which has `_WINDOW` seconds, however many redirections and bytes it consists of.
+
+    A timeout of a socket begins anew with every byte. The thread of a request that is given up ends with the connection.
+    """
+    answer: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT))
+        except (requests.RequestException, *_TRANSIENT) as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(_WINDOW)
+    except TimeoutError:
+        if answer.done():  # an error of the request itself
+            raise
+        msg = f"{without_password(url)}: the server did not answer within {_WINDOW:.0f} seconds. Call again, or use another mirror (`settings.mirror`)."
+        raise ConnectionError(msg) from None
 
 
 def _check_status(response: requests.Response, part: Path) -> None:
