@@ -16,7 +16,7 @@ import scgeneformer as sg
 SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
     {"_arguments"},
-    {"_settings", "_version", "_docs", "_run_folder"},
+    {"_settings", "_version", "_docs", "_files", "_run_folder"},
     {"_keys"},
     {"_slots"},
     {"tokens", "stats", "evaluation"},
@@ -25,7 +25,7 @@ FLOORS = [  # imports point to lower lines, or stay within a room
     {"model"},
     {"pp", "tl", "get"},
     {"pl"},
-    {"_demo", "_files"},
+    {"_demo"},
     {"cli"},
     {"__main__"},
 ]

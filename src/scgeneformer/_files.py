@@ -25,6 +25,7 @@ ZARR_CHUNK = re.compile(r"(c|\d+)([./]\d+)*")  # below its array, of both versio
 
 def read(path: Path) -> AnnData | MuData:
     """Read a file of one of the `FORMATS` into memory."""
+    check_no_pipe(path)
     if path.suffix == ".h5mu":
         import mudata
 
@@ -32,6 +33,21 @@ def read(path: Path) -> AnnData | MuData:
     import anndata
 
     return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
+
+
+def check_no_pipe(path: Path) -> None:
+    """Raise if `path` is a pipe, socket or device: a reader of HDF5 would wait for ever, and needs to go back and forth in a file.
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        msg = (
+            f"{path} is not a file but a pipe or a device, which cannot be read in any order. Write it to a file first."
+        )
+        raise ValueError(msg)
 
 
 def write(data: AnnData | MuData, path: Path) -> None:

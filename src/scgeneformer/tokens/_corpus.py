@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
+from scgeneformer._files import check_no_pipe
 from scgeneformer._keys import read_frame
 
 from ._inspect import Inspection, inspect
@@ -44,6 +45,7 @@ class Source:
             return self.data
         import anndata
 
+        check_no_pipe(Path(self.data))
         return anndata.read_h5ad(self.data, backed="r")
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -292,6 +293,16 @@ def test_bad_files(tmp_path, vocabulary):
         Corpus(write(tmp_path, adata, "strangers.h5ad"), vocabulary)
     with pytest.raises(ValueError, match="nothing to train on"):
         Corpus(write(tmp_path, counts(3, vocabulary)[:0].copy(), "empty.h5ad"), vocabulary, validation=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(
+    "read", [Corpus, lambda path, _: sg.Vocabulary.from_adata(path, name="x", max_length=9)], ids=["corpus", "medians"]
+)
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path, vocabulary, read):
+    os.mkfifo(tmp_path / "pipe.h5ad")
+    with pytest.raises(ValueError, match=r"pipe\.h5ad is not a file but a pipe"):
+        read(tmp_path / "pipe.h5ad", vocabulary)
 
 
 def test_a_file_of_which_little_is_known(tmp_path, vocabulary):

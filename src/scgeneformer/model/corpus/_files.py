@@ -12,6 +12,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scgeneformer import tokens
+from scgeneformer._files import check_no_pipe
 from scgeneformer.model.data._digest import digest, digest_of_all
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
     FileNotFoundError
         If a path or pattern matches no file.
     ValueError
-        If a file is given twice.
+        If a file is given twice, or is a pipe.
     """
     paths = []
     for name in [files] if isinstance(files, str | Path) else files:
@@ -49,6 +50,8 @@ def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
             msg = f"No h5ad or zarr file at {str(path)!r}: name files, a folder that holds them, or a pattern such as 'atlas/*.h5ad'."
             raise FileNotFoundError(msg)
         paths += matches
+    for path in paths:
+        check_no_pipe(path)
     resolved = [path.resolve() for path in paths]
     repeated = sorted({str(path) for path in resolved if resolved.count(path) > 1})
     if repeated:
