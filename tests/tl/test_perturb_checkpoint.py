@@ -255,18 +255,21 @@ def test_sets_have_parts_of_their_own(tokenized, folder, tmp_path):
         sg.tl.perturb_sets(tokenized, folder, {"a": ["SYM1", "SYM4"]}, checkpoint=tmp_path / "parts")
 
 
-def test_a_full_disk_keeps_what_is_there(tokenized, folder, tmp_path, small_parts, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "interrupted"]
+)
+def test_a_full_disk_or_an_interrupt_keeps_what_is_there(tokenized, folder, tmp_path, small_parts, monkeypatch, error):
     write, before = Store.write, set(tokenized.uns)
     options = {**GOAL, "checkpoint": tmp_path / "parts"}
 
-    def full(self, part, parts):
+    def stopping(self, part, parts):
         if part == 3:
-            raise OSError(28, "No space left on device")
+            raise error
         write(self, part, parts)
 
     once = sg.tl.perturb(tokenized, folder, **GOAL, copy=True)
-    monkeypatch.setattr(Store, "write", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Store, "write", stopping)
+    with pytest.raises(type(error), match="No space left" if isinstance(error, OSError) else ""):
         sg.tl.perturb(tokenized, folder, **options)
     assert set(tokenized.uns) == before
     assert set(tokenized.layers) - {None} == set()

@@ -349,9 +349,10 @@ SCRIPT = Path(__file__).with_name("train_and_be_killed.py")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
-def test_killed_at_any_moment_or_out_of_space_it_ends_as_one_that_never_stopped(tmp_path):
+@pytest.mark.parametrize("cells_in", ["memory", "corpus"])
+def test_killed_at_any_moment_or_out_of_space_it_ends_as_one_that_never_stopped(tmp_path, cells_in):
     done = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path],
+        [sys.executable, SCRIPT, tmp_path, cells_in],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
