@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scgeneformer.engine.perturb import Outcome, Perturbation
+    from scgeneformer.engine.perturb import Outcome, Perturbation, Sample
 
     from ._options import PerturbOptions
     from ._plan import PerturbRun
+    from ._select import Targets
 
 
 def run_perturbation(
@@ -107,38 +108,13 @@ def run_perturbation(
 
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
-    parts, random_parts, besides, samples, n_missing = [], [], [], [], 0
-    for run in runs:
-        measured, outcome = _measure(run, targets.perturbation, refine)
-        parts += [] if measured is None else [measured]
-        outcomes = [(targets.perturbation, outcome)]
-        beside = targets.beside(run.tokens, options)
-        besides.append(beside)
-        if beside is not None:
-            measured, outcome = _measure_beside(run, beside, screened=refine is not None)
-            random_parts += [] if measured is None else [measured]
-            outcomes.append((beside, outcome))
-        missing = sum(outcome.missing for _, outcome in outcomes)
-        if refine is not None and not missing and (sample := sample_cells(run, outcomes, len(runs))) is not None:
-            samples.append(sample)
-        n_missing += missing
-    if n_missing:
-        logg.info(f"    {n_missing} parts are left to other shards; nothing is written to adata", time=start)
+    groups = _measure_groups(runs, targets, options, refine)
+    if groups.n_missing:
+        logg.info(f"    {groups.n_missing} parts are left to other shards; nothing is written to adata", time=start)
         return data if copy else None
 
-    agreement = None if refine is None else agreement_of(samples, end_states, allow_poor=options.allow_poor)
-    measured = Measured.join(parts)
-    values = shift_values(measured, key, end_states, targets, table, decompose=options.decompose)
-    if random_parts:
-        values |= random_values(Measured.join(random_parts), key, end_states, targets, table, options.n_random)
-    genes_alone = targets.perturbation.genes
-    if options.beside_untrained and genes_alone is not None:
-        of_untrained = measure_untrained(runs, targets.perturbation, besides)
-        if of_untrained is not None:
-            values |= untrained_values(of_untrained, key, genes_alone, targets, table, measured.values.dtype)
-    if options.directions:
-        moved = {run.group: part.directions for run, part in zip(runs, parts, strict=True)}
-        values |= direction_values(moved, key, targets, table) | _embeddings(runs, key, table.n_obs)
+    agreement = None if refine is None else agreement_of(groups.samples, end_states, allow_poor=options.allow_poor)
+    values = _values(groups, runs, targets, options, table, end_states)
     slots.write(
         table,
         verb,
@@ -149,7 +125,7 @@ def run_perturbation(
         refine=refine,
         **inputs.provenance,
         n_cells=n_cells,
-        n_pairs=len(measured.what),
+        n_pairs=sum(len(part.what) for part in groups.listed),
     )
     if agreement is not None:
         table.uns[key]["screen"] = agreement
@@ -162,6 +138,73 @@ def run_perturbation(
             table.uns[key]["separation"] = of_states
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
     return data if copy else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """What was measured, with an element for each group of cells that has it.
+
+    Attributes
+    ----------
+    listed, random
+        Shifts of the genes or sets that were asked for, and of random ones.
+    beside
+        The random ones, None where a group has none.
+    samples
+        Cells in which estimates are compared with exact values.
+    n_missing
+        Number of parts that are left to other shards.
+    """
+
+    listed: list[Measured]
+    random: list[Measured]
+    beside: list[Perturbation | None]
+    samples: list[Sample]
+    n_missing: int
+
+
+def _measure_groups(runs: list[PerturbRun], targets: Targets, options: PerturbOptions, refine: int | None) -> _Groups:
+    """Perturb the cells of one group after the other."""
+    listed, random, besides, samples, n_missing = [], [], [], [], 0
+    for run in runs:
+        measured, outcome = _measure(run, targets.perturbation, refine)
+        listed += [] if measured is None else [measured]
+        outcomes = [(targets.perturbation, outcome)]
+        beside = targets.beside(run.tokens, options)
+        besides.append(beside)
+        if beside is not None:
+            measured, outcome = _measure_beside(run, beside, screened=refine is not None)
+            random += [] if measured is None else [measured]
+            outcomes.append((beside, outcome))
+        missing = sum(outcome.missing for _, outcome in outcomes)
+        if refine is not None and not missing and (sample := sample_cells(run, outcomes, len(runs))) is not None:
+            samples.append(sample)
+        n_missing += missing
+    return _Groups(listed, random, besides, samples, n_missing)
+
+
+def _values(
+    groups: _Groups,
+    runs: list[PerturbRun],
+    targets: Targets,
+    options: PerturbOptions,
+    table: AnnData,
+    end_states: list[str],
+) -> dict[str, Any]:
+    """All that was measured, by slot."""
+    key, measured = options.key_added, Measured.join(groups.listed)
+    values = shift_values(measured, key, end_states, targets, table, decompose=options.decompose)
+    if groups.random:
+        values |= random_values(Measured.join(groups.random), key, end_states, targets, table, options.n_random)
+    genes_alone = targets.perturbation.genes
+    if options.beside_untrained and genes_alone is not None:
+        of_untrained = measure_untrained(runs, targets.perturbation, groups.beside)
+        if of_untrained is not None:
+            values |= untrained_values(of_untrained, key, genes_alone, targets, table, measured.values.dtype)
+    if options.directions:
+        moved = {run.group: part.directions for run, part in zip(runs, groups.listed, strict=True)}
+        values |= direction_values(moved, key, targets, table) | _embeddings(runs, key, table.n_obs)
+    return values
 
 
 def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, Outcome]:
