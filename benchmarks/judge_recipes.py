@@ -11,6 +11,8 @@
 - "iPSC": day 2 or day 5 on the way to cardiomyocytes, tested on 300 cells of the same file.
 - "pancreas": islet cells of 14 types, some of a handful of cells, tested on 300 cells of the same donor.
 
+Types with fewer than five cells among those drawn for training and validation are left out.
+
 `--cells` are training and validation cells together, a fifth validates; 0 for all. Every seed draws its own cells and split. Cells are cut to
 their first `--tokens` tokens.
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 N_BOOTSTRAP = 500
+LEAST = 5  # cells of a class to train and validate with
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "NLL", "calibration_error": "ECE"}
 ROWS = {
     "probe": "linear probe",
@@ -121,10 +124,17 @@ def ipsc(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, np.ndarray]:
 
 
 def pancreas(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, np.ndarray]:
-    """Types, tested on other cells of the same donor; types of fewer than ten cells are left out."""
+    """Types, tested on other cells of the same donor."""
     cells = sc.read_h5ad(data / "pancreas_baron_h1" / "pancreas_baron_h1.h5ad")
-    size = cells.obs["cell_type"].map(cells.obs["cell_type"].value_counts()).astype(int)
-    return within_file(cells[(size >= 10).to_numpy()].copy(), "cell_type", n, seed)
+    return within_file(cells, "cell_type", n, seed)
+
+
+def without_few(cells: ad.AnnData, labels: str, test: np.ndarray) -> tuple[ad.AnnData, str, np.ndarray]:
+    """The same without classes that have fewer than `LEAST` cells to train and validate with."""
+    is_test = np.isin(np.arange(cells.n_obs), test)
+    sizes = cells.obs.loc[~is_test, labels].value_counts()
+    enough = cells.obs[labels].isin(sizes.index[sizes >= LEAST]).to_numpy()
+    return cells[enough].copy(), labels, np.flatnonzero(is_test[enough])
 
 
 SETS: dict[str, Callable[[Path, int, int], tuple[ad.AnnData, str, np.ndarray]]] = {
@@ -173,7 +183,7 @@ class Judged:
 
 def judge(name: str, n: int, seed: int, args: argparse.Namespace) -> Judged:
     """All rows for one seed."""
-    cells, labels, test = SETS[name](args.data, n, seed)
+    cells, labels, test = without_few(*SETS[name](args.data, n, seed))
     sg.pp.tokenize(cells, "default", max_length=args.tokens)
     codes = pd.Categorical(cells.obs[labels]).codes.astype(np.int64)
     codes[test] = -1
