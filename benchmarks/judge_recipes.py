@@ -1,6 +1,6 @@
 """Which classifier of cells is best: a linear probe, fine-tuning by several recipes, or a regression on genes?
 
-    python benchmarks/judge_recipes.py [--data ../shared/data] [--cells 100 400 0] [--seeds 5] [--only NAME ...] [--lora] [--out TABLE.md]
+    python benchmarks/judge_recipes.py [--data ../shared/data] [--cells 100 400 0] [--seeds 5] [--only NAME ...] [--lora] [--both] [--out TABLE.md]
 
 - "FACS": ten sorted types of PBMC, tested on 300 cells of the same file.
 - "Kang", "Kang types": control against interferon-beta, all types together, or five types, trained on one of two donors and tested on 400 cells of
@@ -16,8 +16,9 @@ Types with fewer than five cells among those drawn for training and validation a
 `--cells` are training and validation cells together, a fifth validates; 0 for all. Every seed draws its own cells and split. Cells are cut to
 their first `--tokens` tokens.
 
-Rows: the linear probe; a plain run with the head of BERT; the ends of runs A and B of the default recipe, whichever is kept (B is left
-out by the recipe where there are many small classes); what the recipe keeps; with `--lora` what it keeps of the probe and runs of low-rank
+Rows: the linear probe; a plain run with the head of BERT; the end of the run of the default recipe, kept or not (A starts from the probe, B from
+a shrunk one, with larger steps; the recipe runs B where there are at most three classes, and with `--both` the other one is run as well); what
+the recipe keeps; with `--lora` what it keeps of the probe and runs of low-rank
 adapters; and logistic regression on the 2,000 most variable genes. All on the same cells; probabilities of classifiers are calibrated on the
 validation cells. Seconds are of `train`, with everything in it. A second table has what the recipe gains over other rows, with 95 % intervals:
 bootstrap over test cells, the same for both rows, averaged over seeds. It says nothing of other donors.
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 N_BOOTSTRAP = 500
+FEW = portfolio.FEW_CLASSES
 LEAST = 5  # cells of a class to train and validate with
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "NLL", "calibration_error": "ECE"}
 ROWS = {
@@ -193,16 +195,19 @@ def judge(name: str, n: int, seed: int, args: argparse.Namespace) -> Judged:
     answers: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
     portfolio._Contest = Watched
-    for row, options in {"lora": {"lora": 8}, "bert": {"head": "bert"}, "auto": {}}.items():
-        if row == "lora" and not args.lora:
+    n_classes = len(np.unique(codes[inner.train]))
+    for row, options in {"lora": {"lora": 8}, "other": {}, "bert": {"head": "bert"}, "auto": {}}.items():
+        if (row == "lora" and not args.lora) or (row == "other" and not args.both):
             continue
+        portfolio.FEW_CLASSES = FEW if row != "other" else 0 if n_classes <= FEW else n_classes
         Watched.test, Watched.answers = test, {} if row == "lora" else answers
         torch.manual_seed(seed)
         model = sg.model.CellClassifier(cells, "default", **options)
         Watched.seconds, start = 0.0, time.perf_counter()
         model.train(split=split, rng=seed, enable_progress_bar=False, enable_model_summary=False)
-        seconds[row] = time.perf_counter() - start - Watched.seconds
-        answers[row] = model.predict(indices=test, soft=True).to_numpy()
+        if row != "other":
+            seconds[row] = time.perf_counter() - start - Watched.seconds
+            answers[row] = model.predict(indices=test, soft=True).to_numpy()
     sg.tl.evaluate(cells, model, baselines=["hvg"], n_bootstrap=0, rng=seed)
     answers["hvg"] = cells.obsm["evaluation_hvg_proba"].to_numpy()[test]
     classes = model.tasks[0].classes
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--only", nargs="*", choices=tuple(SETS), default=tuple(SETS))
     parser.add_argument("--lora", action="store_true", help="adapters as well")
+    parser.add_argument("--both", action="store_true", help="run A and run B")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

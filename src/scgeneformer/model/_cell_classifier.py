@@ -141,10 +141,10 @@ class CellClassifier(LabelledCells):
             ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` or
             :func:`~scgeneformer.evaluation.fit_ridge` on the states of the pretrained encoder, which become the head), fine-tune from there, and
             keep what has the least loss on the validation cells; the probe, unless the difference is larger than its standard error
-            (:attr:`selected`). Run A starts from the probe, run B from one with a hundred times stronger penalties and balanced classes, with a
-            larger learning rate; B is left out if there are more than three classes and one has fewer than 50 training cells. Each takes 8 epochs,
-            but 250 to 3,000 steps of at most 16 cells, and counts by its end. With fewer than 50 validation cells, or fewer than 3 of a class, or
-            ``freeze="all"``, there is no run. A given `learning_rate` is that of a single run from the probe.
+            (:attr:`selected`). Of two or three classes, the run ("B") starts from a probe with a hundred times stronger penalties and balanced
+            classes, in larger steps; of more classes, or of numbers, from the probe ("A"). It takes 8 epochs, but 250 to 3,000 steps of at most
+            16 cells, and counts by its end. With fewer than 50 validation cells, or fewer than 3 of a class, or ``freeze="all"``, there is no
+            run. A given `learning_rate` is that of a run from the probe.
 
             ``"probe"``: the linear probe only. ``"plain"``, the default for the head of BERT: one run of 10 epochs at a learning rate of 2e-4, which
             leaves the weights with the least ``validation_loss``. ``"official"``: one run with the options of the official tool, one epoch at

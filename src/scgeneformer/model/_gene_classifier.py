@@ -138,9 +138,9 @@ class GeneClassifier(ClassifiedGenes):
         recipe
             ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` on the mean states of the
             training genes in the pretrained encoder, which becomes the head), fine-tune from there, and keep what has the least loss on the
-            validation genes; the probe, unless the difference is larger than its standard error (:attr:`selected`). Runs A and B are those of
-            :meth:`CellClassifier.train`, with genes in place of cells where classes are counted. With fewer than 20 validation genes, or fewer
-            than 5 of a class, or ``freeze="all"``, there is no run. A given `learning_rate` is that of a single run from the probe.
+            validation genes; the probe, unless the difference is larger than its standard error (:attr:`selected`). The run is that of
+            :meth:`CellClassifier.train`. With fewer than 20 validation genes, or fewer than 5 of a class, or ``freeze="all"``, there is no run. A
+            given `learning_rate` is that of a run from the probe.
 
             ``"probe"``: the linear probe only. ``"plain"``, the default for the head of BERT: one run of one epoch at a learning rate of 2e-4, whose
             last weights are kept. ``"official"``: one run with the options of the official tool, one epoch at 5e-5, 12 cells per step, a

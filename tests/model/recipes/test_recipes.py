@@ -52,14 +52,13 @@ def test_the_length_of_a_run(make, quick, split):
     model = make()
     model.train(split=split, **quick | {"token_budget": None})
     assert max(EPOCHS * 10, LEAST_STEPS) == 250
-    assert model.selected.table["steps"].tolist()[1:] == [250, 250]
-    assert model.selected.table["learning_rate"].tolist()[1:] == [5e-5, 2e-4]
+    assert model.selected.table.loc["B", ["steps", "learning_rate"]].tolist() == [250, 2e-4]
     rates = model.selected.histories["B"]["learning_rate"]["learning_rate"].to_numpy()
     assert rates.argmax() == 25
     assert rates.max() == pytest.approx(2e-4)
     assert rates[-1] < 2e-6
     model.train(max_steps=7, **quick)
-    assert model.selected.table["steps"].tolist()[1:] == [7, 7]
+    assert model.selected.table.loc["B", "steps"] == 7
 
 
 def test_the_official_options(make, short):
@@ -105,13 +104,13 @@ def test_a_folder_without_checkpoints_is_refused(make, short, tmp_path):
         make().train(ckpt_path=tmp_path, **short)
 
 
-def test_another_run_in_the_folder_of_all_runs_is_named(make, short, tmp_path):
+def test_another_run_in_the_folder_is_named(make, short, tmp_path):
     with locked(tmp_path, "checkpoints"), pytest.raises(BlockingIOError, match="is in use by process"):
         make().train(checkpoints=tmp_path, **short)
 
 
-@pytest.mark.parametrize("stops", [[5], [23], [5, 20, 3]])
-def test_interrupted_in_either_run_it_ends_as_one_that_never_stopped(make, short, tmp_path, stops):
+@pytest.mark.parametrize("stops", [[5], [17], [5, 9, 3]])
+def test_interrupted_it_ends_as_one_that_never_stopped(make, short, tmp_path, stops):
     whole = make()
     whole.train(checkpoints=tmp_path / "whole", **short)
     options = short | {"checkpoints": tmp_path / "parts", "checkpoint_every": 1}
@@ -134,7 +133,7 @@ def test_interrupted_in_either_run_it_ends_as_one_that_never_stopped(make, short
 def test_a_run_that_fails_leaves_the_probe(make, short, error):
     model, probe = make(), make()
     probe.train(recipe="probe", split=short["split"])
-    words = "in run A. The model is the best classifier so far, the linear probe" if error is KeyboardInterrupt else ""
+    words = "in run B. The model is the best classifier so far, the linear probe" if error is KeyboardInterrupt else ""
     with pytest.raises(error, match=words):
         model.train(callbacks=[Fail(7, error)], **short)
     np.testing.assert_allclose(model.scores(), probe.scores(), atol=1e-6)

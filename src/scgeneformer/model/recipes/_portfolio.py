@@ -1,4 +1,4 @@
-"""The linear probe and runs that start from it, of which the validation cells or genes choose one."""
+"""The linear probe and a run that starts from it, of which the validation cells or genes choose one."""
 
 from __future__ import annotations
 
@@ -23,45 +23,48 @@ from ._selection import COLUMNS, PROBE, Selection, reason_of
 from ._single import OWN, WARMUP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
     from scgeneformer.model._classifier import Classifier
-    from scgeneformer.model.data._cell_labels import CellTask
 
     from ._items import TrainingItems
 
 MOST_CELLS = 16  # of a batch
 EPOCHS, LEAST_STEPS, MOST_STEPS = 8, 250, 3000  # of a run
-RATES = {"small": (5e-5, 2e-4), "large": (1e-5, 3e-5), "adapters": (1e-4, 3e-4)}  # of runs A and B
+RATES = {"small": (5e-5, 2e-4), "large": (1e-5, 3e-5), "adapters": (1e-4, 3e-4)}  # of run A and of run B
 LARGE = 50_000_000  # parameters
-FEW_CLASSES, LARGE_CLASS = 3, 50  # training items that let a shrunk probe keep all of its classes
+RUNS = ("A", "B")
+FEW_CLASSES = 3  # of which a shrunk probe keeps all, and larger steps pay
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A run: where its head starts, and its learning rate."""
+    """A run: its name, where its head starts, and its learning rate."""
 
+    name: str
     start: Probe
     learning_rate: float
 
 
 def check_portfolio(options: Mapping[str, Any]) -> None:
-    """Raise if options make no sense where several runs are compared by their ends.
+    """Raise if options make no sense where the end of a run is compared with the probe.
 
     Raises
     ------
     FileNotFoundError
-        If `ckpt_path` is not a folder with checkpoints of the runs.
+        If `ckpt_path` is not a folder with a checkpoint of the run.
     OSError
         If `checkpoints` cannot be written to.
     ValueError
-        If the runs would be stopped early or shared by several processes, or a checkpoint holds more than tensors and plain values.
+        If the run would be stopped early or shared by several processes, or a checkpoint holds more than tensors and plain values.
     """
     plain = "With recipe='plain' there is one run."
     if options["keep_best"] != OWN or options["early_stopping"]:
-        msg = f"recipe='auto' compares the ends of its runs: leave out keep_best and early_stopping. {plain}"
+        msg = (
+            f"recipe='auto' compares the end of its run with the probe: leave out keep_best and early_stopping. {plain}"
+        )
         raise ValueError(msg)
     devices = options["devices"]
     n_devices = len(devices) if isinstance(devices, list) else devices
@@ -106,10 +109,10 @@ def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, o
         contest.enter(PROBE, of_probe.float().cpu().numpy())
     reason = "it was asked for" if recipe == PROBE else _why_no_run(contest)
     if reason is None:
-        candidates = _candidates(items, of_training, probe, options)
+        candidate = _candidate(items, of_training, probe, options)
         del of_training, of_held_out
         with alone_in(options["checkpoints"]):
-            _compete(contest, candidates, max_epochs, options)
+            _compete(contest, candidate, max_epochs, options)
         reason = reason_of(contest.kept, contest.table, f"{len(held_out)} validation {items.what}")
     reason += contest.better_references()
     logg.info(f"kept {'the linear probe' if contest.kept == PROBE else f'run {contest.kept}'}: {reason}")
@@ -122,7 +125,7 @@ class _Contest:
     def __init__(self, items: TrainingItems, held_out: np.ndarray) -> None:
         self.items, self.held_out = items, held_out
         self.judge = items.judge()
-        self.start = self.best = _trained(items.model)  # after the probe was put into it
+        self.best = _trained(items.model)  # after the probe was put into it
         self.kept = PROBE
         self.rows: dict[str, dict[str, float]] = {}
         self.losses: dict[str, np.ndarray] = {}
@@ -168,24 +171,19 @@ class _Contest:
         return table.reindex(columns=[*COLUMNS, *[name for name in table if name not in COLUMNS]])
 
 
-def _compete(
-    contest: _Contest, candidates: Mapping[str, Candidate], max_epochs: int | None, options: Mapping[str, Any]
-) -> None:
-    """Run all candidates, and leave the model with the best classifier, also if one fails."""
-    items, model = contest.items, contest.items.model
+def _compete(contest: _Contest, candidate: Candidate, max_epochs: int | None, options: Mapping[str, Any]) -> None:
+    """Run the candidate, and leave the model with the better classifier, also if the run fails."""
+    items, model, name = contest.items, contest.items.model, candidate.name
     before = dict(model.history_ or {})
     try:
-        for number, (name, candidate) in enumerate(candidates.items()):
-            _restore(model, contest.start)
-            candidate.start.put_into(model.module.network)
-            model.history_ = {}
-            _run(items, name, candidate, max_epochs, options, stream=number)
-            contest.histories[name] = model.history_
-            scores = items.scores(contest.held_out)
-            contest.enter(name, scores, learning_rate=candidate.learning_rate, steps=model.trainer.global_step)
+        candidate.start.put_into(model.module.network)
+        model.history_ = {}
+        _run(items, candidate, max_epochs, options)
+        contest.histories[name] = model.history_
+        scores = items.scores(contest.held_out)
+        contest.enter(name, scores, learning_rate=candidate.learning_rate, steps=model.trainer.global_step)
     except KeyboardInterrupt as stop:
-        best = "the linear probe" if contest.kept == PROBE else f"run {contest.kept}"
-        msg = f"Training was interrupted in run {name}. The model is the best classifier so far, {best}."
+        msg = f"Training was interrupted in run {name}. The model is the best classifier so far, the linear probe."
         raise KeyboardInterrupt(msg) from stop
     finally:
         _restore(model, contest.best)
@@ -215,42 +213,21 @@ def _why_no_run(contest: _Contest) -> str | None:
     return None
 
 
-def _candidates(
-    items: TrainingItems, states: np.ndarray, probe: Probe, options: Mapping[str, Any]
-) -> dict[str, Candidate]:
-    """The runs, by name: one where the learning rate is given."""
+def _candidate(items: TrainingItems, states: np.ndarray, probe: Probe, options: Mapping[str, Any]) -> Candidate:
+    """Run B, in larger steps from a shrunk probe, where all tasks are of few classes; else run A, from the probe."""
     given = named_plan_options(options["plan_kwargs"]).get("learning_rate", options["learning_rate"])
     if given is not None:
-        return {"A": Candidate(probe, given)}
+        return Candidate("A", probe, given)
     encoder = items.model.encoder
     large = sum(p.numel() for p in encoder.parameters()) >= LARGE
-    rates = RATES["adapters" if hasattr(encoder, "peft_config") else "large" if large else "small"]
-    candidates = {"A": Candidate(probe, rates[0])}
-    if not _small_classes(items.tasks, items.labels[items.with_states("train")]):
-        candidates["B"] = Candidate(_fitted(items, states, options["rng"], shrunk=probe), rates[1])
-    return candidates
+    small_steps, large_steps = RATES["adapters" if hasattr(encoder, "peft_config") else "large" if large else "small"]
+    if all(0 < len(task.classes) <= FEW_CLASSES for task in items.tasks):
+        return Candidate("B", _fitted(items, states, options["rng"], shrunk=probe), large_steps)
+    return Candidate("A", probe, small_steps)
 
 
-def _small_classes(tasks: Sequence[CellTask], labels: np.ndarray) -> bool:
-    """Whether a shrunk probe, which begins without rare classes, would lose some of many."""
-    for task, of_task in zip(tasks, labels.T, strict=True):
-        if len(task.classes) > FEW_CLASSES:
-            codes = of_task[~np.isnan(of_task)].astype(np.int64)
-            if np.bincount(codes, minlength=len(task.classes)).min() < LARGE_CLASS:
-                return True
-    return False
-
-
-def _run(
-    items: TrainingItems,
-    name: str,
-    candidate: Candidate,
-    max_epochs: int | None,
-    options: Mapping[str, Any],
-    *,
-    stream: int,
-) -> None:
-    """Train one candidate to its end, or from where it stopped."""
+def _run(items: TrainingItems, candidate: Candidate, max_epochs: int | None, options: Mapping[str, Any]) -> None:
+    """Train the candidate to its end, or from where it stopped."""
     options = {"limit_val_batches": 0} | dict(options)
     options |= {"learning_rate": candidate.learning_rate, "keep_best": None}
     if options["warmup"] is None:
@@ -260,14 +237,14 @@ def _run(
         options["batch_size"] = int(np.clip(budget // trimmed(items.longest()), 1, MOST_CELLS))
     for argument, file in (("checkpoints", ""), ("ckpt_path", LAST)):
         if options[argument] is not None:
-            options[argument] = Path(options[argument]) / name / file
+            options[argument] = Path(options[argument]) / candidate.name / file
     if options["ckpt_path"] is not None and not options["ckpt_path"].is_file():
         options["ckpt_path"] = None  # it was interrupted before this run began
     if max_epochs is None:
         per_epoch = -(-len(items.batches(options).train_dataloader()) // options["accumulate"])
         n_steps = min(max(EPOCHS * per_epoch, LEAST_STEPS), MOST_STEPS, options["max_steps"] or MOST_STEPS)
         max_epochs, options["max_steps"] = -(-n_steps // per_epoch), n_steps
-    items.train(max_epochs, options, stream=stream)
+    items.train(max_epochs, options, stream=RUNS.index(candidate.name))
 
 
 def _trained(model: Classifier) -> dict[str, Tensor]:

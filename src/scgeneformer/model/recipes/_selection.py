@@ -28,8 +28,7 @@ class Selection:
     Attributes
     ----------
     kept
-        ``"probe"``, the linear probe; or the run that was kept: ``"A"``, which started from the probe, or ``"B"``, which started from a
-        shrunk one.
+        ``"probe"``, the linear probe; or the run, ``"A"``, which started from the probe, or ``"B"``, which started from a shrunk one.
     reason
         Why, in one line.
     n_validation
@@ -39,7 +38,7 @@ class Selection:
         `difference` to that of the probe, with the `standard_error` of this difference; and scores, such as `accuracy` and `macro_f1`. Of
         genes the first row is a regression on their ``"expression level"``, which is never kept. Empty without validation.
     histories
-        Histories of the runs, kept or not.
+        History of the run, kept or not, under its name.
 
     Examples
     --------
