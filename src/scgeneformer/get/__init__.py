@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ._cell_shifts import cell_shifts
 from ._effects import effects
+from ._embedding_scores import embedding_scores
 from ._evaluation import evaluation
 from ._shifts import shifts
 
-__all__ = ["cell_shifts", "effects", "evaluation", "shifts"]
+__all__ = ["cell_shifts", "effects", "embedding_scores", "evaluation", "shifts"]

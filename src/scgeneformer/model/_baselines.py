@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from scgeneformer import engine
@@ -42,6 +43,24 @@ def _embed(
     layer = engine.resolve_layer(None, encoder.config)
     options = engine_options(pooling=pooling, n_special=vocabulary.n_special, emb_layer=layer, genes=genes)
     return engine.embed(encoder, tokens, **options)
+
+
+def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> np.ndarray:
+    """Latent space of an scVI of counts, (n_cells, n_genes), and batches, (n_cells,), trained with its defaults: float32 (n_cells, 10).
+
+    Random states are left as they were.
+    """
+    import scvi
+    from anndata import AnnData
+
+    cells = AnnData(counts)
+    cells.obs["batch"] = batches.astype(str)
+    scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
+    with torch.random.fork_rng():
+        torch.manual_seed(rng)
+        model = scvi.model.SCVI(cells)
+        model.train(enable_progress_bar=False, logger=False)
+        return np.asarray(model.get_latent_representation(), dtype=np.float32)
 
 
 def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:

@@ -7,6 +7,7 @@ from ._confusion import confusion
 from ._curves import precision_recall, roc
 from ._effects import effects
 from ._embedding import shift_embedding
+from ._embedding_scores import embedding_scores
 from ._heatmap import shift_heatmap
 from ._shift._shift import shift
 from ._training import training
@@ -15,6 +16,7 @@ __all__ = [
     "calibration",
     "confusion",
     "effects",
+    "embedding_scores",
     "precision_recall",
     "roc",
     "shift",

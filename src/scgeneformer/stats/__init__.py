@@ -1,6 +1,6 @@
 """Statistics of shifts: every gene against a pool, a null, its likes, or no effect; donors as replicates; mixtures; false discovery.
 
-Also of cells: nearest neighbours, and how unusual a cell is among those of its label.
+Also of cells: nearest neighbours, how unusual a cell is among those of its label, and batches brought together.
 
 Functions of arrays. Values of shifts come in long form: `values[i]` is one measured shift and `groups[i]` in ``range(n_groups)`` says
 whose (here: which gene's). Groups may be of any size and empty; where a statistic is undefined it is NaN.
@@ -8,6 +8,7 @@ whose (here: which gene's). Groups may be of any size and empty; where a statist
 
 from __future__ import annotations
 
+from ._batches import center, harmonise, meet_neighbors, shares, total_variation
 from ._donors import donor_differences, donor_means
 from ._false_discovery import benjamini_hochberg
 from ._matched import draw_test, matched_groups, matched_test
@@ -30,24 +31,29 @@ __all__ = [
     "Summary",
     "auroc",
     "benjamini_hochberg",
+    "center",
     "common_effect",
     "conformal_p",
     "donor_differences",
     "donor_means",
     "draw_test",
     "group_means",
+    "harmonise",
     "matched_groups",
     "matched_test",
     "mean_measured",
     "median_distances",
+    "meet_neighbors",
     "moderate",
     "permuted_labels",
     "rank_sum",
     "rank_sum_null",
     "rank_sum_pool",
     "relative_distances",
+    "shares",
     "smallest_sample",
     "summarise",
     "t_test",
+    "total_variation",
     "two_components",
 ]

@@ -7,6 +7,8 @@ from ._annotation._classify_genes import classify_genes
 from ._annotation._transfer import transfer
 from ._embed import embed
 from ._evaluation._evaluate import evaluate
+from ._integration._compare import compare_embeddings
+from ._integration._integrate import integrate
 from ._perturbation._perturb import perturb
 from ._perturbation._screen import screen
 from ._perturbation._sets import perturb_sets
@@ -16,9 +18,11 @@ from ._ranking._rank_shifts import rank_shifts
 __all__ = [
     "annotate",
     "classify_genes",
+    "compare_embeddings",
     "embed",
     "evaluate",
     "evaluate_shifts",
+    "integrate",
     "perturb",
     "perturb_sets",
     "rank_shifts",

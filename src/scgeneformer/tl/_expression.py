@@ -61,6 +61,36 @@ def log_profile(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_k
     import scanpy as sc
     from anndata import AnnData
 
+    values, are_logarithms = _tokenized_values(cells, rows, layer=layer, tokens_key=tokens_key, cure=cure)
+    profile = AnnData(values)
+    profile.var_names = cells.var_names
+    if not are_logarithms:
+        sc.pp.normalize_total(profile, target_sum=SCALE)
+        sc.pp.log1p(profile)
+    return profile
+
+
+def counts_of(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_key: str, cure: str) -> sparse.csr_matrix:
+    """The counts themselves, float32 (n, n_vars), with the parameters of `log_profile`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If there are no values, or they are logarithms.
+    """
+    values, are_logarithms = _tokenized_values(cells, rows, layer=layer, tokens_key=tokens_key, cure=cure)
+    if are_logarithms:
+        msg = f"What the tokens came from are logarithms, not counts. {cure}"
+        raise ValueError(msg)
+    return values
+
+
+def _tokenized_values(
+    cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_key: str, cure: str
+) -> tuple[sparse.csr_matrix, bool]:
+    """What the tokens came from, a copy in float32, and whether these are logarithms."""
     made = token_params(cells, tokens_key)
     layer = made.get("layer") if layer is None else layer
     slot = ".X" if layer is None else f".layers[{layer!r}]"
@@ -73,10 +103,6 @@ def log_profile(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_k
         raise ValueError(msg)
     selected = values[rows]
     selected = selected.compute() if hasattr(selected, "compute") else selected
-    profile = AnnData(sparse.csr_matrix(selected, dtype=np.float32, copy=True))
-    profile.var_names = cells.var_names
     transformed_since = layer is None and "log1p" in cells.uns  # by scanpy, after tokenizing
-    if made.get("counts", "raw") != "log1p" and not transformed_since:
-        sc.pp.normalize_total(profile, target_sum=SCALE)
-        sc.pp.log1p(profile)
-    return profile
+    are_logarithms = made.get("counts", "raw") == "log1p" or transformed_since
+    return sparse.csr_matrix(selected, dtype=np.float32, copy=True), are_logarithms

@@ -1,0 +1,1 @@
+"""Several batches in one space, and how well embeddings bring them together."""

@@ -1,0 +1,69 @@
+"""Embeddings that stand beside those to be compared: genes, their principal components, batches brought together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from scgeneformer import stats
+from scgeneformer.tl._expression import counts_of, log_profile, threads_of_torch_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+N_GENES, N_COMPONENTS = 2000, 50
+BASELINES = ("pca", "hvg", "center", "harmony", "scvi")
+PCA = "PCA of HVGs"
+CURE = "Name the one with counts by `layer=`, or leave baselines out: `baselines=[]`."
+
+
+class Place(NamedTuple):
+    """Where the counts are: a layer, None for where the tokens came from, and the slot of the tokens, which tells where that is."""
+
+    layer: str | None
+    tokens_key: str
+
+
+@threads_of_torch_kept()
+def genes_and_components(
+    cells: AnnData, rows: np.ndarray, batches: np.ndarray, place: Place, *, rng: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """log1p of counts per 10,000 of the most variable genes, chosen within batches, and their principal components: both float32 (n_rows, ...)."""
+    import scanpy as sc
+
+    profile = log_profile(cells, rows, layer=place.layer, tokens_key=place.tokens_key, cure=CURE)
+    sc.pp.filter_genes(profile, min_cells=max(3, len(rows) // 1000))
+    if profile.n_vars > N_GENES:
+        profile.obs["batch"] = batches.astype(str)
+        sc.pp.highly_variable_genes(profile, n_top_genes=N_GENES, flavor="seurat", batch_key="batch")
+        profile = profile[:, profile.var["highly_variable"].to_numpy()].copy()
+    n_components = min(N_COMPONENTS, profile.n_obs - 1, profile.n_vars - 1)
+    sc.pp.pca(profile, n_comps=n_components, random_state=rng)
+    genes = profile.X.toarray() if sparse.issparse(profile.X) else profile.X
+    return genes.astype(np.float32), np.asarray(profile.obsm["X_pca"], dtype=np.float32)
+
+
+def scvi_latent(cells: AnnData, rows: np.ndarray, batches: np.ndarray, place: Place, *, rng: int) -> np.ndarray:
+    """Latent space of an scVI of the same counts and batches, with its defaults, float32 (n_rows, 10)."""
+    from scgeneformer.model._baselines import scvi_latent
+
+    counts = counts_of(cells, rows, layer=place.layer, tokens_key=place.tokens_key, cure=CURE)
+    return scvi_latent(counts, batches, rng=rng)
+
+
+def brought_together(
+    points: dict[str, np.ndarray], batches: np.ndarray, wanted: Sequence[str], *, rng: int
+) -> dict[str, np.ndarray]:
+    """Each embedding centred by batch, or moved by Harmony, under its name with ``", centred"`` or ``", Harmony"``."""
+    moved = {}
+    for name, of_cells in points.items():
+        if "center" in wanted:
+            moved[f"{name}, centred"] = stats.center(of_cells, batches)
+        if "harmony" in wanted:
+            with threads_of_torch_kept():
+                moved[f"{name}, Harmony"] = stats.harmonise(of_cells, batches, rng=np.random.default_rng(rng))
+    return moved

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
+from scgeneformer import stats
+from scgeneformer._arguments import checked
+from scgeneformer.tl._expression import threads_of_torch_kept
+
+from ._batches import categories_of, check_condition, composition
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.random import Generator
+
+APART = 0.3  # total variation distance of a batch from all cells above which centring without labels is warned of
+# Params of an embedding that say what its axes are
+SPACE = ("model", "weights_sha256", "vocabulary", "vocabulary_hash", "pooling", "emb_layer")
+
+
+@checked
+def integrate(
+    adata: AnnData | MuData,
+    batch_key: str,
+    *,
+    method: Literal["harmony", "center", "mnn"] = "harmony",
+    use_rep: str = keys.embedding_key(keys.GENEFORMER),
+    label_key: str | None = None,
+    condition_key: str | None = None,
+    reference: str | None = None,
+    n_neighbors: int = 15,
+    key_added: str | None = None,
+    rng: int | Generator | None = 0,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Bring cells of several batches together in the space of an embedding.
+
+    Embeddings of foundation models keep differences between batches. What is removed is whatever differs between batches, biology
+    included: compare the result with the embedding as it was, see :func:`~scgeneformer.tl.compare_embeddings`.
+
+    Parameters
+    ----------
+    adata
+        Cells with an embedding. Rows with NaN stay as they are.
+    batch_key
+        Column of ``.obs`` with the batch of each cell.
+    method
+        ``"harmony"``: soft clusters are moved until batches mix in each (Korsunsky 2019; needs ``scgeneformer[integrate]``). ``"center"``: batches
+        get the same mean, or with `label_key` batches of the same label, which is safe only if batches have the same types or labels are
+        given. ``"mnn"``: each batch moves as a whole to `reference` by the mean difference between mutual nearest neighbours, for mapping a
+        query to a reference.
+    use_rep
+        Slot of the embedding in ``.obsm``.
+    label_key
+        Column with labels such as types of cells, by which the composition of batches is compared, and by which ``"center"`` centres.
+    condition_key
+        Column with the condition of interest, such as a disease or treatment. If it cannot be told from batches, nothing is done.
+    reference
+        Batch that stays where it is, for ``"center"`` and ``"mnn"``.
+    n_neighbors
+        For ``"mnn"``: number of neighbours among which two cells must find each other.
+    key_added
+        Name of the result; by default that of the embedding and the method, ``geneformer_harmony``.
+    rng
+        Seed or generator, for Harmony and for searching large batches.
+    mod
+        Modality of a MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    ``None``, or a copy of `adata` if `copy`. Writes:
+
+    ``.obsm[f"X_{key_added}"]``
+        The embedding with batches brought together, of the shape and dtype of ``.obsm[use_rep]``.
+    ``.uns[key_added]["composition"]``
+        DataFrame with a row per batch, if `label_key`: ``n_cells``, and ``total_variation``, the distance between its shares of labels and those
+        of all cells: 0 for the same shares, 1 for no label in common.
+    ``.uns[key_added]["params"]``
+        Parameters, and those of the embedding.
+
+    Raises
+    ------
+    ImportError
+        If harmonypy is not installed, for ``"harmony"``.
+    KeyError
+        If the embedding or a column is missing.
+    ValueError
+        If there is one batch, cells have no batch, every batch is of one condition, `reference` is none of the batches or not for this method, or
+        a slot holds something else than an earlier result.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.embed(adata)
+    >>> sg.tl.integrate(adata, "donor", method="center", label_key="cell_type")
+    >>> adata.obsm["X_geneformer_center"].shape
+    (32, 128)
+    """
+    from scanpy import logging as logg
+
+    data = adata.copy() if copy else adata
+    cells = keys.as_adata(data, mod)
+    points = points_of(cells, use_rep)
+    key = f"{use_rep.removeprefix(keys.embedding_key(''))}_{method}" if key_added is None else key_added
+    slot = f"obsm/{keys.embedding_key(key)}"
+    slots.check_free(cells, "tl.integrate", key, [slot, f"uns/{key}"])
+    placed = np.flatnonzero(np.isfinite(points).all(axis=1))
+    batches = categories_of(data, batch_key, mod, placed)
+    labels = None if label_key is None else categories_of(data, label_key, mod, placed, least=1, missing=True)
+    if condition_key is not None:
+        check_condition(batches, categories_of(data, condition_key, mod, placed), batch_key, condition_key)
+    anchor = _reference_of(batches, batch_key, reference, method)
+
+    start = logg.info(f"integrating {len(batches.categories)} batches of {len(placed)} cells")
+    table = None if labels is None else composition(batches, labels)
+    if method == "center" and labels is None:
+        logg.warning(
+            "Centring without `label_key` takes the batches to be of the same types of cells in the same shares: "
+            "where they are not, it moves types onto each other."
+        )
+    elif method == "mnn" and table is not None and (table["total_variation"] > APART).any():
+        worst = table["total_variation"].idxmax()
+        logg.warning(f"Batch {worst!r} is composed differently from all cells ({table['total_variation'].max():.2f}).")
+    generator = np.random.default_rng(rng)
+    moved = points.copy()
+    codes = batches.codes.astype(np.int64)
+    if method == "center":
+        of_label = None if labels is None else labels.codes.astype(np.int64)
+        moved[placed] = stats.center(points[placed], codes, labels=of_label, reference=anchor)
+    elif anchor is not None:  # which "mnn" has, and Harmony has not
+        moved[placed] = stats.meet_neighbors(
+            points[placed], codes, reference=anchor, n_neighbors=n_neighbors, rng=generator
+        )
+    else:
+        with threads_of_torch_kept():
+            moved[placed] = stats.harmonise(points[placed], codes, rng=generator)
+
+    source = cells.uns.get(use_rep.removeprefix(keys.embedding_key("")), {}).get("params", {})
+    slots.write(
+        cells,
+        "tl.integrate",
+        key,
+        {slot: moved},
+        **{name: source[name] for name in SPACE if name in source},
+        use_rep=use_rep,
+        method=method,
+        batch_key=batch_key,
+        label_key=label_key,
+        condition_key=condition_key,
+        reference=reference,
+        n_neighbors=n_neighbors if method == "mnn" else None,
+        n_cells=len(placed),
+    )
+    if table is not None:
+        cells.uns[key]["composition"] = table
+    logg.info("    finished", time=start, deep=f"added\n    {keys.embedding_key(key)!r}, embedding (adata.obsm)")
+    return data if copy else None
+
+
+def points_of(cells: AnnData, use_rep: str) -> np.ndarray:
+    """An embedding in memory, float (n_obs, d).
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        If no cell has a place in it.
+    """
+    if use_rep not in cells.obsm:
+        msg = f"No representation in .obsm[{use_rep!r}]. Run `sg.tl.embed(adata)` first, or name another by `use_rep`."
+        raise KeyError(msg)
+    stored = cells.obsm[use_rep]
+    points = np.asarray(stored.compute() if hasattr(stored, "compute") else stored)
+    points = points if points.dtype in (np.float32, np.float64) else points.astype(np.float32)
+    if not np.isfinite(points).all(axis=1).any():
+        msg = f"No cell has a place in .obsm[{use_rep!r}]: all its rows have NaN."
+        raise ValueError(msg)
+    return points
+
+
+def _reference_of(batches: pd.Categorical, batch_key: str, reference: str | None, method: str) -> int | None:
+    """Code of the batch that stays."""
+    if reference is None:
+        if method == "mnn":
+            msg = "method='mnn' moves batches to a `reference`. Name the batch that is to stay where it is."
+            raise ValueError(msg)
+        return None
+    if method == "harmony":
+        msg = "method='harmony' moves all batches: it has no `reference`. Leave it out, or use 'mnn' or 'center'."
+        raise ValueError(msg)
+    names = [str(name) for name in batches.categories]
+    if reference not in names:
+        msg = f"reference={reference!r} is none of the batches in .obs[{batch_key!r}], which are {', '.join(map(repr, names))}."
+        raise ValueError(msg)
+    return names.index(reference)
