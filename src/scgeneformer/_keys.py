@@ -51,6 +51,7 @@ PARTS = ("own", "network", "renumbering")  # of the shifts of deletions; columns
 # beginnings of names of states whose slots would be those of further results
 RESERVED_STATES = ("_method_", "_reference_", "_random_", "_untrained_", *(f"_{part}_" for part in PARTS))
 UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
+STATE_SCORE = "state_score"  # obs; uns["state_score"]["scores" | "params"]
 EMBEDDING_SCORES = "embedding_scores"  # uns["embedding_scores"]["scores" | "spread" | "composition" | "params"]
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 

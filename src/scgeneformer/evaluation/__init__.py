@@ -6,6 +6,7 @@ unlabelled where they are continuous. Unlabelled items are in no set and count i
 
 from __future__ import annotations
 
+from . import embeddings
 from ._baselines import logistic, ridge
 from ._classification import Report, classification
 from ._curves import Curve, precision_recall, roc
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap",
     "check_disjoint",
     "classification",
+    "embeddings",
     "fit_logistic",
     "fit_ridge",
     "folds",

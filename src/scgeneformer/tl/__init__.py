@@ -9,6 +9,7 @@ from ._embed import embed
 from ._evaluation._evaluate import evaluate
 from ._integration._compare import compare_embeddings
 from ._integration._integrate import integrate
+from ._integration._state_score import state_score
 from ._perturbation._perturb import perturb
 from ._perturbation._screen import screen
 from ._perturbation._sets import perturb_sets
@@ -27,5 +28,6 @@ __all__ = [
     "perturb_sets",
     "rank_shifts",
     "screen",
+    "state_score",
     "transfer",
 ]
