@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import perturb
+from . import network, perturb
 from ._batching import for_each_batch, row_lengths, to_device
 from ._classify import CellScores, classify
 from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
@@ -20,6 +20,7 @@ __all__ = [
     "count_tokens",
     "embed",
     "for_each_batch",
+    "network",
     "perturb",
     "resolve_device",
     "resolve_layer",
