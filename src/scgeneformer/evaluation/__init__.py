@@ -1,4 +1,4 @@
-"""Evaluation of models: splits without leakage, scores, curves, calibration and linear baselines.
+"""Evaluation of models: splits without leakage, scores, curves, calibration, linear baselines and edges of networks.
 
 Functions of arrays. Labels are codes of classes, integers from 0 on with -1 for unlabelled, or floats with NaN for
 unlabelled where they are continuous. Unlabelled items are in no set and count in no score.
@@ -18,10 +18,13 @@ from ._reliability import Reliability, reliability, temperature
 from ._scores import regression
 from ._separation import separation
 from ._split import Split, check_disjoint, split
+from .networks import CandidatePairs, RankedPairs, degree_of_other_half, rewire, score_pairs
 
 __all__ = [
+    "CandidatePairs",
     "Curve",
     "LinearModel",
+    "RankedPairs",
     "Reliability",
     "Report",
     "Split",
@@ -29,6 +32,7 @@ __all__ = [
     "check_disjoint",
     "classification",
     "embeddings",
+    "degree_of_other_half",
     "fit_logistic",
     "fit_ridge",
     "folds",
@@ -38,8 +42,10 @@ __all__ = [
     "predictors",
     "regression",
     "reliability",
+    "rewire",
     "ridge",
     "roc",
+    "score_pairs",
     "separation",
     "split",
     "temperature",
