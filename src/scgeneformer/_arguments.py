@@ -41,7 +41,10 @@ RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(("max_length", "batch_size", "token_budget", "block_cells", "blocks_in_memory"), AT_LEAST_1),
     **dict.fromkeys(("max_epochs", "max_steps", "accumulate", "checkpoint_every", "lora"), AT_LEAST_1),
     **dict.fromkeys(("n_layers", "width", "n_heads", "feed_forward", "vocab_size", "n_segments"), AT_LEAST_1),
-    **dict.fromkeys(("max_cells", "min_cells", "n_bins", "n_matched", "n_neighbors", "ncols", "ranks"), AT_LEAST_1),
+    **dict.fromkeys(
+        ("max_cells", "max_targets", "min_cells", "n_edges", "n_bins", "n_matched", "n_neighbors", "ncols", "ranks"),
+        AT_LEAST_1,
+    ),
     **dict.fromkeys(("n_repeats", "n_trials", "grace_period", "max_concurrent"), AT_LEAST_1),
     **dict.fromkeys(("r", "lora_alpha"), ABOVE_0),
     "n_folds": AT_LEAST_2,

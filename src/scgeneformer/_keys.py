@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 
 from ._version import __version__
 
@@ -53,6 +54,9 @@ RESERVED_STATES = ("_method_", "_reference_", "_random_", "_untrained_", *(f"_{p
 UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
 STATE_SCORE = "state_score"  # obs; uns["state_score"]["scores" | "params"]
 EMBEDDING_SCORES = "embedding_scores"  # uns["embedding_scores"]["scores" | "spread" | "composition" | "params"]
+NETWORK = "network"  # varp, row source, column target; obs["network_cells"]; uns["network"]["params"]; see `pairs_key`
+CENTRALITY = "centrality"  # var, see `centrality_key`; uns["centrality"]["params"]
+NETWORK_EVALUATION = "network_evaluation"  # uns["network_evaluation"]["metrics" | "params"]
 EVALUATION = "evaluation"  # obs; uns["evaluation"]["metrics" | "per_class" | "confusion" | "params"]; see `answer_key`
 
 
@@ -204,6 +208,47 @@ def group_key(key: str, group: str) -> str:
     return f"{key}_{slot_name(group)}"
 
 
+def pairs_key(key: str) -> str:
+    """Name of the `varp` slot with the number of cells behind each edge in ``.varp[key]``."""
+    return f"{key}__n"
+
+
+def cells_key(key: str) -> str:
+    """Name of the `obs` column that tells which cells the network under `key` was made of."""
+    return f"{key}_cells"
+
+
+def centrality_key(key: str, measure: str) -> str:
+    """Name of the `var` column with one of the centralities under `key`."""
+    return f"{key}_{measure}"
+
+
+def read_network(adata: AnnData, key: str, group: str | None = None) -> tuple[str, Any]:
+    """Name in ``.varp`` of a network, of a group of cells if any, and its CSR matrix of sources and targets.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        If it is empty, or `group` is not one of its groups.
+    """
+    run = params(adata, key, cure="sg.tl.network(adata)")
+    groups = [str(name) for name in run.get("groups", ())]
+    if (groups and group is None) or (group is not None and group not in groups):
+        msg = f"group={group!r}: .uns[{key!r}] has a network for each of the groups {groups or '(none)'}. Name one by `group=`."
+        raise ValueError(msg)
+    name = key if group is None else group_key(key, group)
+    if name not in adata.varp:
+        msg = f"No network in .varp[{name!r}]. Run `sg.tl.network(adata)` first."
+        raise KeyError(msg)
+    matrix = sparse.csr_matrix(adata.varp[name])
+    if matrix.nnz == 0:
+        msg = f"The network in .varp[{name!r}] has no edges between the genes of .var. Run `sg.tl.network(adata)` on these genes."
+        raise ValueError(msg)
+    return name, matrix
+
+
 def answer_key(key: str, baseline: str = "", *, proba: bool = True) -> str:
     """Name of the `obsm` slot with what the model or a baseline told evaluated cells, or of the `obs` column if numbers."""
     return "_".join(part for part in (key, baseline, "proba" if proba else "predicted") if part)
@@ -230,6 +275,20 @@ def symbols(adata: AnnData, column: str | None = None) -> np.ndarray | None:
         raise KeyError(msg)
     found = [column] if column is not None else [name for name in SYMBOLS if name in adata.var]
     return adata.var[found[0]].astype(str).to_numpy() if found else None
+
+
+def gene_columns(adata: AnnData, names: Iterable[str], symbol_column: str | None = None) -> np.ndarray:
+    """Column of ``.var`` of each gene given by its name in ``var_names``, else by its symbol; -1 if neither is there, int64 (n,).
+
+    Where several columns have a name, the first is taken.
+    """
+    names = [str(name) for name in names]
+    found = np.full(len(names), -1)
+    for known in (adata.var_names.astype(str).to_numpy(), symbols(adata, symbol_column)):
+        if known is not None:
+            first = dict(zip(known[::-1], range(len(known) - 1, -1, -1), strict=True))
+            found = np.where(found >= 0, found, [first.get(name, -1) for name in names])
+    return found
 
 
 def read_frame(frame: pd.DataFrame | Dataset2D, columns: list[str] | None = None) -> pd.DataFrame:

@@ -24,6 +24,7 @@ WITHOUT_UNS: dict[tuple[str, str], dict[str, tuple[int, type]]] = {
         f"obs/{keys.TOKEN_VOCABULARY}": (1, object),
         f"var/{keys.TOKEN_ID}": (1, np.number),
     },
+    ("tl.network", keys.NETWORK): {f"obs/{keys.cells_key(keys.NETWORK)}": (1, np.bool_)},
     ("tl.embed", keys.GENEFORMER): {
         f"obsm/{keys.embedding_key(keys.GENEFORMER)}": (2, np.float32),
         f"varm/{keys.GENEFORMER}": (2, np.float32),

@@ -9,6 +9,7 @@ from ._effects import effects
 from ._embedding import shift_embedding
 from ._embedding_scores import embedding_scores
 from ._heatmap import shift_heatmap
+from ._network import network
 from ._shift._shift import shift
 from ._training import training
 
@@ -17,6 +18,7 @@ __all__ = [
     "confusion",
     "effects",
     "embedding_scores",
+    "network",
     "precision_recall",
     "roc",
     "shift",

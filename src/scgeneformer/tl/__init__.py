@@ -1,4 +1,4 @@
-"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes."""
+"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes, gene networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from ._evaluation._evaluate import evaluate
 from ._integration._compare import compare_embeddings
 from ._integration._integrate import integrate
 from ._integration._state_score import state_score
+from ._networks._centrality import centrality
+from ._networks._evaluate_network import evaluate_network
+from ._networks._network import network
 from ._perturbation._perturb import perturb
 from ._perturbation._screen import screen
 from ._perturbation._sets import perturb_sets
@@ -18,12 +21,15 @@ from ._ranking._rank_shifts import rank_shifts
 
 __all__ = [
     "annotate",
+    "centrality",
     "classify_genes",
     "compare_embeddings",
     "embed",
     "evaluate",
+    "evaluate_network",
     "evaluate_shifts",
     "integrate",
+    "network",
     "perturb",
     "perturb_sets",
     "rank_shifts",

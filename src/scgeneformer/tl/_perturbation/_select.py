@@ -196,14 +196,7 @@ def tokens_of_genes(
         If a gene is not in the vocabulary, unless `missing` is ``"ignore"``; if none is left.
     """
     genes = list(dict.fromkeys([genes] if isinstance(genes, str) else map(str, genes)))
-    names, vocabulary = inputs.cells.var_names, inputs.vocabulary
-    column = names.get_indexer(genes) if names.is_unique else np.full(len(genes), -1)
-    found = np.where(column >= 0, inputs.token_id[column], -1)
-    unnamed = column < 0  # a gene of `var` without a token has none, whatever the vocabulary knows by its name
-    if unnamed.any():
-        found[unnamed] = vocabulary.tokens_of(
-            [gene for gene, looked_up in zip(genes, unnamed, strict=True) if looked_up]
-        )
+    vocabulary, found = inputs.vocabulary, find_tokens(inputs, genes)
     lost = [gene for gene, token in zip(genes, found, strict=True) if token < 0]
     if lost and missing == "error":
         msg = (
@@ -217,6 +210,19 @@ def tokens_of_genes(
         msg = f"No gene in `{name}` is in vocabulary {vocabulary.name!r}."
         raise ValueError(msg)
     return pd.unique(found[found >= 0].astype(np.int64))
+
+
+def find_tokens(inputs: ModelInputs, genes: list[str]) -> np.ndarray:
+    """Token of each gene given by `var_names`, Ensembl id or symbol, -1 if it is not in the vocabulary, (n,)."""
+    names = inputs.cells.var_names
+    column = names.get_indexer(genes) if names.is_unique else np.full(len(genes), -1)
+    found = np.where(column >= 0, inputs.token_id[column], -1)
+    unnamed = column < 0  # a gene of `var` without a token has none, whatever the vocabulary knows by its name
+    if unnamed.any():
+        found[unnamed] = inputs.vocabulary.tokens_of(
+            [gene for gene, looked_up in zip(genes, unnamed, strict=True) if looked_up]
+        )
+    return found
 
 
 def tokens_of_sets(inputs: ModelInputs, sets: Any, *, missing: str, inserted: bool = False) -> dict[str, np.ndarray]:

@@ -1,0 +1,88 @@
+"""``get.edges``: edges of a gene network as a tidy data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scgeneformer import _keys
+from scgeneformer._arguments import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+
+
+@checked
+def edges(
+    adata: AnnData | MuData,
+    *,
+    key: str = _keys.NETWORK,
+    group: str | None = None,
+    genes: Sequence[str] | None = None,
+    n_top: int | None = None,
+    gene_symbols: str | None = None,
+    mod: str = "rna",
+) -> pd.DataFrame:
+    """Edges of a network of genes, the strongest first.
+
+    Read by decoupler as a network, and by ``networkx.from_pandas_edgelist(edges, edge_attr=True, create_using=networkx.DiGraph)``.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a network in ``.varp[key]``, from :func:`~scgeneformer.tl.network`.
+    key
+        Slot of the network.
+    group
+        Group of cells, if there is a network for each.
+    genes
+        Leave out edges that neither start nor end at one of these genes, given by names in ``var_names`` or symbols.
+    n_top
+        Maximum number of edges.
+    gene_symbols
+        Column of ``.var`` with the names of genes in the result. Defaults to ``var_names``.
+    mod
+        Modality of a MuData.
+
+    Returns
+    -------
+    DataFrame with a fresh index and the columns ``source``, ``target``, ``weight``, ``percentile`` of the weight among all edges of
+    the network, ties at their mean, and ``n_cells`` behind the edge, where the score is of cells.
+
+    Raises
+    ------
+    KeyError
+        If there is no such network, or no column `gene_symbols`.
+    ValueError
+        If the network is empty, there are several and `group` names none of them, or none of `genes` is in ``.var``.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.network(adata, score="contextual")
+    >>> list(sg.get.edges(adata, genes=["STAT1"]).columns)
+    ['source', 'target', 'weight', 'percentile', 'n_cells']
+    """
+    data = _keys.as_adata(adata, mod)
+    name, matrix = _keys.read_network(data, key, group)
+    symbols = None if gene_symbols is None else _keys.symbols(data, gene_symbols)
+    names = data.var_names.astype(str).to_numpy() if symbols is None else symbols
+    pairs = matrix.tocoo()
+    frame = pd.DataFrame({"source": names[pairs.row], "target": names[pairs.col], "weight": pairs.data})
+    frame["percentile"] = frame["weight"].rank(pct=True) * 100
+    if _keys.pairs_key(name) in data.varp:
+        numbers = sparse.csr_matrix(data.varp[_keys.pairs_key(name)])
+        frame["n_cells"] = np.asarray(numbers[pairs.row, pairs.col]).ravel()
+    if genes is not None:
+        columns = _keys.gene_columns(data, [genes] if isinstance(genes, str) else genes, gene_symbols)
+        if (columns < 0).all():
+            msg = f"None of genes={genes!r} is in .var. Name genes by var_names or symbols."
+            raise ValueError(msg)
+        frame = frame[np.isin(pairs.row, columns) | np.isin(pairs.col, columns)]
+    return frame.sort_values("weight", ascending=False, kind="stable")[:n_top].reset_index(drop=True)

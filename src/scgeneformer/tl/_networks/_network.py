@@ -1,0 +1,232 @@
+"""``tl.network``: scores of pairs of genes from a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scgeneformer import _keys as keys
+from scgeneformer import _slots as slots
+from scgeneformer._arguments import checked
+from scgeneformer._settings import settings
+from scgeneformer.tl._model_inputs import model_inputs
+from scgeneformer.tl._perturbation._states import groups_of
+
+from ._genes import choose_genes, named_columns
+from ._score import as_varp, by_model, check_not_empty, check_options, check_pairs, edges_of, recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgeneformer.hub import Pretrained
+    from scgeneformer.model import Geneformer
+
+
+@checked
+def network(
+    adata: AnnData | MuData,
+    model: str | Path | Pretrained | Geneformer | None = None,
+    *,
+    score: Literal["attention", "contextual", "token", "gradient", "effects"] = "attention",
+    genes: Sequence[str] | None = None,
+    tfs: Sequence[str] | None = None,
+    missing: Literal["error", "ignore"] = "error",
+    groupby: str | None = None,
+    max_cells: int = 1_000,
+    min_cells: int = 10,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    rank_corrected: bool | None = None,
+    emb_layer: int | None = None,
+    effects_key: str = keys.SHIFT,
+    tokens_key: str = keys.TOKENS,
+    key_added: str = keys.NETWORK,
+    rng: int | np.random.Generator | None = 0,
+    mod: str = "rna",
+    copy: bool = False,
+) -> AnnData | MuData | None:
+    """Score pairs of genes by a model, as a network from sources to targets.
+
+    Scores are summed over cells as these run through the model, so that memory is that of the pairs and does not grow with cells. None of them is
+    evidence of regulation: compare them with known edges and simple baselines by :func:`evaluate_network` before anything else.
+
+    Parameters
+    ----------
+    adata
+        Tokenized by :func:`~scgeneformer.pp.tokenize`.
+    model
+        Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for.
+    score
+        What an edge from a source to a target is:
+
+        ``"attention"``
+            Attention that the target pays to the source, over heads and layers, in units of even attention (1 divided by the number of
+            tokens of the cell).
+        ``"contextual"``
+            Cosine similarity of the two genes' states in the same cell.
+        ``"token"``
+            Cosine similarity of their token embeddings, which are the same in all cells.
+        ``"gradient"``
+            Length of the derivative of the target's state by the input of the source, in the direction of that input. Takes a pass through the
+            model for each source in each cell: name some `tfs`.
+        ``"effects"``
+            1 minus the cosine similarity of the target's states before and after the perturbation of the source, from
+            :func:`perturb` with ``effects=True``. The model is not run.
+
+        The first, second and fourth are means over the cells that express both genes.
+    genes
+        Genes of the network, by names in ``var_names``, Ensembl ids or symbols. Defaults to the 2,000 that most of the cells express, and
+        `tfs`; with ``"effects"`` to all that have effects.
+    tfs
+        Sources, such as transcription factors, of which those among `genes` are taken. Defaults to all genes.
+    missing
+        Whether genes without a token are an error or are left out, with a warning.
+    groupby
+        Column of ``.obs``; one network for each group of cells.
+    max_cells
+        Maximum number of cells of each group, drawn at random, for scores that run the model.
+    min_cells
+        Minimum number of cells that express both genes of an edge.
+    layers
+        Of the attention, counted as `emb_layer`: 0 is the last. Defaults to all.
+    heads
+        Of the attention, from 0 on. Defaults to all.
+    rank_corrected
+        Subtract from the score of two genes in a cell what pairs of genes at the same ranks have on average (20 bins of ranks relative to the
+        number of genes, all pairs of all cells of the group). Without it, scores mirror ranks: genes of high rank are attended to whatever
+        they are. Defaults to True for ``"attention"``, False for ``"contextual"`` and ``"gradient"``.
+    emb_layer
+        Layer of the states for ``"contextual"`` and ``"gradient"``. Defaults to the model's own layer, else to -1, the second to last.
+    effects_key
+        Slot of the perturbation for ``"effects"``.
+    tokens_key
+        Slot of the tokens in ``.obsm``.
+    key_added
+        Name of the results.
+    rng
+        Seed or generator that draws the cells.
+    mod
+        Modality of a MuData.
+    copy
+        Return a copy instead of writing to `adata`.
+
+    Returns
+    -------
+    None, or the copy. Writes
+
+    ``.varp["network"]``, or ``.varp["network_<group>"]``
+        CSR (n_vars, n_vars), float32: row source, column target. A stored value, zeros too, is an edge; there is none from a gene to itself.
+        Where several columns of ``.var`` are the same gene, the first has the edges.
+    ``.varp["network__n"]``, or ``.varp["network_<group>__n"]``
+        The number of cells behind each edge, int32; not for ``"token"``.
+    ``.obs["network_cells"]``
+        Whether a cell was used; not for ``"token"``.
+    ``.uns["network"]["params"]``
+        The arguments, groups, model, sha256 of its weights, vocabulary hash, numbers of cells and edges, version.
+
+    Raises
+    ------
+    KeyError
+        If there are no tokens, no column `groupby`, or no recorded effects.
+    ValueError
+        If genes are not there, no two genes are in `min_cells` cells, an option has no meaning for the score, layers or heads do not exist, or a slot
+        holds something else than an earlier network.
+
+    Examples
+    --------
+    >>> sg.pp.tokenize(adata, "default")
+    >>> sg.tl.network(adata, tfs=["STAT1", "STAT2", "IRF9"])
+    >>> edges = sg.get.edges(adata)
+    >>> edges["source"].value_counts().tolist()  # 40 genes, not to itself
+    [39, 39, 39]
+    """
+    from scanpy import logging as logg
+
+    data = adata.copy() if copy else adata
+    cells = keys.as_adata(data, mod)
+    check_options(
+        score, groupby=groupby, layers=layers, heads=heads, rank_corrected=rank_corrected, emb_layer=emb_layer
+    )
+    groups = groups_of(data, groupby, mod)
+    names = {group: key_added if group is None else keys.group_key(key_added, group) for group in groups}
+    counted = score != "token"
+    written = [slot for name in names.values() for slot in _slots(name, counted=counted)]
+    if len(set(written)) < len(written):
+        msg = (
+            f"Groups in .obs[{groupby!r}] would have slots of the same name in .varp. Rename those that end with '__n'."
+        )
+        raise ValueError(msg)
+    cells_slot = [f"obs/{keys.cells_key(key_added)}"] if counted else []
+    slots.check_free(cells, "tl.network", key_added, [*written, *cells_slot, f"uns/{key_added}"])
+    if score == "effects":
+        if model is not None:
+            msg = "score='effects' is read from .varp and runs no model. Leave `model` out."
+            raise ValueError(msg)
+        scorer = recorded(cells, effects_key)
+    else:
+        exact = settings.precision == "auto" or score == "gradient"  # which has no derivative in bfloat16
+        inputs = model_inputs(
+            cells,
+            model,
+            tokens_key=tokens_key,
+            pooling=None,
+            emb_layer=emb_layer,
+            precision="float32" if exact else settings.precision,
+        )
+        least = min_cells if counted else 0
+        options: dict[str, Any] = {"layers": layers, "heads": heads, "rank_corrected": rank_corrected}
+        scorer = by_model(score, inputs, groups, max_cells=max_cells, min_cells=least, rng=rng, **options)
+    wanted, factors = (
+        named_columns(cells, scorer.inputs, given, name, missing) for name, given in (("genes", genes), ("tfs", tfs))
+    )
+    sources, targets = choose_genes(wanted, factors, scorer.n_cells, min_cells if counted else 0)
+    if scorer.inputs is not None and counted:
+        check_pairs(scorer.inputs, scorer.used, sources, targets, min_cells)
+
+    n_cells = {group: len(rows) for group, rows in scorer.used.items()}
+    which = "" if genes is not None else ", the genes that most cells express"
+    start = logg.info(
+        f"scoring {len(sources)} x {len(targets)} genes{which}, by {score} in {sum(n_cells.values())} cells"
+    )
+    values: dict[str, Any] = {}
+    n_edges: dict[str | None, int] = {}
+    for group, rows in scorer.used.items():
+        scored = scorer.of(rows, sources, targets)
+        edges = edges_of(scored, min_cells)
+        n_edges[group] = int(edges.sum())
+        parts = [scored.values] if scored.n_cells is None else [scored.values, scored.n_cells.astype(np.int32)]
+        for slot, part in zip(_slots(names[group], counted=counted), parts, strict=True):
+            values[slot] = as_varp(part, edges, sources, targets, cells.n_vars)
+    check_not_empty(n_edges, min_cells)
+    if counted:
+        is_used = np.zeros(cells.n_obs, dtype=bool)
+        is_used[np.concatenate(list(scorer.used.values()))] = True
+        values[cells_slot[0]] = is_used
+    slots.write(
+        cells,
+        "tl.network",
+        key_added,
+        values,
+        score=score,
+        groupby=groupby,
+        groups=None if groupby is None else list(scorer.used),
+        min_cells=min_cells,
+        n_cells=list(n_cells.values()) if counted else None,
+        n_edges=list(n_edges.values()),
+        n_sources=len(sources),
+        n_targets=len(targets),
+        **scorer.params,
+    )
+    logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
+    return data if copy else None
+
+
+def _slots(name: str, *, counted: bool) -> list[str]:
+    """Slots of one network: scores, then numbers of cells if there are any."""
+    return [f"varp/{name}", *([f"varp/{keys.pairs_key(name)}"] if counted else [])]
