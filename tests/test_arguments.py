@@ -17,7 +17,7 @@ from scgeneformer import hub, model
 from scgeneformer._arguments import RULES, allowed, checked, parameters_of
 from scgeneformer._settings import Settings, engine_options
 
-CLASSES = (model.Geneformer, model.CellClassifier, model.GeneClassifier, model.Corpus, sg.Vocabulary)
+CLASSES = (model.Geneformer, model.CellClassifier, model.GeneClassifier, model.Corpus, sg.Vocabulary, sg.Reference)
 INNER = {"check_tokens", "check_fits", "convert_legacy_save", "n_named_by_id", "token_of", "tokens_of"}
 FREE = {  # numbers without a range of ours
     "devices": "-1 stands for all of them; Lightning knows how many there are",
@@ -35,7 +35,7 @@ def public_functions() -> dict[str, Any]:
         for name, member in inspect.getmembers(cls, callable):
             function = getattr(member, "__func__", member)
             ours = str(getattr(function, "__module__", "")).startswith("scgeneformer") and name not in INNER
-            ours = ours and function is not sg.Vocabulary.__init__
+            ours = ours and function not in (sg.Vocabulary.__init__, sg.Reference.__init__)
             if ours and (name == "__init__" or not name.startswith("_")):
                 functions[f"{cls.__name__}.{name}"] = function
     return functions

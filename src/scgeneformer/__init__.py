@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import evaluation, get, pl, pp, tl
 from ._settings import settings
 from ._version import __version__
+from .atlas import Reference
 from .tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LAZY = ("engine", "hub", "model", "nn")
 
 __all__ = [
+    "Reference",
     "Vocabulary",
     "__version__",
     "engine",

@@ -189,8 +189,13 @@ def novelty_key(key: str) -> str:
 
 
 def nearest_key(key: str) -> str:
-    """Name of the `obs` column with the labels of all cells, also of those that are "unknown" in ``.obs[key]``."""
+    """Name of the `obs` column with the labels of all cells, also of those that are "unknown" in ``.obs[key]`` or have the label of a cluster."""
     return f"{key}_nearest"
+
+
+def majority_key(key: str) -> str:
+    """Name of the `obs` column with the share of the votes of a cell's cluster for the label in ``.obs[key]``."""
+    return f"{key}_majority"
 
 
 def value_key(key: str) -> str:

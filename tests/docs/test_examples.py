@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOMS = (sg.pp, sg.tl, sg.pl, sg.get, sg.evaluation, sg.hub, sg.model, sg.nn)
-PUBLIC = {"Vocabulary": sg.Vocabulary, "Settings": type(sg.settings)} | {
+PUBLIC = {"Vocabulary": sg.Vocabulary, "Reference": sg.Reference, "Settings": type(sg.settings)} | {
     f"{room.__name__.removeprefix('scgeneformer.')}.{name}": getattr(room, name)
     for room in ROOMS
     for name in room.__all__

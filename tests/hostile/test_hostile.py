@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from . import counts, files, labels, perturbing, results, tokens
+from . import counts, files, labels, perturbing, references, results, tokens
 from .verdict import Tally
 
-AREAS = {module.__name__.rsplit(".", 1)[1]: module for module in (counts, tokens, perturbing, results, labels, files)}
+AREAS = {
+    module.__name__.rsplit(".", 1)[1]: module
+    for module in (counts, tokens, perturbing, results, labels, files, references)
+}
 
 
 @pytest.mark.parametrize("area", AREAS)

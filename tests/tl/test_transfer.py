@@ -51,6 +51,13 @@ def test_index_agrees_with_brute_force() -> None:
     np.testing.assert_allclose(query.obsm["exact_proba"], query.obsm["index_proba"], atol=0.1)
     np.testing.assert_allclose(query.obs["exact_distance"], query.obs["index_distance"], atol=0.02)
     np.testing.assert_allclose(query.obs["exact_novelty"], query.obs["index_novelty"], atol=0.05)
+    side = (
+        reference.obsm["X_geneformer"][:, 0] > 0.5
+    )  # many cells have few neighbours of other donors among their nearest
+    reference.obs["donor"] = np.where(side, "a", np.where(np.arange(1500) % 2, "b", "c"))
+    sg.tl.transfer(query, reference, "cell_type", key_added="exact", donor="donor")
+    sg.tl.transfer(query, reference, "cell_type", key_added="left_out", exact=False, donor="donor")
+    np.testing.assert_allclose(query.obs["exact_novelty"], query.obs["left_out_novelty"], atol=0.05)
     again = query.copy()
     sg.tl.transfer(again, reference, "cell_type", key_added="index", exact=False)
     np.testing.assert_array_equal(again.obsm["index_proba"], query.obsm["index_proba"])

@@ -14,7 +14,7 @@ from ._folds import folds
 from ._intervals import bootstrap
 from ._linear import LinearModel, fit_logistic, fit_ridge
 from ._predictors import increment, predictors, together
-from ._reliability import Reliability, reliability, temperature
+from ._reliability import Reliability, calibration_error, reliability, temperature
 from ._scores import regression
 from ._separation import separation
 from ._split import Split, check_disjoint, split
@@ -29,6 +29,7 @@ __all__ = [
     "Report",
     "Split",
     "bootstrap",
+    "calibration_error",
     "check_disjoint",
     "classification",
     "embeddings",

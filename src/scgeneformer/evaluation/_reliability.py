@@ -62,13 +62,37 @@ def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Re
     ([nan, 0.75], [nan, 0.5])
     """
     truth, proba = read_truth(truth, proba, "probabilities")
-    sure, right = proba.max(axis=1), proba.argmax(axis=1) == truth
+    return _of_confidence(proba.max(axis=1), proba.argmax(axis=1) == truth, n_bins)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, *, n_bins: int = 15) -> float:
+    """Expected calibration error: the mean absolute difference of accuracy and confidence in bins of confidence of equal width (Guo et al. 2017).
+
+    Parameters
+    ----------
+    confidence
+        Probability with which each prediction was made, of shape (n,).
+    right
+        Whether it was right, bool of shape (n,).
+    n_bins
+        Number of bins.
+
+    Examples
+    --------
+    >>> round(sg.evaluation.calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([True, True, True, False])), 2)
+    0.15
+    """
+    return _of_confidence(confidence, right, n_bins).error
+
+
+def _of_confidence(sure: np.ndarray, right: np.ndarray, n_bins: int) -> Reliability:
+    """Reliability of predictions of this confidence, of which these are right, (n,) each."""
     bin_of = np.clip(np.ceil(sure * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     n = np.bincount(bin_of, minlength=n_bins)
     with np.errstate(invalid="ignore"):
         confidence = np.bincount(bin_of, weights=sure, minlength=n_bins) / n
         accuracy = np.bincount(bin_of, weights=right, minlength=n_bins) / n
-    error = np.sum(n * np.abs(np.nan_to_num(accuracy - confidence))) / len(truth)
+    error = np.sum(n * np.abs(np.nan_to_num(accuracy - confidence))) / len(sure)
     return Reliability(np.linspace(0, 1, n_bins + 1), confidence, accuracy, n, float(error))
 
 

@@ -7,6 +7,7 @@ from ._edges import edges
 from ._effects import effects
 from ._embedding_scores import embedding_scores
 from ._evaluation import evaluation
+from ._neighbors import neighbors
 from ._shifts import shifts
 
-__all__ = ["cell_shifts", "edges", "effects", "embedding_scores", "evaluation", "shifts"]
+__all__ = ["cell_shifts", "edges", "effects", "embedding_scores", "evaluation", "neighbors", "shifts"]

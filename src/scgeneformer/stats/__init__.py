@@ -15,7 +15,7 @@ from ._matched import draw_test, matched_groups, matched_test
 from ._means import Summary, common_effect, group_means, mean_measured, summarise, t_test
 from ._mixture import Mixture, two_components
 from ._moderated import moderate
-from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors
+from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors, Weights
 from ._novelty import conformal_p, median_distances, relative_distances, smallest_sample
 from ._permuted_labels import PermutedLabels, permuted_labels
 from ._ranks import auroc, rank_sum, rank_sum_null, rank_sum_pool
@@ -29,6 +29,7 @@ __all__ = [
     "Neighbors",
     "PermutedLabels",
     "Summary",
+    "Weights",
     "auroc",
     "benjamini_hochberg",
     "center",

@@ -10,10 +10,10 @@ from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
+from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 from scgeneformer.tokens import read_tokens
 
 from ._classifier import load_classifier
-from ._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +141,7 @@ def annotate(
     tokens = read_tokens(data, tokens_key, pretrained.vocabulary, model=pretrained.name)
     key = f"{target.name}_predicted" if key_added is None else key_added
     keys.slot_names(() if target.kind == "continuous" else target.classes, f"Labels of {target.name!r},")
-    written = _slots_of(key, target.kind) + (novelty_slots(key, unknown=unknown) if reference else [])
+    written = _slots_of(key, target.kind) + (novelty_slots(key, nearest=unknown is not None) if reference else [])
     slots.check_free(data, "tl.annotate", key, [*written, f"uns/{key}"])
     options = engine_options()
 
@@ -164,7 +164,7 @@ def annotate(
         novelty = np.concatenate([each.novelty for each in answers])
         nearest = _of_classes(data, answer, target.classes, ordinal=target.kind == "ordinal", min_score=None)[0]
         values[0] = with_unknown(values[0], novelty, unknown)
-        values += novelty_values(distance, novelty, nearest, unknown=unknown)
+        values += novelty_values(distance, novelty, None if unknown is None else nearest)
     slots.write(
         data,
         "tl.annotate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scgeneformer import _keys as keys
+from . import _keys as keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,17 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def novelty_slots(key: str, *, unknown: float | None) -> list[str]:
+def novelty_slots(key: str, *, nearest: bool) -> list[str]:
     """Slots of what `novelty_values` returns."""
-    nearest = [] if unknown is None else [f"obs/{keys.nearest_key(key)}"]
-    return [f"obs/{keys.distance_key(key)}", f"obs/{keys.novelty_key(key)}", *nearest]
+    last = [f"obs/{keys.nearest_key(key)}"] if nearest else []
+    return [f"obs/{keys.distance_key(key)}", f"obs/{keys.novelty_key(key)}", *last]
 
 
-def novelty_values(
-    distance: np.ndarray, novelty: np.ndarray, nearest: pd.Categorical, *, unknown: float | None
-) -> list[Any]:
-    """Relative distances, conformal p and, if `unknown`, the labels before any was made unknown."""
-    return [distance, novelty, *([] if unknown is None else [nearest])]
+def novelty_values(distance: np.ndarray, novelty: np.ndarray, nearest: pd.Categorical | None) -> list[Any]:
+    """Relative distances, conformal p and, where they may be others than those written, the labels of the cells by themselves."""
+    return [distance, novelty, *([] if nearest is None else [nearest])]
 
 
 def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | None) -> pd.Categorical:
