@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from ._version import __version__
 
@@ -226,32 +225,6 @@ def cells_key(key: str) -> str:
 def centrality_key(key: str, measure: str) -> str:
     """Name of the `var` column with one of the centralities under `key`."""
     return f"{key}_{measure}"
-
-
-def read_network(adata: AnnData, key: str, group: str | None = None) -> tuple[str, Any]:
-    """Name in ``.varp`` of a network, of a group of cells if any, and its CSR matrix of sources and targets.
-
-    Raises
-    ------
-    KeyError
-        If there is none.
-    ValueError
-        If it is empty, or `group` is not one of its groups.
-    """
-    run = params(adata, key, cure="sg.tl.network(adata)")
-    groups = [str(name) for name in run.get("groups", ())]
-    if (groups and group is None) or (group is not None and group not in groups):
-        msg = f"group={group!r}: .uns[{key!r}] has a network for each of the groups {groups or '(none)'}. Name one by `group=`."
-        raise ValueError(msg)
-    name = key if group is None else group_key(key, group)
-    if name not in adata.varp:
-        msg = f"No network in .varp[{name!r}]. Run `sg.tl.network(adata)` first."
-        raise KeyError(msg)
-    matrix = sparse.csr_matrix(adata.varp[name])
-    if matrix.nnz == 0:
-        msg = f"The network in .varp[{name!r}] has no edges between the genes of .var. Run `sg.tl.network(adata)` on these genes."
-        raise ValueError(msg)
-    return name, matrix
 
 
 def answer_key(key: str, baseline: str = "", *, proba: bool = True) -> str:

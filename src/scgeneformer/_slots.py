@@ -1,4 +1,4 @@
-"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else."""
+"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else. And how a network is read from its."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from . import _keys as keys
 
@@ -79,6 +80,32 @@ def add(adata: AnnData, key: str, values: Mapping[str, Any]) -> None:
     params = _params(adata, key)
     slots = dict.fromkeys([*map(str, params.get("slots", ())), *values])
     adata.uns[key]["params"] = {**params, "slots": np.array(list(slots), dtype=object)}
+
+
+def read_network(adata: AnnData, key: str, group: str | None = None) -> tuple[str, Any]:
+    """Name in ``.varp`` of a network, of a group of cells if any, and its CSR matrix of sources and targets.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        If it is empty, or `group` is not one of its groups.
+    """
+    run = keys.params(adata, key, cure="sg.tl.network(adata)")
+    groups = [str(name) for name in run.get("groups", ())]
+    if (groups and group is None) or (group is not None and group not in groups):
+        msg = f"group={group!r}: .uns[{key!r}] has a network for each of the groups {groups or '(none)'}. Name one by `group=`."
+        raise ValueError(msg)
+    name = key if group is None else keys.group_key(key, group)
+    if name not in adata.varp:
+        msg = f"No network in .varp[{name!r}]. Run `sg.tl.network(adata)` first."
+        raise KeyError(msg)
+    matrix = sparse.csr_matrix(adata.varp[name])
+    if matrix.nnz == 0:
+        msg = f"The network in .varp[{name!r}] has no edges between the genes of .var. Run `sg.tl.network(adata)` on these genes."
+        raise ValueError(msg)
+    return name, matrix
 
 
 def _params(adata: AnnData, key: str) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ unlabelled where they are continuous. Unlabelled items are in no set and count i
 
 from __future__ import annotations
 
-from . import embeddings
 from ._baselines import logistic, ridge
 from ._classification import Report, classification
 from ._curves import Curve, precision_recall, roc
@@ -32,7 +31,6 @@ __all__ = [
     "calibration_error",
     "check_disjoint",
     "classification",
-    "embeddings",
     "degree_of_other_half",
     "fit_logistic",
     "fit_ridge",

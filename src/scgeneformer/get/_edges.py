@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scgeneformer import _keys
+from scgeneformer import _keys, _slots
 from scgeneformer._arguments import checked
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def edges(
     ['source', 'target', 'weight', 'percentile', 'n_cells']
     """
     data = _keys.as_adata(adata, mod)
-    name, matrix = _keys.read_network(data, key, group)
+    name, matrix = _slots.read_network(data, key, group)
     symbols = None if gene_symbols is None else _keys.symbols(data, gene_symbols)
     names = data.var_names.astype(str).to_numpy() if symbols is None else symbols
     pairs = matrix.tocoo()

@@ -9,6 +9,7 @@ from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation, stats
 from scgeneformer._arguments import checked
+from scgeneformer.evaluation import embeddings
 from scgeneformer.evaluation._intervals import groups_to_resample
 from scgeneformer.tl._expression import log_profile
 
@@ -128,7 +129,7 @@ def state_score(
     states = _states(keys.obs_column(data, groupby, mod).iloc[rows], groupby, source, target)
     start = logg.info(f"placing {len(rows)} cells between {source!r} and {target!r}")
     try:
-        by_rep = {"embedding": evaluation.embeddings.held_out_positions(points[rows], states, donors, rng=rng)}
+        by_rep = {"embedding": embeddings.held_out_positions(points[rows], states, donors, rng=rng)}
     except ValueError as error:
         msg = (
             f"States {source!r} and {target!r} of .obs[{groupby!r}] cannot be compared across .obs[{donor!r}]: {error}"
@@ -136,11 +137,9 @@ def state_score(
         raise ValueError(msg if donor is not None else str(error)) from None
     if donors is not None:
         centred = stats.center(points[rows], np.unique(donors, return_inverse=True)[1])
-        by_rep["embedding, centred by donor"] = evaluation.embeddings.held_out_positions(
-            centred, states, donors, rng=rng
-        )
+        by_rep["embedding, centred by donor"] = embeddings.held_out_positions(centred, states, donors, rng=rng)
     profile = log_profile(cells, rows, layer=layer, tokens_key=tokens_key, cure=CURE).X
-    by_rep["expression"] = evaluation.embeddings.held_out_positions(profile, states, donors, rng=rng)
+    by_rep["expression"] = embeddings.held_out_positions(profile, states, donors, rng=rng)
     table, units = _table(by_rep, states, donors, n_bootstrap, rng)
     values: dict[str, Any] = {}
     for name, positions in by_rep.items():
@@ -157,8 +156,8 @@ def state_score(
         target=str(target),
         donor=donor,
         use_rep=use_rep,
-        n_source=int(np.sum(states == evaluation.embeddings.SOURCE)),
-        n_target=int(np.sum(states == evaluation.embeddings.TARGET)),
+        n_source=int(np.sum(states == embeddings.SOURCE)),
+        n_target=int(np.sum(states == embeddings.TARGET)),
         n_donors=None if donors is None else len(np.unique(donors)),
         resampled=units if n_bootstrap else None,
         n_bootstrap=n_bootstrap,
@@ -174,8 +173,8 @@ def _states(column: pd.Series, groupby: str, source: Hashable, target: Hashable)
     if source == target:
         msg = f"source and target are both {source!r}. Name two states of .obs[{groupby!r}]."
         raise ValueError(msg)
-    states = np.full(len(column), evaluation.embeddings.NEITHER)
-    for code, state in ((evaluation.embeddings.SOURCE, source), (evaluation.embeddings.TARGET, target)):
+    states = np.full(len(column), embeddings.NEITHER)
+    for code, state in ((embeddings.SOURCE, source), (embeddings.TARGET, target)):
         inside = (column == state).to_numpy() | (column.astype(str) == str(state)).to_numpy()
         if not inside.any():
             found = ", ".join(map(repr, map(str, column.dropna().unique()))) or "none"
@@ -191,7 +190,7 @@ def _table(
     """AUROC by each representation with its interval, and what was resampled."""
     from sklearn.metrics import roc_auc_score
 
-    of_ends = np.flatnonzero(states != evaluation.embeddings.NEITHER)
+    of_ends = np.flatnonzero(states != embeddings.NEITHER)
     truth = states[of_ends]
     groups = groups_to_resample(None if donors is None else donors[of_ends])
 

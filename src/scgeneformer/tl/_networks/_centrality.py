@@ -92,7 +92,7 @@ def centrality(
     names = {group: key_added if group is None else keys.group_key(key_added, group) for group in groups}
     written = [f"var/{keys.centrality_key(name, measure)}" for name in names.values() for measure in MEASURES]
     slots.check_free(cells, "tl.centrality", key_added, [*written, f"uns/{key_added}"])
-    matrices = {group: keys.read_network(cells, key, group) for group in groups}
+    matrices = {group: slots.read_network(cells, key, group) for group in groups}
     start = logg.info(f"centralities of genes in {', '.join(name for name, _ in matrices.values())}")
     values: dict[str, Any] = {}
     n_taken = []

@@ -144,7 +144,7 @@ def evaluate_network(
     if not networks:
         msg = "`key` names no network. Name the slots of networks, such as key='network'."
         raise ValueError(msg)
-    matrices = {name: keys.read_network(cells, name, group)[1] for name in networks}
+    matrices = {name: slots.read_network(cells, name, group)[1] for name in networks}
     universe = find_universe(
         cells, truth, list(matrices.values()), tfs=tfs, directed=directed, gene_symbols=gene_symbols
     )
