@@ -1,6 +1,6 @@
 """Does integration of embeddings bring batches together, and what does it do to types of cells?
 
-    python benchmarks/judge_integration.py [--data ../shared/data] [--only lines kang] [--scvi] [--metrics scib] [--out TABLE.md]
+    python benchmarks/judge_integration.py [--data ../shared/data] [--only lines kang] [--scvi] [--metrics scib] [--tokens 128] [--out TABLE.md]
 
 - "lines": five cell lines in five batches of two technologies (CEL-seq2, Drop-seq), by the genes of all batches. Types are known for certain, and every
   line is in every batch but one.
@@ -11,7 +11,7 @@ Rows: the embedding by the bundled model as it is; centred by batch; centred by 
 of a classifier that was fine-tuned on the types of all batches (for "lines" without the last batch, whose cells are then scored like all
 others), which uses types as well; principal components of the 2,000 most variable genes, centred and by Harmony; these genes; with `--scvi` an scVI. Scores by
 scib-metrics: mean over three drawings of cells, as many of each batch, with standard deviation. "interferon" is how well a logistic regression tells control
-from interferon in the other donor: what is left of the condition.
+from interferon in the other donor: what is left of the condition. Cells are cut to their first `--tokens` tokens.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=tuple(SETS), default=tuple(SETS))
     parser.add_argument("--scvi", action="store_true")
     parser.add_argument("--metrics", choices=("scib", "sklearn"))
+    parser.add_argument("--tokens", type=int, default=128, help="maximum number of tokens of a cell")
     parser.add_argument("--max-cells", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -92,7 +93,7 @@ def main() -> None:
     for name in args.only:
         cells, batch, labels = SETS[name](args.data)
         cells = cells[cells.obs[labels].notna()].copy()
-        sg.pp.tokenize(cells, "default")
+        sg.pp.tokenize(cells, "default", max_length=args.tokens)
         sg.tl.embed(cells)
         sg.tl.integrate(cells, batch, method="center", label_key=labels)
         cells.obsm["X_fine_tuned"] = fine_tuned(cells, labels, batch)
