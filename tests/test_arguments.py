@@ -17,7 +17,15 @@ from scgeneformer import hub, model
 from scgeneformer._arguments import RULES, allowed, checked, parameters_of
 from scgeneformer._settings import Settings, engine_options
 
-CLASSES = (model.Geneformer, model.CellClassifier, model.GeneClassifier, model.Corpus, sg.Vocabulary, sg.Reference)
+CLASSES = (
+    model.Geneformer,
+    model.CellClassifier,
+    model.GeneClassifier,
+    model.PairClassifier,
+    model.Corpus,
+    sg.Vocabulary,
+    sg.Reference,
+)
 INNER = {"check_tokens", "check_fits", "convert_legacy_save", "n_named_by_id", "token_of", "tokens_of"}
 FREE = {  # numbers without a range of ours
     "devices": "-1 stands for all of them; Lightning knows how many there are",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import scgeneformer as sg
@@ -55,7 +56,21 @@ def prepare_in_silico_perturbation(names: dict[str, Any], make_cells: Callable[.
     tokenized.write_h5ad("tokenized.h5ad")
 
 
-PREPARE = {"training.md": prepare_training, "in_silico_perturbation.md": prepare_in_silico_perturbation}
+def prepare_gene_pairs(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
+    """Pairs of the genes of the cells, some with an effect, and some to predict."""
+    genes, rng = np.array(names["adata"].var_names), np.random.default_rng(0)
+    ends = np.column_stack(np.triu_indices(len(genes), 1))
+    rows = rng.permutation(ends)[:250]
+    names["pairs"] = pd.DataFrame(genes[rows], columns=["source", "target"])
+    names["regulation"] = names["pairs"].assign(label=rng.choice(["activation", "repression"], len(rows)))
+    names["candidates"] = names["pairs"].head(5)
+
+
+PREPARE = {
+    "gene_pairs.md": prepare_gene_pairs,
+    "training.md": prepare_training,
+    "in_silico_perturbation.md": prepare_in_silico_perturbation,
+}
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if blocks(path)], ids=lambda path: path.name)

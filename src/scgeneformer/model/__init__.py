@@ -8,6 +8,8 @@ from ._gene_classifier import GeneClassifier
 from ._geneformer import Geneformer
 from ._presets import presets, recipe
 from .corpus._corpus import Corpus
+from .pairs._cross_validation import PairCrossValidation
+from .pairs._pair_classifier import PairClassifier
 from .recipes._selection import Selection
 from .tuning._space import default_space
 from .tuning._tune import TuneResult, tune
@@ -18,6 +20,8 @@ __all__ = [
     "CrossValidation",
     "GeneClassifier",
     "Geneformer",
+    "PairClassifier",
+    "PairCrossValidation",
     "Selection",
     "TuneResult",
     "default_space",

@@ -99,13 +99,26 @@ def profile_features(
     ValueError
         If the data hold no expression, or not in memory.
     """
-    values = _log_normalised(cells, tokens_key, "profiles")
+    tokens, profiles = expression_profiles(cells, tokens_key, vocabulary, "profiles")
+    return _components(profiles, rng)[np.searchsorted(tokens, genes)]
+
+
+def expression_profiles(
+    cells: AnnData, tokens_key: str, vocabulary: Vocabulary, baseline: str
+) -> tuple[np.ndarray, sparse.csr_matrix]:
+    """Log-normalised expression of genes across cells: their tokens, ascending, (n_genes,), and CSR (n_genes, n_cells).
+
+    Raises
+    ------
+    ValueError
+        If the data hold no expression, or not in memory; `baseline` is what needs it.
+    """
+    values = _log_normalised(cells, tokens_key, baseline)
     token_id = token_ids(cells, tokens_key, vocabulary)
     columns = np.flatnonzero(token_id >= 0)
     tokens, row = np.unique(token_id[columns], return_inverse=True)
     gather = sparse.csr_matrix((np.ones(len(columns)), (row, columns)), shape=(len(tokens), len(token_id)))
-    profiles = (gather @ values.T).tocsr()  # (genes, cells); columns of one gene are summed
-    return _components(profiles, rng)[np.searchsorted(tokens, genes)]
+    return tokens, (gather @ values.T).tocsr()  # columns of one gene are summed
 
 
 def _components(values: sparse.csr_matrix, rng: int) -> np.ndarray:

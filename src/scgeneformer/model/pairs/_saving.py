@@ -1,0 +1,76 @@
+"""Classifiers of pairs in folders: JSON, safetensors and the vocabulary, and no pickle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from scgeneformer import _files
+from scgeneformer.tokens import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+STATE, ARRAYS, VOCABULARY = "pair_classifier.json", "pair_classifier.safetensors", "vocabulary.json.gz"
+_FORMAT = "scgeneformer pairs 1"
+
+
+def write_folder(
+    folder: Path,
+    state: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a folder as a whole, in the place of a saved model if `overwrite`.
+
+    Raises
+    ------
+    ValueError
+        If there is something that is not to be overwritten, or that is no saved PairClassifier.
+    """
+    if folder.exists() and not overwrite:
+        msg = f"{folder} exists. Give another folder, or overwrite=True."
+        raise ValueError(msg)
+    if folder.exists() and not (folder / STATE).is_file():
+        msg = f"{folder} is no saved PairClassifier and is not replaced. Give another folder."
+        raise ValueError(msg)
+
+    def write(new: Path) -> None:
+        new.mkdir(parents=True)
+        (new / STATE).write_text(json.dumps({"format": _FORMAT, **state}) + "\n", encoding="utf-8")
+        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, new / ARRAYS)
+        vocabulary.save(new / VOCABULARY)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _files.replace(folder, write)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vocabulary]:
+    """What `write_folder` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    ValueError
+        If it is of another format, or damaged.
+    """
+    if not (folder / STATE).is_file():
+        msg = f"No PairClassifier in {folder}, which has no {STATE}. Give the folder that `model.save` wrote."
+        raise FileNotFoundError(msg)
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        version = state.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        msg = f"{folder / STATE} was not written by `model.save`, or is damaged. Save the model again."
+        raise ValueError(msg) from None
+    if version != _FORMAT:
+        msg = f"{folder / STATE} is in the format {version!r}, and this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
+        raise ValueError(msg)
+    return state, load_file(folder / ARRAYS), Vocabulary.load(folder / VOCABULARY)
