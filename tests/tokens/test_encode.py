@@ -234,7 +234,8 @@ def test_normalised_counts_give_the_same_tokens_from_every_matrix(small: Vocabul
     X = rng.poisson(1.0, (40, N_GENES)) * rng.integers(1, 4, N_GENES)
     normalised = X / np.maximum(X.sum(axis=1, keepdims=True), 1) * 1e4
     values = (normalised if counts == "linear" else np.log1p(normalised)).astype(dtype)
-    token_id = np.r_[np.arange(4, 64), [-1] * (N_GENES - 60)].astype(np.int32)
+    first = small.n_special
+    token_id = np.r_[np.arange(first, first + 60), [-1] * (N_GENES - 60)].astype(np.int32)
     expected_tokens = encode(values, token_id, even, counts=counts).tokens
     order = rng.permutation(N_GENES)
     for kind, make in MATRICES.items():
