@@ -74,7 +74,7 @@ def main() -> None:
     start_at_frequencies(model, cells)
     start_at_coexpression(model, cells, 0)
     model.train(
-        max_epochs=-1,
+        max_epochs=10**6,  # until time is up
         validation_size=0.02,
         token_budget=args.token_budget,
         learning_rate=args.learning_rate,
