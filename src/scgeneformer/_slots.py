@@ -1,4 +1,4 @@
-"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else. And how a network is read from its."""
+"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else. Networks are read here, too."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from scipy import sparse
 
 from scgeneformer import engine
 from scgeneformer._settings import engine_options
+from scgeneformer.model.training._random import generators_restored
+from scgeneformer.model.training._train import device_of
 from scgeneformer.tokens import token_ids, token_params
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> 
     cells = AnnData(counts)
     cells.obs["batch"] = batches.astype(str)
     scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
-    with torch.random.fork_rng():
+    with generators_restored(device_of("auto")):
         torch.manual_seed(rng)
         model = scvi.model.SCVI(cells)
         model.train(enable_progress_bar=False, logger=False)

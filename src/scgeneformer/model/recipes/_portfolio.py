@@ -138,9 +138,9 @@ class _Contest:
         self.rows[name] = row | score_tasks(self.items.tasks, scores, self.items.labels[self.held_out])
 
     def enter(self, name: str, scores: np.ndarray, **row: float) -> None:
-        """Judge the classifier that the model is now, and keep it if it is the best so far; the first is the probe."""
+        """Judge the classifier that the model is now, and keep it if it beats the probe, which comes first."""
         self.show(name, scores, **row)
-        if self._beats(name, PROBE) and self.rows[name]["criterion"] < self.rows[self.kept]["criterion"]:
+        if self._beats(name, PROBE):
             self.kept, self.best = name, _trained(self.items.model)
 
     def better_references(self) -> str:
