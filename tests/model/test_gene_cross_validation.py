@@ -240,3 +240,28 @@ def test_profiles_are_principal_components(kind, toy):
 def test_bad_arguments_are_named(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.cross_validate(**arguments)
+
+
+def test_a_column_of_var_is_a_baseline(ranked, vocabulary, start, quick):
+    """A logistic regression on it, on the same folds; where it has no value, on its median and on that."""
+    ids = vocabulary.ids[4:]
+    degree = np.arange(len(ids), dtype=float)
+    degree[[1, 13, 14]] = np.nan
+    var = pd.DataFrame({"token_id": np.arange(4, len(vocabulary)), "degree": degree, "name": "x"}, index=ids)
+    cells = ad.AnnData(obs=ranked.obs, var=var, obsm=dict(ranked.obsm), uns=dict(ranked.uns))
+    GeneClassifier.setup_anndata(cells)
+    model = GeneClassifier(cells, {"late": ids[12:24], "early": ids[:12]}, start)
+    cv = model.cross_validate(3, baselines=["degree", "expression"], n_bootstrap=0, max_epochs=1, **quick)
+    assert cv.pooled.index.tolist() == ["degree", "expression level", "classifier"]
+    genes = cv.table
+    value = pd.Series(degree, index=ids)[genes.index]
+    features = np.column_stack([value.fillna(value.median()), value.isna()])
+    codes = (genes["class"] == "early").to_numpy().astype(int)
+    for fold in range(3):
+        train, test = (np.flatnonzero(at) for at in (genes["fold"] != fold, genes["fold"] == fold))
+        expected = evaluation.logistic(
+            features[train], codes[train], features[test], n_classes=2, groups=None, scaled=True, rng=0
+        )
+        np.testing.assert_allclose(cv.baselines["degree"].to_numpy()[test], expected)
+    with pytest.raises(ValueError, match="'name'.*none of"):
+        model.cross_validate(3, baselines=["name"], **quick)

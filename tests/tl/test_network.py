@@ -257,3 +257,48 @@ def test_tables_of_networks_that_are_not_there(tokenized, folder):
         sg.get.edges(tokenized, genes=["NOPE"])
     with pytest.raises(ValueError, match="no edges between the genes"):
         sg.get.edges(tokenized[:, :1].copy())
+
+
+@pytest.mark.parametrize("score", ["attention", "token"])
+def test_known_edges_keep_their_weights_and_no_others_are_stored(tokenized, folder, score):
+    names = tokenized.var_names
+    known = pd.DataFrame(
+        {
+            "source": ["SYM1", "SYM2", names[5], "SYM1", "SYM3", "absent"],
+            "target": ["SYM4", names[6], "SYM1", "SYM4", "SYM3", "SYM1"],
+            "mor": 1,
+        }
+    )
+    everything = sg.tl.network(tokenized, folder, score=score, copy=True)
+    sg.tl.network(tokenized, folder, score=score, edges=known)
+    whole, part = dense(everything), dense(tokenized)
+    at = np.zeros_like(whole, dtype=bool)
+    at[[1, 2, 5], [4, 6, 1]] = True
+    # attention is corrected for ranks by all genes of the cells, whichever pairs are asked for
+    np.testing.assert_allclose(part[at], whole[at], rtol=1e-5, atol=1e-6)
+    assert np.isnan(part[~at]).all()
+    params = tokenized.uns["network"]["params"]
+    assert (params["n_known_edges"], params["n_known_edges_in_data"], params["n_edges"]) == (4, 3, [3])
+
+
+def test_known_edges_of_named_genes(tokenized, folder):
+    known = pd.DataFrame({"source": ["SYM1", "SYM2", "SYM1"], "target": ["SYM4", "SYM4", "SYM6"]})
+    sg.tl.network(tokenized, folder, score="token", edges=known, tfs=["SYM1", "SYM5"], genes=["SYM1", "SYM4", "SYM5"])
+    rows, columns = tokenized.varp["network"].nonzero()
+    assert (rows.tolist(), columns.tolist()) == ([1], [4])
+
+
+@pytest.mark.parametrize(
+    ("edges", "error", "message"),
+    [
+        ({"source": ["x"], "target": ["y"]}, ValueError, "No edge of `edges` is between two genes.*'x', 'y'"),
+        ({"source": ["SYM1"], "target": ["SYM1"]}, ValueError, "No edge of `edges`.*no edges"),
+        ({"from": ["SYM1"], "target": ["SYM2"]}, KeyError, "`edges` has no columns.*'source'"),
+    ],
+)
+def test_known_edges_that_cannot_be(tokenized, folder, edges, error, message):
+    before = tokenized.copy()
+    with pytest.raises(error, match=message):
+        sg.tl.network(tokenized, folder, edges=pd.DataFrame(edges))
+    assert set(tokenized.varp) == set(before.varp)
+    assert set(tokenized.uns) == set(before.uns)

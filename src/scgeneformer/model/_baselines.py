@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 
@@ -78,6 +79,30 @@ def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocab
         ranks[of_cell] += np.arange(len(of_cell)) / max(len(of_cell), 1)
     n_cells = n_cells[genes]
     return np.column_stack([np.log(n_cells), ranks[genes] / n_cells, np.log(vocabulary.medians[genes])])
+
+
+def numeric_columns(cells: AnnData) -> list[str]:
+    """Names of the columns of `var` that hold numbers or True and False."""
+    return [str(name) for name, values in cells.var.items() if pd.api.types.is_numeric_dtype(values.dtype)]
+
+
+def column_features(
+    cells: AnnData, name: str, genes: np.ndarray, tokens_key: str, vocabulary: Vocabulary
+) -> np.ndarray:
+    """A column of `var` as a feature of genes, and whether it has no value for them, if it lacks any: (n_genes, 1 or 2).
+
+    Missing values are the median of the others. Of several columns of one gene the first counts.
+    """
+    token_id = token_ids(cells, tokens_key, vocabulary)
+    tokens, first = np.unique(token_id, return_index=True)
+    place = np.minimum(np.searchsorted(tokens, genes), len(tokens) - 1)
+    column = cells.var[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = np.where(tokens[place] == genes, column[first[place]], np.nan)
+    missing = ~np.isfinite(values)
+    if missing.all():
+        return np.zeros((len(genes), 1))
+    filled = np.where(missing, np.median(values[~missing]), values)
+    return np.column_stack([filled, missing] if missing.any() else [filled])
 
 
 def expression_components(cells: AnnData, tokens_key: str, rng: int) -> np.ndarray:

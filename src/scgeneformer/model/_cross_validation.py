@@ -14,6 +14,7 @@ from scgeneformer import evaluation
 from scgeneformer._arguments import check_keywords
 from scgeneformer.evaluation._intervals import groups_to_resample
 
+from ._baselines import numeric_columns
 from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGenes
 from .training._checkpoint_files import alone_in
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 CLASSIFIER = "classifier"
 FEW = 10  # members of a class whose scores say little
+TAKEN = {
+    CLASSIFIER,
+    *GENE_BASELINES,
+    *GENE_BASELINES.values(),
+}  # what a column of `var` cannot be called to be a baseline
 _SET_BY_FOLDS = {"split", "train_size", "test_size", "ckpt_path"}
 
 
@@ -155,10 +161,11 @@ def cross_validate_genes(
     model: GeneClassifier, baselines: Sequence[str], folds: Folds, train_kwargs: Mapping[str, Any]
 ) -> CrossValidation:
     """Cross-validation of a classifier of genes; see its method for the parameters."""
-    _check(baselines, GENE_BASELINES, type(model).train, train_kwargs)
+    named = GENE_BASELINES | {name: name for name in numeric_columns(model._cells()) if name not in TAKEN}
+    _check(baselines, named, type(model).train, train_kwargs)
     repeats = [TestedGenes(model, folds.validation_size, seed, folds.n_folds) for seed in folds.seeds]
     with alone_in(train_kwargs.get("checkpoints")):
-        return _cross_validate(model, repeats, {GENE_BASELINES[name]: name for name in baselines}, folds, train_kwargs)
+        return _cross_validate(model, repeats, {named[name]: name for name in baselines}, folds, train_kwargs)
 
 
 def _check(

@@ -253,7 +253,8 @@ class GeneClassifier(ClassifiedGenes):
         baselines
             Logistic regressions on the same folds, which stand first in the tables: ``"expression"``, on the number of cells, mean rank and
             corpus median; ``"probe"``, on the pretrained states of genes averaged over cells; ``"profiles"``, on principal components of the
-            log-normalised expression across cells, which needs the counts that the tokens were made from.
+            log-normalised expression across cells, which needs the counts that the tokens were made from; or the name of a numeric column of ``.var``,
+            such as the degree of genes in a network (:func:`scgeneformer.tl.centrality`), whose missing values are its median.
         **train_kwargs
             For :meth:`train`. `checkpoints` gets a folder for each fold of each repeat.
 

@@ -9,7 +9,14 @@ import pandas as pd
 
 from scgeneformer import evaluation
 
-from ._baselines import cell_embedding, expression_components, expression_features, gene_embedding, profile_features
+from ._baselines import (
+    cell_embedding,
+    column_features,
+    expression_components,
+    expression_features,
+    gene_embedding,
+    profile_features,
+)
 from .data._gene_labels import few, most_probable
 from .data._splits import Sizes, choose_folds, choose_split
 
@@ -155,8 +162,10 @@ class TestedGenes(TestedItems):
             values = gene_embedding(model.start_encoder(), self.tokens, genes, model.vocabulary)
         elif name == "expression":
             values = expression_features(self.tokens, genes, model.vocabulary)
-        else:
+        elif name == "profiles":
             values = profile_features(model._cells(), genes, model._tokens_key, model.vocabulary, self.rng)
+        else:
+            values = column_features(model._cells(), name, genes, model._tokens_key, model.vocabulary)
         features = np.full((len(self.occurs), values.shape[1]), np.nan)
         features[self.occurs] = values
         return features

@@ -13,7 +13,7 @@ from scgeneformer._settings import settings
 from scgeneformer.tl._model_inputs import model_inputs
 from scgeneformer.tl._perturbation._states import groups_of
 
-from ._genes import choose_genes, named_columns
+from ._genes import choose_genes, known_edges, named_columns
 from ._score import as_varp, by_model, check_not_empty, check_options, check_pairs, edges_of, recorded
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -36,6 +37,7 @@ def network(
     score: Literal["attention", "contextual", "token", "gradient", "effects"] = "attention",
     genes: Sequence[str] | None = None,
     tfs: Sequence[str] | None = None,
+    edges: pd.DataFrame | None = None,
     missing: Literal["error", "ignore"] = "error",
     groupby: str | None = None,
     max_cells: int = 1_000,
@@ -84,7 +86,11 @@ def network(
         Genes of the network, by names in ``var_names``, Ensembl ids or symbols. Defaults to the 2,000 that most of the cells express, and
         `tfs`; with ``"effects"`` to all that have effects.
     tfs
-        Sources, such as transcription factors, of which those among `genes` are taken. Defaults to all genes.
+        Sources, such as transcription factors, of which those among `genes` are taken. Defaults to all genes, or to the sources of `edges`.
+    edges
+        Known edges, in columns ``source`` and ``target``, to which the network is restricted: a model then weighs the interactions of a database
+        in these cells, and finds no new ones. `genes` default to theirs. Edges of genes that are not in the data are left out. For edges without
+        direction, such as those between proteins, give both. Defaults to all pairs of genes.
     missing
         Whether genes without a token are an error or are left out, with a warning.
     groupby
@@ -128,12 +134,13 @@ def network(
     ``.obs["network_cells"]``
         Whether a cell was used; not for ``"token"``.
     ``.uns["network"]["params"]``
-        The arguments, groups, model, sha256 of its weights, vocabulary hash, numbers of cells and edges, version.
+        The arguments, groups, model, sha256 of its weights, vocabulary hash, numbers of cells and edges, version; with `edges`, how many
+        there are, and how many of them are between genes of the data.
 
     Raises
     ------
     KeyError
-        If there are no tokens, no column `groupby`, or no recorded effects.
+        If there are no tokens, no column `groupby`, no recorded effects, or `edges` lacks a column.
     ValueError
         If genes are not there, no two genes are in `min_cells` cells, an option has no meaning for the score, layers or heads do not exist, or a slot
         holds something else than an earlier network.
@@ -185,12 +192,16 @@ def network(
     wanted, factors = (
         named_columns(cells, scorer.inputs, given, name, missing) for name, given in (("genes", genes), ("tfs", tfs))
     )
+    known = None if edges is None else known_edges(cells, scorer.inputs, edges)
+    if known is not None:
+        wanted, factors = known.genes(wanted), known.sources(factors)
     sources, targets = choose_genes(wanted, factors, scorer.n_cells, min_cells if counted else 0)
+    allowed = None if known is None else known.among(sources, targets)
     if scorer.inputs is not None and counted:
-        check_pairs(scorer.inputs, scorer.used, sources, targets, min_cells)
+        check_pairs(scorer.inputs, scorer.used, sources, targets, min_cells, allowed)
 
     n_cells = {group: len(rows) for group, rows in scorer.used.items()}
-    which = "" if genes is not None else ", the genes that most cells express"
+    which = "" if wanted is not None else ", the genes that most cells express"
     start = logg.info(
         f"scoring {len(sources)} x {len(targets)} genes{which}, by {score} in {sum(n_cells.values())} cells"
     )
@@ -198,11 +209,11 @@ def network(
     n_edges: dict[str | None, int] = {}
     for group, rows in scorer.used.items():
         scored = scorer.of(rows, sources, targets)
-        edges = edges_of(scored, min_cells)
-        n_edges[group] = int(edges.sum())
+        at = edges_of(scored, min_cells, allowed)
+        n_edges[group] = int(at.sum())
         parts = [scored.values] if scored.n_cells is None else [scored.values, scored.n_cells.astype(np.int32)]
         for slot, part in zip(_slots(names[group], counted=counted), parts, strict=True):
-            values[slot] = as_varp(part, edges, sources, targets, cells.n_vars)
+            values[slot] = as_varp(part, at, sources, targets, cells.n_vars)
     check_not_empty(n_edges, min_cells)
     if counted:
         is_used = np.zeros(cells.n_obs, dtype=bool)
@@ -221,6 +232,7 @@ def network(
         n_edges=list(n_edges.values()),
         n_sources=len(sources),
         n_targets=len(targets),
+        **({} if known is None else known.params),
         **scorer.params,
     )
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))

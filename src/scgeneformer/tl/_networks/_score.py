@@ -229,9 +229,14 @@ def _n_cells(inputs: ModelInputs, rows: np.ndarray) -> np.ndarray:
 
 
 def check_pairs(
-    inputs: ModelInputs, used: dict[str | None, np.ndarray], sources: np.ndarray, targets: np.ndarray, min_cells: int
+    inputs: ModelInputs,
+    used: dict[str | None, np.ndarray],
+    sources: np.ndarray,
+    targets: np.ndarray,
+    min_cells: int,
+    allowed: np.ndarray | None,
 ) -> None:
-    """Refuse genes no two of which are in `min_cells` cells of a group together, before the model runs.
+    """Refuse genes no two of which, or of the pairs that are `allowed`, are in `min_cells` cells of a group together, before the model runs.
 
     Raises
     ------
@@ -248,6 +253,8 @@ def check_pairs(
             of_source, of_target = (has[:, inputs.token_id[genes]].astype(np.float32) for genes in (sources, targets))
             n_cells += of_source.T @ of_target
         n_cells[sources[:, None] == targets] = 0
+        if allowed is not None:
+            n_cells[~allowed] = 0
         n_pairs[group] = int((n_cells >= min_cells).sum())
     check_not_empty(n_pairs, min_cells)
 
@@ -267,9 +274,11 @@ def check_not_empty(n_edges: dict[str | None, int], min_cells: int) -> None:
         raise ValueError(msg)
 
 
-def edges_of(scored: Scored, min_cells: int) -> np.ndarray:
-    """Which pairs are edges, bool (S, G)."""
+def edges_of(scored: Scored, min_cells: int, allowed: np.ndarray | None) -> np.ndarray:
+    """Which pairs are edges, of those that are `allowed`, bool (S, G)."""
     edges = ~np.isnan(scored.values)
+    if allowed is not None:
+        edges &= allowed
     return edges if scored.n_cells is None else edges & (scored.n_cells >= min_cells)
 
 

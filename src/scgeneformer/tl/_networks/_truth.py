@@ -12,13 +12,13 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 from scgeneformer.evaluation import CandidatePairs
 
+from ._genes import COLUMNS, edge_ends
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     from anndata import AnnData
-
-COLUMNS = ("source", "target")
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,7 @@ def find_universe(
     ValueError
         If no gene, or no pair, of `truth` is in the data, or there are no other pairs.
     """
-    lost = [name for name in COLUMNS if name not in truth]
-    if lost:
-        msg = f"`truth` has no columns {lost}; it has {list(truth)}. Rename them: truth.rename(columns={{...: {lost[0]!r}}})."
-        raise KeyError(msg)
-    edges = truth.loc[:, list(COLUMNS)].dropna().astype(str)
-    edges = edges[edges["source"] != edges["target"]].drop_duplicates()
+    edges = edge_ends(truth, "truth")
     ends = np.stack([keys.gene_columns(cells, edges[name], gene_symbols) for name in COLUMNS], axis=1)
     named = (ends >= 0).all(axis=1)
     if not named.any():
