@@ -1,7 +1,7 @@
 """Geneformer as steps of a scanpy analysis.
 
 Tokenize, embed and perturb AnnData in place (`pp`, `tl`, `pl`, `get`), train with scvi-tools-style classes (`model`).
-`nn`, `engine`, `hub` and `model` are loaded when first used, so that importing the package stays cheap.
+`nn`, `engine`, `hub`, `model` and `datasets` are loaded when first used, so that importing the package stays cheap.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from .atlas import Reference
 from .tokens import Vocabulary
 
 if TYPE_CHECKING:
-    from . import engine, hub, model, nn
+    from . import datasets, engine, hub, model, nn
 
-_LAZY = ("engine", "hub", "model", "nn")
+_LAZY = ("datasets", "engine", "hub", "model", "nn")
 
 __all__ = [
     "Reference",
     "Vocabulary",
     "__version__",
+    "datasets",
     "engine",
     "evaluation",
     "get",

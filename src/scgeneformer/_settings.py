@@ -21,6 +21,7 @@ _TYPES = {
     "token_budget": "int | None",
     "cache_dir": "str | Path",
     "mirror": "str | Path | None",
+    "data": "str | Path | None",
     "offline": "bool",
     "progress": "bool | Literal['auto']",
 }
@@ -52,6 +53,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "token_budget": _parse_optional_int,
     "cache_dir": Path,
     "mirror": lambda text: text or None,
+    "data": lambda text: text or None,
     "offline": _parse_bool,
     "progress": _parse_progress,
 }
@@ -98,6 +100,8 @@ class Settings:
         Folder for downloaded models and dictionaries.
     mirror
         URL or local folder with the file tree of the official model repository, used in its place. Hashes are checked all the same.
+    data
+        Local folder with files of :mod:`scgeneformer.datasets`, used in place of downloads. Hashes are checked all the same.
     offline
         Never access the network: files must be in the cache or in a mirror folder.
     progress
@@ -119,6 +123,7 @@ class Settings:
     token_budget: int | None = None
     cache_dir: Path = field(default_factory=_default_cache_dir)
     mirror: str | None = None
+    data: str | None = None
     offline: bool = False
     progress: _Progress = _Progress()
 

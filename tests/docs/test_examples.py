@@ -21,7 +21,7 @@ import scgeneformer as sg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOMS = (sg.pp, sg.tl, sg.pl, sg.get, sg.evaluation, sg.hub, sg.model, sg.nn)
+ROOMS = (sg.pp, sg.tl, sg.pl, sg.get, sg.datasets, sg.evaluation, sg.hub, sg.model, sg.nn)
 PUBLIC = {"Vocabulary": sg.Vocabulary, "Reference": sg.Reference, "Settings": type(sg.settings)} | {
     f"{room.__name__.removeprefix('scgeneformer.')}.{name}": getattr(room, name)
     for room in ROOMS
@@ -29,6 +29,7 @@ PUBLIC = {"Vocabulary": sg.Vocabulary, "Reference": sg.Reference, "Settings": ty
 }
 HEADING = "\nExamples\n--------\n"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+FROM_FILES = {"datasets.gene_classes"}  # which tests must not download
 SKIPPING = {"model.tune"}  # it starts Ray, which takes up to a minute; tests/model/tuning runs it
 
 
@@ -67,8 +68,16 @@ def result(classifier: Any) -> sg.model.TuneResult:
 @pytest.mark.parametrize("name", PUBLIC | METHODS)
 @pytest.mark.filterwarnings("ignore")
 def test_examples_run_as_printed(
-    name: str, names: dict[str, Any], classifier: Any, result: Any, caplog: pytest.LogCaptureFixture
+    name: str,
+    names: dict[str, Any],
+    classifier: Any,
+    result: Any,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    if name in FROM_FILES:
+        monkeypatch.setattr(sg.settings, "data", request.getfixturevalue("shared") / "data")
     caplog.set_level("WARNING", logger="scvi")  # which prints what it logs
     text = inspect.getdoc((PUBLIC | METHODS)[name])
     assert HEADING in text

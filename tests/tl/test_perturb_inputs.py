@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 
 import scgeneformer as sg
@@ -295,3 +296,17 @@ def test_a_set_as_large_as_the_model_is_refused(adata):
     sg.tl.perturb_sets(adata, model, {"most": genes[:13]}, kind="overexpress")
     with pytest.raises(ValueError, match=r"\['all'\].*ranks \(14\)"):
         sg.tl.perturb_sets(adata, model, {"all": genes}, kind="overexpress")
+
+
+def test_sets_of_a_table_and_of_a_file_are_those_of_a_mapping(tokenized, folder, tmp_path):
+    sets = {"a": ["SYM1", "SYM2"], "b": ["SYM5"]}
+    table = pd.Series(sets).explode().rename_axis("source").rename("target").reset_index()
+    (tmp_path / "sets.gmt").write_text("".join("\t".join([name, "", *genes]) + "\n" for name, genes in sets.items()))
+    by_name, *others = (
+        sg.tl.perturb_sets(tokenized, folder, form, n_random=0, max_cells=6, copy=True).obsm["shift_sets"]
+        for form in (sets, table, tmp_path / "sets.gmt", str(tmp_path / "sets.gmt"))
+    )
+    for other in others:
+        pd.testing.assert_frame_equal(by_name, other)
+    with pytest.raises(KeyError, match="`sets` has no column 'source'"):
+        sg.tl.perturb_sets(tokenized, folder, table.rename(columns={"source": "set"}))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
+from scgeneformer._gene_sets import read_gene_sets, sets_of_table
 
 from ._options import DOCS, PerturbOptions
 from ._run import run_perturbation
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any, Literal
 
     import numpy as np
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 def perturb_sets(
     adata: AnnData | MuData,
     model: str | Path | Pretrained | Geneformer | None = None,
-    sets: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | Sequence[str] | None = None,
+    sets: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | Sequence[str] | pd.DataFrame | Path | None = None,
     *,
     anchor: str | None = None,
     kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
@@ -66,8 +69,9 @@ def perturb_sets(
     ----------
     {adata_model}
     sets
-        Names of sets with their genes, or groups of genes, such as pairs, which are named ``"A+B"``. Sets are perturbed in cells that
-        express at least one of their genes; overexpressed in all. With `anchor`: the genes that are perturbed together with it, by default
+        Names of sets with their genes; a table with columns ``source`` (sets) and ``target`` (genes), as of decoupler; a file that
+        :func:`scgeneformer.datasets.read_gene_sets` reads, such as a GMT; or groups of genes, such as pairs, which are named ``"A+B"``. Sets are
+        perturbed in cells that express at least one of their genes; overexpressed in all. With `anchor`: the genes that are perturbed together with it, by default
         every gene that a cell expresses.
     anchor
         Gene that is perturbed together with each gene of `sets`, in the cells that express both; overexpressed in all if `sets` is given.
@@ -123,14 +127,15 @@ def perturb_sets(
     >>> list(adata.obsm["shift_sets"])
     ['ISGF3', 'STAT1+STAT2']
     """
-    nested = isinstance(sets, Mapping) or any(not isinstance(genes, str) for genes in (() if sets is None else sets))
-    if sets is None and anchor is None:
+    by_name = _read(sets, anchor)
+    nested = isinstance(by_name, Mapping) or any(not isinstance(genes, str) for genes in by_name or ())
+    if by_name is None and anchor is None:
         msg = "Name `sets` of genes, such as {'name': ['A', 'B']}, or an `anchor`. Single genes are perturbed by `sg.tl.perturb`."
         raise TypeError(msg)
     if anchor is not None and nested:
         msg = "With `anchor`, `sets` is a list of single genes that go with it. Put the anchor into the sets, or leave it out."
         raise TypeError(msg)
-    genes, together = (None, sets) if anchor is None else (sets, None)
+    genes, together = (None, by_name) if anchor is None else (by_name, None)
     options = PerturbOptions(
         kind=kind,
         quartiles=quartiles,
@@ -161,3 +166,10 @@ def perturb_sets(
     return run_perturbation(
         "tl.perturb_sets", adata, model, options, genes=genes, sets=together, anchor=anchor, mod=mod, copy=copy
     )
+
+
+def _read(sets: Any, anchor: str | None) -> Any:
+    """Sets of a table or a file by their names, and anything else as it is."""
+    if isinstance(sets, pd.DataFrame):
+        return sets_of_table(sets)
+    return read_gene_sets(sets) if isinstance(sets, Path | str) and anchor is None else sets
