@@ -227,6 +227,50 @@ class CellClassifier(LabelledCells):
         return dict(self.temperature_)
 
     @checked
+    def readout(self, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        """Directions of the embedding along which predictions change, for :func:`scgeneformer.tl.perturb`.
+
+        The embedding is that which the head reads: of the last layer, pooled as in this model.
+
+        Parameters
+        ----------
+        tasks
+            Labels that this model learned, continuous or of two classes.
+
+        Returns
+        -------
+        For each task float64 (width,). Its product with a movement of a cell is the change of the predicted number, in units of the label, or
+        of the calibrated log odds of the second class.
+
+        Raises
+        ------
+        ValueError
+            If the model is not trained, has no such task or no linear head, pools by attention, or a task has more than two classes.
+
+        Examples
+        --------
+        `model` is a trained :class:`CellClassifier`.
+
+        >>> model.readout(["disease"])["disease"].shape
+        (128,)
+        """
+        self.check_trained()
+        network = self.module.network
+        if network.head != "linear" or network.pooling == "attention":
+            msg = f"Predictions change along one direction only with a linear head on pooled states; this model has head {network.head!r} and pooling {network.pooling!r}."
+            raise ValueError(msg)
+        weight = (network.classifier.weight.double() / network.standardise.sd.double()).detach().cpu().numpy()
+        directions = {}
+        for task in map(self.task, tasks):
+            of_task = self._outputs(weight.T, task).T  # (outputs, H)
+            if max(len(task.classes), 2) > 2:
+                msg = f"{task.name!r} has {len(task.classes)} classes, whose probabilities do not change along one direction. Name labels of two classes or numbers."
+                raise ValueError(msg)
+            scale = task.sd if task.kind == "continuous" else 1 / self.temperature_.get(task.name, 1.0)
+            directions[task.name] = scale * (of_task[0] if len(of_task) == 1 else of_task[1] - of_task[0])
+        return directions
+
+    @checked
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)
         self.temperature_, self.reference_ = {}, {}  # of other weights

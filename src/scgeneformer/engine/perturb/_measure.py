@@ -35,6 +35,7 @@ def measure(
     pooling: str,
     n_special: int,
     states: np.ndarray | None = None,
+    linear: bool = False,
     effects: GeneEffects | None = None,
     directions: Directions | None = None,
     emb_layer: int = -1,
@@ -56,6 +57,8 @@ def measure(
     states
         float (S, H): positions of states in the same embedding (same encoder, layer and pooling). None compares each
         cell with its own original only.
+    linear
+        `states` are weights of linear readouts of the embedding instead.
     effects
         Gets the cosine of every gene that is not perturbed, before and after.
     directions
@@ -65,7 +68,7 @@ def measure(
 
     Returns
     -------
-    float64 (P, S) with states: how much the cosine to each state grows (positive is towards it).
+    float64 (P, S) with states: how much the cosine to each state grows (positive is towards it), or each linear readout.
     float64 (P, 1) without: the cosine similarity of perturbed and original (1 is no effect), of the first states for
     ``"cls"``, and the mean over the genes that are not perturbed of each gene's own cosine for ``"mean"``, as the official
     tool does; NaN where there are none.
@@ -120,7 +123,7 @@ def measure(
             if not by_gene:
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
                 check_finite(after)
-                values[batch] = _compare(before[of[batch]], after, states)
+                values[batch] = _compare(before[of[batch]], after, states, linear=linear)
                 if directions is not None:
                     directions.add(edits.what[batch], _unit(after) - _unit(before[of[batch]]))
             if genes is None:
@@ -143,10 +146,12 @@ def _name(network: torch.nn.Module) -> str:
     return str(next(network.parameters()).dtype).removeprefix("torch.")
 
 
-def _compare(before: np.ndarray, after: np.ndarray, states: np.ndarray | None) -> np.ndarray:
-    """Cosines of whole cells, in float64, since changes of a cosine can be as small as float32's rounding; (B, S or 1)."""
+def _compare(before: np.ndarray, after: np.ndarray, states: np.ndarray | None, *, linear: bool) -> np.ndarray:
+    """Cosines of whole cells, in float64, since changes of a cosine can be as small as float32's rounding, or readouts; (B, S or 1)."""
     if states is None:
         return cosine(before, after)[:, None]
+    if linear:
+        return (after - before) @ np.asarray(states, dtype=np.float64).T
     goal = np.asarray(states, dtype=np.float64)
     return cosine(after[:, None], goal) - cosine(before[:, None], goal)
 

@@ -67,6 +67,7 @@ def run(
     *,
     n_special: int,
     states: np.ndarray | None = None,
+    linear: bool = False,
     method: Method = "exact",
     effects: bool = False,
     decompose: bool = False,
@@ -93,6 +94,8 @@ def run(
         Token ids below this one are special.
     states
         As for `measure`; needed by ``"screen"``.
+    linear
+        As for `measure`; ``"exact"`` only.
     method
         ``"exact"``, or ``"screen"``: estimates, of single genes only.
     effects
@@ -137,6 +140,7 @@ def run(
                     method,
                     options,
                     bar,
+                    linear=linear,
                     effects=effects,
                     decompose=decompose,
                     directions=directions,
@@ -198,6 +202,7 @@ def _part(
     options: dict[str, Any],
     bar: tqdm,
     *,
+    linear: bool,
     effects: bool,
     decompose: bool,
     directions: bool,
@@ -211,7 +216,15 @@ def _part(
     measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
     moved = Directions() if directions else None
     values = measure(
-        encoder, edits, perturbation, states=states, effects=measured, directions=moved, bar=bar, **options
+        encoder,
+        edits,
+        perturbation,
+        states=states,
+        linear=linear,
+        effects=measured,
+        directions=moved,
+        bar=bar,
+        **options,
     )
     if decompose and states is not None:
         values = np.hstack([values, decompose_shifts(encoder, edits, perturbation, values, states=states, **options)])

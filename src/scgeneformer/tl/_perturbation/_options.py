@@ -45,6 +45,7 @@ class PerturbOptions:
     tokens_key: str
     key_added: str
     rng: int | np.random.Generator | None
+    outputs: str | Sequence[str] | None = None
     positions: Positions = "renumbered"
     effects: bool = False
     decompose: bool = False
@@ -77,14 +78,27 @@ class PerturbOptions:
 
     def centroids_of(self, group: str | None) -> Centroids:
         """How the centroids of a group are made, or given ones; empty where they are given, but not of this group."""
-        if group is None or not isinstance(self.centroids, Mapping):
+        if group is None or not isinstance(self.centroids, Mapping) or self.outputs is not None:
             return self.centroids
         return self.centroids.get(group, {})
 
     def check(self) -> None:
         """Raise for values that contradict each other."""
         kept = self.positions == "kept"
+        stated = ("groupby", "source", "target", "pooling", "emb_layer", "compat")
+        beside = [name for name in stated if getattr(self, name) is not None]
+        beside += [name for name in ("others", "decompose", "directions") if getattr(self, name)]
+        beside += ["centroids"] if self.centroids != "mean" else []
         wrong = [
+            (
+                self.outputs is not None and bool(beside),
+                f"outputs={self.outputs!r} measures what a classifier predicts, in the embedding that it reads: leave out {beside}. Choose cells by "
+                "`cells`.",
+            ),
+            (
+                self.outputs is not None and len(self.outputs) == 0,
+                "`outputs` names no label of the classifier.",
+            ),
             (
                 self.ranks is not None and (self.kind not in MOVES or self.quartiles != 1),
                 f"ranks={self.ranks!r} moves genes that are inhibited or activated, in place of `quartiles`: leave out one of the two, or take "
@@ -141,6 +155,7 @@ class PerturbOptions:
             "target": self.target,
             "others": self.other_states,
             "within": self.within,
+            "outputs": self.outputs,
             "centroids": None
             if self.target is None
             else self.centroids
@@ -201,6 +216,12 @@ DOCS = {
             Cells to perturb: a condition on `obs` such as ``"n_genes > 500 and batch == 'a'"``, a boolean for each cell, or names.
         max_cells
             Maximum number of cells to perturb, drawn by `rng`; of each group with `within`.
+        """,
+    "outputs": """
+        outputs
+            Labels that the classifier `model` (a :class:`~scgeneformer.model.CellClassifier` with a linear head) learned: measure how its predictions
+            change, in place of states. A number, such as the level of a protein, in its units; of two classes the log odds of the second. The
+            classifier says how well it predicts at all (``cross_validate``); of what it cannot predict this tells nothing.
         """,
     "reference": """
         n_reference

@@ -41,6 +41,7 @@ def perturb(
     others: Sequence[Hashable] = (),
     within: str | None = None,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
+    outputs: str | Sequence[str] | None = None,
     max_state_cells: int | None = None,
     cells: str | Sequence[bool] | Sequence[str] | None = None,
     max_cells: int | None = None,
@@ -78,6 +79,7 @@ def perturb(
     target
         State towards which shifts are measured. Without it the distance that a cell moves is measured.
     {centroids}
+    {outputs}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
     decompose
@@ -103,11 +105,11 @@ def perturb(
     `.layers["shift"]`
         CSR (n_obs, n_vars), float64, one stored value (zeros too) for each tested pair of a cell and a gene. With `target` the change
         of the cosine similarity between the cell and the target's centroid (positive: the perturbation moves the cell towards the
-        target). Without, the cosine similarity between perturbed and original cell (1: no effect); for ``"mean"`` the mean over the genes
+        target); with `outputs` the change of the first of them. Without either, the cosine similarity between perturbed and original cell (1: no effect); for ``"mean"`` the mean over the genes
         that are not perturbed of the cosine of each gene's own state, for ``"cls"`` that of the first state. Where several columns of
         `var` are the same gene, the first holds the value.
     `.layers["shift_<state>"]`
-        With `target`: the same with respect to `source` and each of `others`.
+        With `target`: the same with respect to `source` and each of `others`; with `outputs` for each further one.
     `.layers["shift__reference"]`, `.layers["shift__reference_<state>"]`
         Where genes are listed: the same of the random genes beside them.
     `.layers["shift__own"]`, `.layers["shift__network"]`, `.layers["shift__renumbering"]`
@@ -123,7 +125,7 @@ def perturb(
         embeddings of the cells that the centroids are made of, float32 (n_obs, width), NaN for all others.
     `.uns["shift"]`
         ``"params"``: the arguments, model, sha256 of its weights, vocabulary hash, numbers of cells and pairs, version. ``"centroids"``:
-        the centroid of each state, float64 (width,); by group with `within`.
+        the centroid of each state, float64 (width,); by group with `within`. With `outputs` the direction along which each grows.
 
     Raises
     ------
@@ -157,6 +159,7 @@ def perturb(
         others=others,
         within=within,
         centroids=centroids,
+        outputs=outputs,
         max_state_cells=max_state_cells,
         cells=cells,
         max_cells=max_cells,

@@ -101,6 +101,7 @@ class PerturbRun:
             self.tokens,
             perturbation,
             states=self.centroids,
+            linear=self.options.outputs is not None,
             method=method,
             effects=effects,
             decompose=decompose,
@@ -146,6 +147,8 @@ class PerturbRun:
             "effects": effects,
             **{name: self.inputs.options[name] for name in ("pooling", "emb_layer", "precision")},
         }
+        if self.options.outputs is not None:
+            fingerprint["outputs"] = True
         if perturbation.positions == "kept":
             fingerprint["positions"] = "kept"
         if perturbation.ranks is not None:

@@ -13,6 +13,7 @@ from scgeneformer._settings import settings
 from scgeneformer.tl._model_inputs import model_inputs
 
 from ._agreement import agreement_of, sample_cells
+from ._outputs import with_outputs
 from ._plan import plan_runs
 from ._refine import merge_exact, strongest_genes
 from ._select import resolve_targets
@@ -79,6 +80,7 @@ def run_perturbation(
     data = adata.copy() if copy else adata
     table = keys.as_adata(data, mod)
     options.check()
+    model, options = with_outputs(model, options)
     options = named_states(data, options, mod)
     target, states = options.target, options.other_states
     members = state_members(data, options.groupby, options.source, target, states, centroids=options.centroids, mod=mod)

@@ -45,6 +45,7 @@ def perturb_sets(
     others: Sequence[Hashable] = (),
     within: str | None = None,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
+    outputs: str | Sequence[str] | None = None,
     max_state_cells: int | None = None,
     cells: str | Sequence[bool] | Sequence[str] | None = None,
     max_cells: int | None = None,
@@ -80,6 +81,7 @@ def perturb_sets(
     target
         State towards which shifts are measured. Without it the distance that a cell moves is measured.
     {centroids}
+    {outputs}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
     n_random
@@ -147,6 +149,7 @@ def perturb_sets(
         others=others,
         within=within,
         centroids=centroids,
+        outputs=outputs,
         max_state_cells=max_state_cells,
         cells=cells,
         max_cells=max_cells,
