@@ -84,6 +84,11 @@ def embedding_key(key: str) -> str:
     return f"X_{key}"
 
 
+def embedding_name(slot: str) -> str:
+    """Name of an embedding by its slot in `obsm`, or as it is."""
+    return slot.removeprefix(embedding_key(""))
+
+
 def slot_name(name: object) -> str:
     """`name` as part of a slot's or a column's name: a slash would make a group within a file, so it becomes a bar."""
     return str(name).replace("/", "|")

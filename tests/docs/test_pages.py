@@ -51,6 +51,8 @@ def prepare_in_silico_perturbation(names: dict[str, Any], make_cells: Callable[.
     """The states and the model of the page, and the file that the job of a cluster reads."""
     names["states"] = {"groupby": "disease", "source": "dcm", "target": "nf"}
     names["model"] = "V2-104M"
+    names["adata"].obs["CD14"] = np.random.default_rng(0).normal(size=names["adata"].n_obs)
+    Path("hallmarks.gmt").write_text("ISGF3\tof the page\tSTAT1\tSTAT2\tIRF9\n")
     tokenized = make_cells()
     sg.pp.tokenize(tokenized, "V2-104M")
     tokenized.write_h5ad("tokenized.h5ad")

@@ -158,3 +158,10 @@ def test_progress_is_not_written_to_files(tokenized, folder, capsys):
     with sg.settings.override(progress=True):
         sg.tl.embed(tokenized, folder)
     assert "40/40" in capsys.readouterr().err
+
+
+def test_the_prefix_of_slots_is_not_doubled(tokenized, folder):
+    sg.tl.embed(tokenized, folder, key_added="X_mine")
+    other = sg.tl.embed(tokenized, folder, key_added="mine", copy=True)
+    assert set(tokenized.obsm) == set(other.obsm) == {"geneformer_tokens", "X_mine"}
+    assert "mine" in tokenized.uns

@@ -81,4 +81,4 @@ def _arguments(name: str, use_rep: str, provenance: Mapping[str, Any]) -> str:
 
 
 def _key(use_rep: str) -> str:
-    return use_rep.removeprefix(keys.embedding_key(""))
+    return keys.embedding_name(use_rep)

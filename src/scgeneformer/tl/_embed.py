@@ -62,7 +62,7 @@ def embed(
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
-        Name of the results.
+        Name of the results, with or without ``X_`` in front.
     mod
         Modality to use of a MuData.
     copy
@@ -100,6 +100,7 @@ def embed(
 
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
+    key_added = keys.embedding_name(key_added)
     written = [f"obsm/{keys.embedding_key(key_added)}", *([f"varm/{key_added}"] if genes else [])]
     slots.check_free(cells, "tl.embed", key_added, [*written, f"uns/{key_added}"])
     inputs = model_inputs(

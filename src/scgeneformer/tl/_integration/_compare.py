@@ -195,7 +195,7 @@ def _named(cells: AnnData, use_reps: Sequence[str] | str | None) -> list[str]:
     made_of_it = [
         name
         for name in cells.obsm
-        if cells.uns.get(name.removeprefix(keys.embedding_key("")), {}).get("params", {}).get("use_rep") == embedding
+        if cells.uns.get(keys.embedding_name(name), {}).get("params", {}).get("use_rep") == embedding
     ]
     return [embedding, *(name for name in made_of_it if name.startswith(keys.embedding_key("")))]
 

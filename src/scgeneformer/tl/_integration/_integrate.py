@@ -109,7 +109,7 @@ def integrate(
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     points = points_of(cells, use_rep)
-    key = f"{use_rep.removeprefix(keys.embedding_key(''))}_{method}" if key_added is None else key_added
+    key = f"{keys.embedding_name(use_rep)}_{method}" if key_added is None else keys.embedding_name(key_added)
     slot = f"obsm/{keys.embedding_key(key)}"
     slots.check_free(cells, "tl.integrate", key, [slot, f"uns/{key}"])
     placed = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -143,7 +143,7 @@ def integrate(
         with threads_of_torch_kept():
             moved[placed] = stats.harmonise(points[placed], codes, rng=generator)
 
-    source = cells.uns.get(use_rep.removeprefix(keys.embedding_key("")), {}).get("params", {})
+    source = cells.uns.get(keys.embedding_name(use_rep), {}).get("params", {})
     slots.write(
         cells,
         "tl.integrate",
