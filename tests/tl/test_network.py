@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from scipy.stats import linregress
 
 import scgeneformer as sg
 from scgeneformer import engine
@@ -302,3 +303,17 @@ def test_known_edges_that_cannot_be(tokenized, folder, edges, error, message):
         sg.tl.network(tokenized, folder, edges=pd.DataFrame(edges))
     assert set(tokenized.varp) == set(before.varp)
     assert set(tokenized.uns) == set(before.uns)
+
+
+def test_decoupler_reads_the_edges(tokenized, folder):
+    """Activities by its univariate linear model: t of the slope of a cell's expression on the weights of a source's edges."""
+    decoupler = pytest.importorskip("decoupler")
+    sg.tl.network(tokenized, folder, score="contextual", tfs=TFS, min_cells=10)
+    edges = sg.get.edges(tokenized)
+    cells = ad.AnnData(np.log1p(tokenized.X.toarray()), obs=tokenized.obs[[]], var=tokenized.var[[]])
+    decoupler.mt.ulm(cells, net=edges.replace(dict(zip(tokenized.var["symbol"], tokenized.var_names, strict=True))))
+    weights = dense(tokenized)[1]
+    x = np.where(np.isnan(weights), 0, weights)
+    slope = [linregress(x, row) for row in cells.X]
+    expected = [found.slope / found.stderr for found in slope]
+    np.testing.assert_allclose(cells.obsm["score_ulm"][tokenized.var_names[1]], expected, rtol=1e-4)
