@@ -51,6 +51,7 @@ PARTS = ("own", "network", "renumbering")  # of the shifts of deletions; columns
 # beginnings of names of states whose slots would be those of further results
 RESERVED_STATES = ("_method_", "_reference_", "_random_", "_untrained_", *(f"_{part}_" for part in PARTS))
 UNKNOWN = "unknown"  # category of cells that are unlike all labelled ones
+SET_SCORES = "set_scores"  # obsm, also with `expression_scores_key`; uns["set_scores"]["sets" | "params"]
 STATE_SCORE = "state_score"  # obs; uns["state_score"]["scores" | "params"]
 EMBEDDING_SCORES = "embedding_scores"  # uns["embedding_scores"]["scores" | "spread" | "composition" | "params"]
 NETWORK = "network"  # varp, row source, column target; obs["network_cells"]; uns["network"]["params"]; see `pairs_key`
@@ -87,6 +88,11 @@ def embedding_key(key: str) -> str:
 def embedding_name(slot: str) -> str:
     """Name of an embedding by its slot in `obsm`, or as it is."""
     return slot.removeprefix(embedding_key(""))
+
+
+def expression_scores_key(key: str) -> str:
+    """Name of the `obsm` slot of the scores of sets by expression, beside those in ``.obsm[key]``."""
+    return f"{key}_expression"
 
 
 def slot_name(name: object) -> str:

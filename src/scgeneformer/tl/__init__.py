@@ -18,6 +18,7 @@ from ._perturbation._screen import screen
 from ._perturbation._sets import perturb_sets
 from ._ranking._evaluate_shifts import evaluate_shifts
 from ._ranking._rank_shifts import rank_shifts
+from ._score_sets import score_sets
 
 __all__ = [
     "annotate",
@@ -33,6 +34,7 @@ __all__ = [
     "perturb",
     "perturb_sets",
     "rank_shifts",
+    "score_sets",
     "screen",
     "state_score",
     "transfer",
