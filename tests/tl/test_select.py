@@ -173,7 +173,7 @@ def test_sets_that_cannot_be(inputs, sets, words):
 def test_genes_without_cells_or_columns(inputs):
     ids = inputs.vocabulary.ids
     check_expressed(inputs, np.array([5, 6]), [np.array([[6, 0]]), np.array([[5, 0]])])
-    with pytest.raises(ValueError, match=f"no cell that is perturbed: {ids[7]}, {ids[9]}"):
+    with pytest.raises(ValueError, match=rf"no cell that is perturbed: SYM3 \({ids[7]}\), SYM5 \({ids[9]}\)"):
         check_expressed(inputs, np.array([5, 7, 9]), [np.array([[6, 5, 0]])])
     column_of = np.full(40, -1)
     column_of[5] = 0

@@ -258,7 +258,7 @@ def check_columns(inputs: ModelInputs, genes: np.ndarray, column_of: np.ndarray)
     """Refuse genes without a column in `var`, by the names of the vocabulary."""
     lost = genes[column_of[genes] < 0]
     if len(lost):
-        names = ", ".join(inputs.vocabulary.ids[lost])
+        names = ", ".join(_names_of(inputs, lost))
         msg = f"Genes without a column in .var, which would hold their shifts: {names}. Perturb them by `sg.tl.perturb_sets`."
         raise ValueError(msg)
 
@@ -267,9 +267,17 @@ def check_expressed(inputs: ModelInputs, genes: np.ndarray, tokens: list[np.ndar
     """Refuse genes that no cell expresses, by the names of the vocabulary."""
     silent = genes[~np.any([np.isin(genes, some) for some in tokens], axis=0)]
     if len(silent):
-        names = ", ".join(inputs.vocabulary.ids[silent])
+        names = ", ".join(_names_of(inputs, silent))
         msg = f"Genes in the tokens of no cell that is perturbed: {names}. Leave them out."
         raise ValueError(msg)
+
+
+def _names_of(inputs: ModelInputs, genes: np.ndarray) -> list[str]:
+    """Ids of genes by their tokens, with symbols where the vocabulary has them."""
+    ids, symbols = inputs.vocabulary.ids[genes], inputs.vocabulary.symbols
+    if symbols is None:
+        return list(ids)
+    return [f"{symbol} ({name})" if symbol else name for symbol, name in zip(symbols[genes], ids, strict=True)]
 
 
 def check_anchor(inputs: ModelInputs, anchor: int, genes: np.ndarray, tokens: list[np.ndarray] | None) -> None:
