@@ -101,6 +101,12 @@ def read_classes(data: Path, task: str, cells: ad.AnnData, vocabulary: sg.Vocabu
     return {"other": ids[others].tolist(), f"target of {factor}": ids[targets].tolist()}
 
 
+def read_genes(cells: ad.AnnData, classes: dict[str, list[str]], vocabulary: sg.Vocabulary) -> dict[str, int]:
+    """How many genes of each class are among the tokens of any cell; a model reads no more than the highest ranks."""
+    tokens = np.unique(cells.obsm["geneformer_tokens"])
+    return {name: int(np.isin(vocabulary.tokens_of(genes), tokens).sum()) for name, genes in classes.items()}
+
+
 def add_interactions(data: Path, cells: ad.AnnData, vocabulary: sg.Vocabulary) -> None:
     """Logarithm of the number of partners of each gene in a list of protein interactions, in `var`."""
     pairs = pd.read_csv(data / "reference_tables" / "cellchat_ppi_human.csv.gz")
@@ -166,11 +172,14 @@ def main() -> None:
         cells = read_cells(args.data, files, pretrained, args.cells)
         add_interactions(args.data, cells, pretrained.vocabulary)
         classes = read_classes(args.data, task, cells, pretrained.vocabulary)
-        try:
-            table, genes = judge(cells, classes, pretrained, args.repeats, args.run)
-        except ValueError as error:  # too few genes of a class in these cells
-            lines.append(f"| {task} |  | {error} |  |  |  |")
+        read = read_genes(cells, classes, pretrained.vocabulary)
+        if min(read.values()) < 5:
+            expressed = (cells.X > 0).sum(0).A1 > 0
+            n_expressed = {name: cells.var_names[expressed].isin(of).sum() for name, of in classes.items()}
+            genes = " / ".join(f"{read[name]} of {n_expressed[name]} expressed {name}" for name in classes)
+            lines.append(f"| {task} | {genes} | too few of a class are read | | | {PUBLISHED.get(task, '')} |")
             continue
+        table, genes = judge(cells, classes, pretrained, args.repeats, args.run)
         for row, scores in table.iterrows():
             shown = [
                 f"{scores[name]:.2f} ({scores[f'{name}_low']:.2f}-{scores[f'{name}_high']:.2f})"
