@@ -35,12 +35,14 @@ SLOT: tuple[str, Predicate] = ("that is not empty and has no slash", lambda valu
 
 RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(
-        ("n_bootstrap", "n_reference", "n_random", "n_top", "refine", "rng", "freeze", "pad_id"), AT_LEAST_0
+        ("n_bootstrap", "n_reference", "n_random", "n_top", "refine", "rng", "freeze", "pad_id", "bos_id", "eos_id"),
+        AT_LEAST_0,
     ),
     **dict.fromkeys(("n_decoder_layers", "learning_rate", "weight_decay", "warmup", "gradient_clip"), AT_LEAST_0),
     **dict.fromkeys(("max_length", "batch_size", "token_budget", "block_cells", "blocks_in_memory"), AT_LEAST_1),
     **dict.fromkeys(("max_epochs", "max_steps", "accumulate", "checkpoint_every", "lora"), AT_LEAST_1),
     **dict.fromkeys(("n_layers", "width", "n_heads", "feed_forward", "vocab_size", "n_segments"), AT_LEAST_1),
+    **dict.fromkeys(("n_kv_heads", "head_width"), AT_LEAST_1),
     **dict.fromkeys(
         (
             "max_cells",
@@ -62,7 +64,7 @@ RULES: dict[str, tuple[str, Predicate]] = {
     "max_state_cells": ("of at least 2, since a single cell is not a centroid", lambda value: value >= 2),
     "n_permutations": ("of at least 20, since fewer have no standard deviation to speak of", lambda value: value >= 20),
     "emb_layer": ("of at most 0 (0 is the last layer, -1 the second to last)", lambda value: value <= 0),
-    **dict.fromkeys(("size", "vmax", "layer_norm_eps", "initializer_range"), ABOVE_0),
+    **dict.fromkeys(("size", "vmax", "layer_norm_eps", "norm_eps", "rope_theta", "initializer_range"), ABOVE_0),
     "reduction_factor": ("above 1", lambda value: value > 1),
     **dict.fromkeys(("train_size", "validation_size", "test_size", "min_score", "max_fdr"), SHARE),
     **dict.fromkeys(("dropout", "attention_dropout", "lora_dropout", "validation"), BELOW_1),

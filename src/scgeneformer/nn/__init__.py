@@ -1,38 +1,49 @@
-"""The network, in plain torch: encoder, heads and checkpoints."""
+"""The networks, in plain torch: backbones, heads and checkpoints."""
 
 from __future__ import annotations
 
 from ._adapter_files import load_adapter, save_adapter
 from ._adapters import add_lora, merge_lora
 from ._attention import attend
-from ._checkpoint import (
-    add_to_config,
-    load_cell_classifier,
-    load_encoder,
-    load_encoder_decoder,
-    load_gene_classifier,
-    load_masked_gene_model,
-    read_config,
-    read_state,
-    save_checkpoint,
-    weights_file,
-)
+from ._backbone import Backbone
 from ._compile import compile_blocks
 from ._config import EncoderConfig
 from ._decoder import EncoderDecoder
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier, MaskedGeneHead, MaskedGeneModel
+from ._llama import Cache, Llama, NextGeneModel
+from ._llama_config import LlamaConfig, RopeScaling
 from ._quantize import dequantize, is_quantized, quantize
 from ._weights import load_plain, read_weights
+from .checkpoints import (
+    add_to_config,
+    load_backbone,
+    load_cell_classifier,
+    load_encoder,
+    load_encoder_decoder,
+    load_gene_classifier,
+    load_masked_gene_model,
+    load_next_gene_model,
+    read_config,
+    read_state,
+    save_checkpoint,
+    weights_file,
+)
 
 __all__ = [
+    "Backbone",
+    "Cache",
     "CellClassifier",
     "Encoder",
     "EncoderConfig",
     "EncoderDecoder",
     "GeneClassifier",
+    "Llama",
+    "LlamaConfig",
     "MaskedGeneHead",
     "MaskedGeneModel",
+    "NextGeneModel",
+    "RopeScaling",
     "add_lora",
     "add_to_config",
     "attend",
@@ -40,11 +51,13 @@ __all__ = [
     "dequantize",
     "is_quantized",
     "load_adapter",
+    "load_backbone",
     "load_cell_classifier",
     "load_encoder",
     "load_encoder_decoder",
     "load_gene_classifier",
     "load_masked_gene_model",
+    "load_next_gene_model",
     "load_plain",
     "merge_lora",
     "quantize",

@@ -21,10 +21,10 @@ from ._adapters import (
     inject,
     layer_names,
 )
-from ._checkpoint import _ENCODER, folded_head, head_prefixes
 from ._encoder import Encoder
 from ._heads import CellClassifier, GeneClassifier
 from ._weights import checked, read_weights
+from .checkpoints._layouts import BERT, folded_head, head_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,7 +223,7 @@ def _layer_names(model: nn.Module) -> dict[str, str]:
     return {
         theirs.rstrip(".").format(i).removeprefix(bare): ours.rstrip(".").format(i).removeprefix("encoder.")
         for i in range(encoder_of(model).config.n_layers)
-        for ours, theirs in _ENCODER.items()
+        for ours, theirs in BERT.items()
         if ours.split(".")[-2] in TARGETS
     }
 

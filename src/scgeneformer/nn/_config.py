@@ -35,10 +35,29 @@ _MOST = {
     "n_layers": 1000,
     "n_decoder_layers": 1000,
     "n_heads": 1000,
+    "n_kv_heads": 1000,
+    "head_width": 2**16,
     "n_segments": 1000,
     "max_length": 2**20,
 }
-MOST_WEIGHTS = 2 * 10**10
+_MOST_WEIGHTS = 2 * 10**10
+
+
+def check_sizes(config: Any, n_weights: int) -> None:
+    """Refuse a config with a size that no model has, before memory is claimed for it.
+
+    Raises
+    ------
+    ValueError
+        If it has one.
+    """
+    for name, most in _MOST.items():
+        if getattr(config, name, 0) > most:
+            msg = f"{name}={getattr(config, name):,} is more than {most:,}, the most that a model may have."
+            raise ValueError(msg)
+    if n_weights > _MOST_WEIGHTS:
+        msg = f"A model of {config.n_layers:,} layers of width {config.width:,} would have {n_weights:.1e} weights, more than {_MOST_WEIGHTS:.0e}."
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -110,14 +129,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name, annotation in self.__annotations__.items():
             check(name, annotation, getattr(self, name))
-        too_large = {name: most for name, most in _MOST.items() if getattr(self, name) > most}
-        if too_large:
-            name, most = next(iter(too_large.items()))
-            msg = f"{name}={getattr(self, name):,} is more than {most:,}, the most that a model may have."
-            raise ValueError(msg)
-        if self._n_weights() > MOST_WEIGHTS:
-            msg = f"A model of {self.n_layers:,} layers of width {self.width:,} would have {self._n_weights():.1e} weights, more than {MOST_WEIGHTS:.0e}."
-            raise ValueError(msg)
+        check_sizes(self, self._n_weights())
         if self.width % self.n_heads:
             msg = f"width={self.width} must be a multiple of n_heads={self.n_heads}."
             raise ValueError(msg)

@@ -6,7 +6,7 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ._attention import attend
+from ._backbone import Ability, Backbone
 from ._dropout import Dropout
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Block(Layers):
         return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
 
 
-class Encoder(nn.Module):
+class Encoder(Backbone):
     """Embedding and blocks.
 
     Parameters
@@ -126,6 +127,14 @@ class Encoder(nn.Module):
     checkpoint_activations
         Keep only the input of each block for the backward pass and compute the rest of it again: less memory, a third more time,
         the same numbers. False to begin with; it is no part of the weights.
+    kind
+        ``"BERT encoder"``.
+    causal
+        False: every token sees all others.
+    poolings
+        ``"mean"`` and ``"cls"``.
+    abilities
+        All that :class:`Backbone` lists.
 
     Notes
     -----
@@ -140,6 +149,14 @@ class Encoder(nn.Module):
     torch.Size([1, 4, 8])
     """
 
+    kind: ClassVar[str] = "BERT encoder"
+    causal: ClassVar[bool] = False
+    poolings: ClassVar[tuple[str, ...]] = ("mean", "cls")
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        ("estimates", "attention weights", "derivatives by genes", "classifiers")
+    )
+    config: EncoderConfig
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = replace(config, n_decoder_layers=0)
@@ -150,6 +167,11 @@ class Encoder(nn.Module):
         self.apply(lambda module: init_weights(module, config.initializer_range))
         if config.positions == "sinusoidal":
             fix_positions(self.embedding.position)
+
+    @property
+    def token_vectors(self) -> Tensor:
+        """The vector of each token before its rank is added, (V, H)."""
+        return self.embedding.gene.weight
 
     def forward(
         self,
@@ -206,7 +228,8 @@ def init_weights(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=std)
         if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForTokenClassification
 
 from scgeneformer import hub, nn
 from scgeneformer.model import GeneClassifier, Geneformer
-from scgeneformer.nn._checkpoint import _names
+from scgeneformer.nn.checkpoints._layouts import names_of
 
 KEY = "geneformer_tokens"
 SIZES = {"n_layers": 2, "width": 16, "n_heads": 2, "feed_forward": 24, "dropout": 0.1}
@@ -59,7 +59,7 @@ def test_loss_and_gradients_are_those_of_transformers(model, cells, tmp_path):
     loss = model.module.eval()(batch)[-1].loss
     loss.backward()
     torch.testing.assert_close(loss, expected.loss, atol=1e-5, rtol=0)
-    names, gradients = _names(model.module.network), {name: p.grad for name, p in theirs.named_parameters()}
+    names, gradients = names_of(model.module.network), {name: p.grad for name, p in theirs.named_parameters()}
     compared = 0
     for name, p in model.module.network.named_parameters():
         torch.testing.assert_close(p.grad, gradients.pop(names[name]), atol=1e-5, rtol=0, msg=name)

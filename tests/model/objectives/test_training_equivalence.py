@@ -12,7 +12,7 @@ from scgeneformer.model.data._cell_labels import CellTask
 from scgeneformer.model.data._masking import Masking
 from scgeneformer.model.objectives._cells import CellClassifierModule
 from scgeneformer.model.objectives._masked import GeneformerModule
-from scgeneformer.nn._checkpoint import _names
+from scgeneformer.nn.checkpoints._layouts import names_of
 
 TOKENS = "geneformer_tokens"
 SHAPE = {"n_layers": 3, "width": 32, "n_heads": 4, "feed_forward": 48, "max_length": 64}
@@ -39,7 +39,7 @@ def restless(network: torch.nn.Module) -> None:
 
 
 def assert_same_gradients(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    names, gradients = _names(ours), dict(theirs.named_parameters())
+    names, gradients = names_of(ours), dict(theirs.named_parameters())
     compared = 0
     for name, parameter in ours.named_parameters():
         expected = gradients[names[name]].grad

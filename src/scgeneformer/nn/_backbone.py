@@ -1,0 +1,90 @@
+"""What the rest of the package needs of a network that reads ranked cells."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+Ability = Literal["estimates", "attention weights", "derivatives by genes", "classifiers"]
+
+
+class Shape(Protocol):
+    """What every config of a backbone has."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def pooling(self) -> str | None: ...
+    @property
+    def emb_layer(self) -> int | None: ...
+
+
+class Backbone(nn.Module):
+    """A network that turns the tokens of cells into states.
+
+    Attributes
+    ----------
+    kind
+        What it is, for messages.
+    causal
+        Whether the state of a token depends on the tokens before it only.
+    poolings
+        What a cell can be read from: ``"mean"`` of the states of its genes, the state of ``"cls"``, its first token, or that of
+        ``"eos"``, its last.
+    abilities
+        What it offers beyond states: ``"estimates"`` of perturbations by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
+        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"classifiers"`` that are trained on top of it.
+    config
+        Its shape.
+
+    Examples
+    --------
+    >>> encoder = sg.hub.load("default").encoder
+    >>> encoder.causal, encoder.poolings, encoder.token_vectors.shape
+    (False, ('mean', 'cls'), torch.Size([13156, 128]))
+    """
+
+    kind: ClassVar[str]
+    causal: ClassVar[bool]
+    poolings: ClassVar[tuple[str, ...]]
+    abilities: ClassVar[frozenset[Ability]]
+    config: Shape
+
+    @property
+    def token_vectors(self) -> Tensor:
+        """The vector of each token before the first block, (V, H)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        n_layers: int | None = None,
+        positions: slice | None = None,
+        ranks: Tensor | None = None,
+    ) -> Any:
+        """Hidden states after `n_layers` blocks, all by default; arguments as of :meth:`Encoder.forward`."""
+        raise NotImplementedError
+
+    def check_offers(self, ability: Ability, verb: str) -> None:
+        """Refuse `verb`, which needs `ability`.
+
+        Raises
+        ------
+        ValueError
+            If this backbone does not offer it.
+        """
+        if ability not in self.abilities:
+            offered = ", ".join(sorted(self.abilities)) or "states only"
+            msg = f"{verb} needs {ability}, and this model is a {self.kind}, which offers {offered}. Use a model of another kind (`sg.hub.available()`)."
+            raise ValueError(msg)
