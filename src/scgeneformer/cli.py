@@ -178,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", help="embed cells; raw counts are tokenized first if there are no tokens")
     _add_files(embed)
     embed.add_argument(
-        "--pooling", choices=("mean", "cls"), help="pooling of the gene embeddings of a cell (default: the model's)"
+        "--pooling",
+        choices=("mean", "cls", "eos"),
+        help="pooling of the gene embeddings of a cell (default: the model's)",
     )
     embed.add_argument(
         "--emb-layer", type=int, help="layer: 0 is the last, -1 the second to last (default: the model's)"

@@ -55,3 +55,29 @@ def folder(vocabulary, tmp_path):
 def tokenized(adata, folder) -> ad.AnnData:
     sg.pp.tokenize(adata, folder)
     return adata
+
+
+@pytest.fixture
+def llama_folder(vocabulary, tmp_path):
+    """The same of a LLaMA decoder with scores of the next gene."""
+    import torch
+
+    torch.manual_seed(0)
+    model = sg.nn.NextGeneModel(
+        sg.nn.LlamaConfig(
+            vocab_size=len(vocabulary),
+            n_layers=3,
+            width=16,
+            n_heads=4,
+            n_kv_heads=2,
+            head_width=4,
+            feed_forward=24,
+            max_length=vocabulary.max_length,
+        )
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    sg.nn.save_checkpoint(tmp_path / "llama", model)
+    vocabulary.save(tmp_path / "llama" / "vocabulary.json")
+    return tmp_path / "llama"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from ._finite import check_finite, has_states
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scgeneformer.nn import Encoder, EncoderConfig
+    from scgeneformer.nn import Backbone
+    from scgeneformer.nn._backbone import Shape
 
-Pooling = Literal["mean", "cls"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "cls")
+Pooling = Literal["mean", "cls", "eos"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Embeddings:
     n_cells: np.ndarray
 
 
-def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
+def layers_to_run(encoder: Backbone, emb_layer: int) -> int:
     """Number of blocks below and including layer `emb_layer`, counted as the official tool does: 0 is the last, -1 the one before.
 
     Raises
@@ -55,7 +55,7 @@ def layers_to_run(encoder: Encoder, emb_layer: int) -> int:
     return n_layers
 
 
-def resolve_pooling(pooling: Pooling | None, config: EncoderConfig, *, has_cls: bool) -> Pooling:
+def resolve_pooling(pooling: Pooling | None, config: Shape, *, has_cls: bool) -> Pooling:
     """What was asked for, else what the model's config says, else ``"cls"`` where there is such a token and ``"mean"`` where not.
 
     Raises
@@ -63,45 +63,48 @@ def resolve_pooling(pooling: Pooling | None, config: EncoderConfig, *, has_cls: 
     ValueError
         If it is unknown, or asks for a token that the vocabulary does not have.
     """
-    found = pooling or config.pooling or ("cls" if has_cls else "mean")
-    check_pooling(found)
-    if found == "cls" and not has_cls:
-        msg = "pooling='cls' needs a <cls> token, which the vocabulary of this model does not have. Use 'mean'."
+    chosen = pooling or config.pooling or ("cls" if has_cls else "mean")
+    check_pooling(chosen, config)
+    if chosen != "mean" and not has_cls:
+        msg = f"pooling={chosen!r} needs a <{chosen}> token, which the vocabulary of this model does not have. Use 'mean'."
         raise ValueError(msg)
-    return found
+    return cast("Pooling", chosen)
 
 
-def resolve_layer(emb_layer: int | None, config: EncoderConfig) -> int:
+def resolve_layer(emb_layer: int | None, config: Shape) -> int:
     """What was asked for, else what the model's config says, else -1, the second to last."""
     asked = (emb_layer, config.emb_layer, -1)
     return next(layer for layer in asked if layer is not None)
 
 
-def check_pooling(pooling: str) -> None:
-    """Refuse an unknown pooling by name."""
-    if pooling not in POOLINGS:
-        msg = f"pooling={pooling!r} is not one of {POOLINGS}."
+def check_pooling(pooling: str, config: Shape) -> None:
+    """Refuse by name a pooling that is unknown, or not of this model."""
+    if pooling not in config.poolings:
+        msg = f"pooling={pooling!r} is not one of {config.poolings}, from which cells can be read with this model."
         raise ValueError(msg)
 
 
-def check_options(encoder: Encoder, *, pooling: str, emb_layer: int, device: str, precision: str, **_: object) -> None:
+def check_options(encoder: Backbone, *, pooling: str, emb_layer: int, device: str, precision: str, **_: object) -> None:
     """Refuse what `embed` would refuse, before work that is put off."""
-    check_pooling(pooling)
+    check_pooling(pooling, encoder.config)
     layers_to_run(encoder, emb_layer)
     resolve_precision(precision, resolve_device(device))
 
 
 def pool(hidden: Tensor, tokens: Tensor, pooling: str, n_special: int) -> Tensor:
-    """Summary of each cell in float32 or better, (B, H): its first state (``"cls"``) or the mean over its genes (``"mean"``)."""
+    """Summary of each cell in float32 or better, (B, H): its first state (``"cls"``), its last (``"eos"``), or the mean over its genes (``"mean"``)."""
     at_least = torch.promote_types(hidden.dtype, torch.float32)
     if pooling == "cls":
         return hidden[:, 0].to(at_least)
+    if pooling == "eos":
+        last = (tokens > 0).sum(1) - 1
+        return hidden[torch.arange(len(hidden), device=hidden.device), last].to(at_least)
     genes = (tokens >= n_special).unsqueeze(-1)  # (B, L, 1); padding is special too
     return (hidden.to(at_least) * genes).sum(1) / genes.sum(1)  # (B, H)
 
 
 def embed(
-    encoder: Encoder,
+    encoder: Backbone,
     tokens: np.ndarray,
     *,
     pooling: str,
@@ -122,7 +125,8 @@ def embed(
     tokens
         uint16 (n, L), right-padded with 0.
     pooling
-        ``"mean"`` over genes, special tokens left out, or ``"cls"``, the state of the first token.
+        ``"mean"`` over genes, special tokens left out; ``"cls"``, the state of the first token; or ``"eos"``, that of the last. The model's
+        config says which of them it has.
     n_special
         Token ids below this one are special.
     emb_layer
@@ -143,7 +147,7 @@ def embed(
     FloatingPointError
         If the model gives NaN or infinite states for cells that have genes.
     """
-    check_pooling(pooling)
+    check_pooling(pooling, encoder.config)
     place = resolve_device(device)
     n_layers = layers_to_run(encoder, emb_layer)
     lengths = row_lengths(tokens)

@@ -32,5 +32,5 @@ def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None
 
 
 def has_states(tokens: np.ndarray, pooling: str, n_special: int) -> np.ndarray:
-    """Which rows have something to pool, bool (n,): a gene for ``"mean"``, any token for ``"cls"``."""
+    """Which rows have something to pool, bool (n,): a gene for ``"mean"``, else any token."""
     return np.any(tokens >= (n_special if pooling == "mean" else 1), axis=1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from scgeneformer.nn import Encoder, MaskedGeneModel
+    from scgeneformer.nn import Backbone, MaskedGeneModel, NextGeneModel
     from scgeneformer.tokens import Vocabulary
 
 
@@ -37,7 +37,7 @@ class Pretrained:
     folder
         Folder with config and weights in the Hugging Face layout; None for a model in memory.
     model
-        A module of :mod:`scgeneformer.nn` in memory (an encoder, or one with `.encoder`); None for a folder.
+        A module of :mod:`scgeneformer.nn` in memory (a backbone, or one with `.encoder`); None for a folder.
     pinned_sha256
         Verified `sha256` of a downloaded model; None to compute it when needed.
 
@@ -60,13 +60,13 @@ class Pretrained:
             raise ValueError(msg)
 
     @cached_property
-    def encoder(self) -> Encoder:
-        """Encoder in evaluation mode and float32, read once; of a model in memory, its own encoder and not a copy."""
+    def encoder(self) -> Backbone:
+        """Backbone in evaluation mode and float32, read once; of a model in memory, its own and not a copy."""
         if self.folder is None:
-            return cast("Encoder", getattr(self.model, "encoder", self.model))
-        from scgeneformer.nn import load_encoder
+            return cast("Backbone", getattr(self.model, "encoder", self.model))
+        from scgeneformer.nn import load_backbone
 
-        return load_encoder(self.folder)
+        return load_backbone(self.folder)
 
     def masked_gene_model(self) -> MaskedGeneModel:
         """Encoder and masked-gene head to be trained further, a new copy at each call.
@@ -84,6 +84,23 @@ class Pretrained:
             msg = f"{self.name!r} is of class {type(self.model).__name__} and has no masked-gene head."
             raise TypeError(msg)
         return copy.deepcopy(self.model)
+
+    def next_gene_model(self) -> NextGeneModel:
+        """Decoder and scores of the next gene, of a model in memory the model itself.
+
+        Raises
+        ------
+        TypeError
+            If the model has no scores of the next gene.
+        """
+        from scgeneformer.nn import NextGeneModel, load_next_gene_model
+
+        if self.folder is not None:
+            return load_next_gene_model(self.folder)
+        if not isinstance(self.model, NextGeneModel):
+            msg = f"{self.name!r} is of class {type(self.model).__name__} and has no scores of the next gene."
+            raise TypeError(msg)
+        return self.model
 
     @cached_property
     def sha256(self) -> str:

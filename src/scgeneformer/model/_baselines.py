@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 _N_COMPONENTS = 50
 
 
-def cell_embedding(encoder: nn.Encoder, tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def cell_embedding(encoder: nn.Backbone, tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """Cells as :func:`scgeneformer.tl.embed` embeds them, (n_cells, H); NaN for cells without tokens."""
     return _embed(encoder, tokens, vocabulary).cells
 
 
-def gene_embedding(encoder: nn.Encoder, tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def gene_embedding(encoder: nn.Backbone, tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """States of genes averaged over cells, as :func:`scgeneformer.tl.embed` with ``genes=True`` gives them, (n_genes, H)."""
     return _embed(encoder, tokens, vocabulary, pooling="mean", genes=True).genes[genes]
 
 
 def _embed(
-    encoder: nn.Encoder,
+    encoder: nn.Backbone,
     tokens: np.ndarray,
     vocabulary: Vocabulary,
     *,

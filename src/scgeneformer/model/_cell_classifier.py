@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -97,7 +97,8 @@ class CellClassifier(LabelledCells):
         vocabulary = self._init_data(adata, registry, start.vocabulary)
         self.tasks = tasks_of(self.registry)
         if pooling is None or (pooling != "attention" and config is None):
-            pooling = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
+            resolved = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
+            pooling = cast('Literal["cls", "mean"]', resolved)  # those of a BERT encoder
         if head is None:  # with a config: of a model that was saved when all had that of BERT
             head = "linear" if config is None else "bert"
         n_outputs = sum(task.n_outputs for task in self.tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scgeneformer import evaluation, hub, nn
 from scgeneformer._arguments import checked
@@ -125,7 +125,7 @@ class Classifier(TransformerModel):
             its head.
         """
         if self._start is not None:
-            return self._start.encoder
+            return cast("nn.Encoder", self._start.encoder)
         if self.start_ is None:
             name = type(self).__name__
             msg = (
@@ -134,7 +134,7 @@ class Classifier(TransformerModel):
                 f"pretrained model. Make a new one: `{name}(adata, ..., pretrained=...)`."
             )
             raise ValueError(msg)
-        return hub.load(self.start_).encoder
+        return cast("nn.Encoder", hub.load(self.start_).encoder)
 
     def untrained(self) -> Self:
         """A classifier of the same data, labels and arguments that starts where this one did, with a new head.
@@ -276,9 +276,10 @@ class Backbone:
         if config is not None:
             return cls(nn.EncoderConfig(**config), vocabulary, None)
         start = hub.load(pretrained, vocabulary=vocabulary)
+        start.encoder.check_offers("a classification head", f"A classifier that starts from {start.name!r}")
         if start.model is not None:  # which may be trained further, while this is where the classifier started
             start = replace(start, model=copy.deepcopy(start.encoder))
-        shape = start.encoder.config
+        shape = cast("nn.Encoder", start.encoder).config
         dropout = shape.dropout if dropout is None else dropout
         shape = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
         return cls(shape, start.vocabulary, start)

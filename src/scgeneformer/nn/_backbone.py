@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-Ability = Literal["estimates", "attention weights", "derivatives by genes", "classifiers"]
+Ability = Literal["estimates of perturbations", "attention weights", "derivatives by genes", "a classification head"]
 
 
 class Shape(Protocol):
@@ -26,6 +26,8 @@ class Shape(Protocol):
     def pooling(self) -> str | None: ...
     @property
     def emb_layer(self) -> int | None: ...
+    @property
+    def poolings(self) -> tuple[str, ...]: ...
 
 
 class Backbone(nn.Module):
@@ -37,25 +39,22 @@ class Backbone(nn.Module):
         What it is, for messages.
     causal
         Whether the state of a token depends on the tokens before it only.
-    poolings
-        What a cell can be read from: ``"mean"`` of the states of its genes, the state of ``"cls"``, its first token, or that of
-        ``"eos"``, its last.
     abilities
-        What it offers beyond states: ``"estimates"`` of perturbations by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
-        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"classifiers"`` that are trained on top of it.
+        What it offers beyond states: ``"estimates of perturbations"`` by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
+        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"a classification head"`` that is trained on top of it.
     config
-        Its shape.
+        Its shape. ``config.poolings`` is what a cell can be read from: the ``"mean"`` of the states of its genes, the state of ``"cls"``, its
+        first token, or that of ``"eos"``, its last.
 
     Examples
     --------
     >>> encoder = sg.hub.load("default").encoder
-    >>> encoder.causal, encoder.poolings, encoder.token_vectors.shape
+    >>> encoder.causal, encoder.config.poolings, encoder.token_vectors.shape
     (False, ('mean', 'cls'), torch.Size([13156, 128]))
     """
 
     kind: ClassVar[str]
     causal: ClassVar[bool]
-    poolings: ClassVar[tuple[str, ...]]
     abilities: ClassVar[frozenset[Ability]]
     config: Shape
 

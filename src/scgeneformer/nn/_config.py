@@ -100,6 +100,8 @@ class EncoderConfig:
         ``"learned"`` (all published Geneformers), or ``"sinusoidal"``: the fixed table of Vaswani et al. (2017).
     n_decoder_layers
         Number of decoder blocks of an :class:`EncoderDecoder`; 0 without a decoder.
+    poolings
+        ``"mean"`` and ``"cls"``.
 
     Examples
     --------
@@ -107,6 +109,8 @@ class EncoderConfig:
     >>> config.to_hf()["num_hidden_layers"]
     2
     """
+
+    poolings = ("mean", "cls")
 
     vocab_size: int
     n_layers: int

@@ -6,7 +6,7 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -131,8 +131,6 @@ class Encoder(Backbone):
         ``"BERT encoder"``.
     causal
         False: every token sees all others.
-    poolings
-        ``"mean"`` and ``"cls"``.
     abilities
         All that :class:`Backbone` lists.
 
@@ -151,10 +149,7 @@ class Encoder(Backbone):
 
     kind: ClassVar[str] = "BERT encoder"
     causal: ClassVar[bool] = False
-    poolings: ClassVar[tuple[str, ...]] = ("mean", "cls")
-    abilities: ClassVar[frozenset[Ability]] = frozenset(
-        ("estimates", "attention weights", "derivatives by genes", "classifiers")
-    )
+    abilities: ClassVar[frozenset[Ability]] = frozenset(get_args(Ability))
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -153,8 +153,6 @@ class Llama(Backbone):
         ``"LLaMA decoder"``.
     causal
         True: a token sees itself and those before it.
-    poolings
-        ``"mean"`` and ``"eos"``. The first token sees itself only and is the same in all cells.
     abilities
         None of those that :class:`Backbone` lists: states only.
 
@@ -171,7 +169,6 @@ class Llama(Backbone):
 
     kind: ClassVar[str] = "LLaMA decoder"
     causal: ClassVar[bool] = True
-    poolings: ClassVar[tuple[str, ...]] = ("mean", "eos")
     abilities: ClassVar[frozenset[Ability]] = frozenset()
     config: LlamaConfig
 

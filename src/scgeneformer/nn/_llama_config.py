@@ -111,6 +111,8 @@ class LlamaConfig:
         Default readout of a cell: ``"mean"`` over genes, or ``"eos"``, the state of the last token, the only one that sees the whole cell.
     emb_layer
         Default layer of embeddings, 0 for the last, behind the final norm.
+    poolings
+        ``"mean"`` and ``"eos"``.
 
     Examples
     --------
@@ -118,6 +120,8 @@ class LlamaConfig:
     >>> config.to_hf()["model_type"]
     'llama'
     """
+
+    poolings = ("mean", "eos")  # the first token sees itself only, and is the same in all cells
 
     vocab_size: int
     n_layers: int

@@ -30,7 +30,7 @@ def embed(
     adata: AnnData | MuData,
     model: str | Path | Pretrained | Geneformer | None = None,
     *,
-    pooling: Literal["mean", "cls"] | None = None,
+    pooling: Literal["mean", "cls", "eos"] | None = None,
     emb_layer: int | None = None,
     genes: bool = False,
     tokens_key: str = keys.TOKENS,
@@ -51,12 +51,13 @@ def embed(
         Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for; to be named
         where several models share its vocabulary.
     pooling
-        ``"mean"`` over a cell's genes or ``"cls"``, the state of the special first token. Defaults to the model's own pooling (of the
-        bundled model ``"mean"``), else, as in the official tool, to ``"cls"`` where the vocabulary has that token (V2) and ``"mean"``
+        ``"mean"`` over a cell's genes; ``"cls"``, the state of the special first token of a BERT encoder; or ``"eos"``, that of the last token of
+        a decoder, the only one there that sees the whole cell. Defaults to the model's own pooling (of the bundled model and of decoders
+        ``"mean"``), else, as in the official tool, to ``"cls"`` where the vocabulary has that token (V2) and ``"mean"``
         where it has not (V1).
     emb_layer
         Hidden layer, counted as in the official tool: 0 is the last, -1 the second to last. Defaults to the model's own layer (of the
-        bundled model 0), else to -1.
+        bundled model and of decoders 0), else to -1.
     genes
         Also average each gene's contextual state over the cells that express it.
     tokens_key

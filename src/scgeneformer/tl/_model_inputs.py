@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids, token_params
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from scgeneformer.engine import Pooling
     from scgeneformer.hub import Pretrained
     from scgeneformer.tokens import Vocabulary
 
@@ -71,7 +72,7 @@ def model_inputs(
     model: Any,
     *,
     tokens_key: str,
-    pooling: Literal["mean", "cls"] | None,
+    pooling: Pooling | None,
     emb_layer: int | None,
     precision: str | None = None,
 ) -> ModelInputs:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone
 
 
 def contextual(
-    encoder: Encoder, tokens: np.ndarray, *, emb_layer: int, rank_corrected: bool = False, **options: Any
+    encoder: Backbone, tokens: np.ndarray, *, emb_layer: int, rank_corrected: bool = False, **options: Any
 ) -> PairScores:
     """Mean over cells of the cosine similarity of two genes' states in the same cell, which is not the cosine of their mean states.
 
@@ -37,7 +37,7 @@ def contextual(
     """
     n_layers = layers_to_run(encoder, emb_layer)
 
-    def measure(network: Encoder, batch: Tensor, mask: Tensor | None, _: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def measure(network: Backbone, batch: Tensor, mask: Tensor | None, _: Tensor) -> list[tuple[Tensor, Tensor]]:
         states = network(batch, mask, n_layers=n_layers)
         states = torch.nn.functional.normalize(states.float(), dim=-1)  # (B, L, H)
         genes = [torch.nonzero(cell >= options["n_special"])[:, 0] for cell in batch]

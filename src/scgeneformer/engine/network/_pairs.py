@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone
 
-    # From a network, one batch (B, L), its mask, and which positions may be sources (B, L): of each cell the positions of R sources (R,)
-    # and their scores with all positions (R, L).
-    Measure = Callable[[Encoder, Tensor, Tensor | None, Tensor], list[tuple[Tensor, Tensor]]]
+Network = TypeVar("Network", bound="Backbone")
 
 N_BINS = 20  # of ranks within a cell
 
@@ -101,9 +99,9 @@ def _index(genes: np.ndarray, n_tokens: int) -> Tensor:
 
 
 def mean_over_cells(
-    encoder: Encoder,
+    encoder: Network,
     tokens: np.ndarray,
-    measure: Measure,
+    measure: Callable[[Network, Tensor, Tensor | None, Tensor], list[tuple[Tensor, Tensor]]],
     *,
     sources: np.ndarray,
     targets: np.ndarray,
@@ -124,7 +122,8 @@ def mean_over_cells(
     tokens
         uint16 (n, L), right-padded with 0.
     measure
-        Scores of one batch.
+        Scores of one batch: from a network, tokens (B, L), their mask, and which positions may be sources (B, L), of each cell the positions
+        of R sources (R,) and their scores with all positions (R, L).
     sources, targets
         Tokens of the genes, (S,) and (G,).
     n_special

@@ -15,7 +15,7 @@ from ._measure import measure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone
 
     from ._enumerate import Perturbation
     from ._run import Outcome
@@ -42,7 +42,7 @@ class Sample:
 
 
 def compare(
-    encoder: Encoder,
+    encoder: Backbone,
     tokens: np.ndarray,
     screened: Sequence[tuple[Perturbation, Outcome]],
     *,
@@ -85,7 +85,7 @@ def compare(
 
 
 def _edits(
-    encoder: Encoder,
+    encoder: Backbone,
     tokens: np.ndarray,
     perturbation: Perturbation,
     cells: np.ndarray,

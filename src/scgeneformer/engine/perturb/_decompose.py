@@ -21,7 +21,7 @@ from ._measure import cosine, measure
 if TYPE_CHECKING:
     from typing import Any
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone
 
     from ._enumerate import Edits, Perturbation
 
@@ -30,7 +30,7 @@ N_PARTS = 3
 
 
 def decompose_shifts(
-    encoder: Encoder,
+    encoder: Backbone,
     edits: Edits,
     perturbation: Perturbation,
     shifts: np.ndarray,
@@ -56,12 +56,12 @@ def decompose_shifts(
     """
     in_place = replace(perturbation, positions="kept")
     without = measure(encoder, edits, in_place, states=states, pooling=pooling, **options)
-    own = np.zeros_like(shifts) if pooling == "cls" else own_shifts(encoder, edits, states, **options)
+    own = np.zeros_like(shifts) if pooling != "mean" else own_shifts(encoder, edits, states, **options)
     return np.hstack([own, without - own, shifts - without])
 
 
 def own_shifts(
-    encoder: Encoder,
+    encoder: Backbone,
     edits: Edits,
     states: np.ndarray,
     *,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from tqdm.auto import tqdm
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone
 
     from ._directions import Directions
     from ._edits import Edited
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def measure(
-    encoder: Encoder,
+    encoder: Backbone,
     edits: Edits,
     perturbation: Perturbation,
     *,
@@ -70,7 +70,7 @@ def measure(
     -------
     float64 (P, S) with states: how much the cosine to each state grows (positive is towards it), or each linear readout.
     float64 (P, 1) without: the cosine similarity of perturbed and original (1 is no effect), of the first states for
-    ``"cls"``, and the mean over the genes that are not perturbed of each gene's own cosine for ``"mean"``, as the official
+    ``"cls"``, of the last ones for ``"eos"``, and the mean over the genes that are not perturbed of each gene's own cosine for ``"mean"``, as the official
     tool does; NaN where there are none.
 
     Raises
@@ -78,7 +78,7 @@ def measure(
     FloatingPointError
         If the model gives NaN or infinite states.
     """
-    check_pooling(pooling)
+    check_pooling(pooling, encoder.config)
     place = resolve_device(device)
     budget = token_budget or default_token_budget(place)
     n_layers = layers_to_run(encoder, emb_layer)
@@ -173,7 +173,7 @@ class _GeneComparison:
     """
 
     def __init__(
-        self, network: Encoder, tokens: np.ndarray, lengths: np.ndarray, n_layers: int, n_special: int
+        self, network: Backbone, tokens: np.ndarray, lengths: np.ndarray, n_layers: int, n_special: int
     ) -> None:
         self.network, self.tokens, self.lengths = network, tokens, lengths
         self.n_layers, self.n_special = n_layers, n_special

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -21,7 +21,7 @@ from ._screen import screen, screen_absent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scgeneformer.nn import Encoder
+    from scgeneformer.nn import Backbone, Encoder
 
     from ._enumerate import Perturbation
     from ._store import Store
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def run(
-    encoder: Encoder,
+    encoder: Backbone,
     tokens: np.ndarray,
     perturbation: Perturbation,
     *,
@@ -194,7 +194,7 @@ def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndar
 
 
 def _part(
-    encoder: Encoder,
+    encoder: Backbone,
     tokens: np.ndarray,
     perturbation: Perturbation,
     states: np.ndarray | None,
@@ -235,15 +235,21 @@ def _part(
 
 
 def _estimates(
-    encoder: Encoder, tokens: np.ndarray, perturbation: Perturbation, states: np.ndarray | None, options: dict[str, Any]
+    encoder: Backbone,
+    tokens: np.ndarray,
+    perturbation: Perturbation,
+    states: np.ndarray | None,
+    options: dict[str, Any],
 ) -> dict[str, np.ndarray]:
     """Arrays of one part that is screened, in the order of exact runs."""
     if perturbation.genes is None or states is None:
         msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
         raise ValueError(msg)
+    encoder.check_offers("estimates of perturbations", "method='screen'")
+    gated = cast("Encoder", encoder)
     cells, what = select(tokens, perturbation, options["n_special"])
     estimates = screen(
-        encoder,
+        gated,
         tokens,
         perturbation.kind,
         states,
@@ -257,7 +263,7 @@ def _estimates(
     rank = rank_of[cells, what]  # -1 where the cell does not express the gene
     values = estimates[cells, rank].astype(np.float32)
     if perturbation.absent:
-        estimates = screen_absent(encoder, tokens, perturbation.genes, states, **options)
+        estimates = screen_absent(gated, tokens, perturbation.genes, states, **options)
         absent = rank < 0
         values[absent] = estimates[cells[absent], np.searchsorted(perturbation.genes, what[absent])]
     return {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,8 +26,7 @@ _CHUNK = 1024  # pairs whose profiles are multiplied at a time
 def gene_vectors(kind: Features, pretrained: Pretrained, cells: AnnData | None, tokens_key: str) -> np.ndarray:
     """Vectors of the genes of the vocabulary, float32 (V, H): rows of the token table, or mean states in `cells`, NaN where there are none."""
     if kind == "token" or cells is None:
-        table: Any = pretrained.encoder.embedding.gene
-        return table.weight.detach().float().cpu().numpy()
+        return pretrained.encoder.token_vectors.detach().float().cpu().numpy()
     vocabulary = pretrained.vocabulary
     tokens = read_tokens(cells, tokens_key, vocabulary, model=pretrained.name)
     return gene_embedding(pretrained.encoder, tokens, np.arange(len(vocabulary)), vocabulary)

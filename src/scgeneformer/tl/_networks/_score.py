@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scgeneformer.nn._backbone import Ability
     from scgeneformer.tl._model_inputs import ModelInputs
 
 # Options that a score has; others are refused.
@@ -27,6 +28,8 @@ OPTIONS = {
     "token": (),
     "effects": (),
 }
+
+NEEDS: dict[str, Ability] = {"attention": "attention weights", "gradient": "derivatives by genes"}
 
 ROWS_AT_ONCE = 1024  # of tokens, as whether each gene is there
 PROVENANCE = (
@@ -137,11 +140,13 @@ def by_model(
     Raises
     ------
     ValueError
-        If layers or heads do not exist, or no group has `min_cells` cells.
+        If the model does not offer what the score needs, layers or heads do not exist, or no group has `min_cells` cells.
     """
     from scgeneformer import engine
 
     encoder = inputs.pretrained.encoder
+    if score in NEEDS:
+        encoder.check_offers(NEEDS[score], f"tl.network(score={score!r})")
     options: dict[str, Any] = {}
     if score == "attention":
         options["blocks"] = resolve_blocks(layers, encoder.config.n_layers)

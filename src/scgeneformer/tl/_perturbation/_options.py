@@ -232,7 +232,7 @@ DOCS = {
     "untrained": """
         untrained
             With `source` and `target`: also estimate the shifts by an encoder of the same shape with random weights, in at most 20 of the cells
-            (of each group), by the screen; not with ``compat="official"``. :func:`~scgeneformer.tl.rank_shifts` tells how much of the ranking such an
+            (of each group), by the screen, or exactly for models without one; not with ``compat="official"``. :func:`~scgeneformer.tl.rank_shifts` tells how much of the ranking such an
             encoder gives too. It needs two cells of the target, also where centroids are given, and is left out where there are none.
         """,
     "untrained_slot": """
@@ -246,7 +246,8 @@ DOCS = {
         """,
     "embedding": """
         pooling
-            What represents a cell: the ``"mean"`` of its genes or the ``"cls"`` token. Defaults to the model's own, as in
+            What represents a cell: the ``"mean"`` of its genes, the ``"cls"`` token (of a BERT encoder) or the ``"eos"`` token (of a decoder).
+            Defaults to the model's own, as in
             :func:`~scgeneformer.tl.embed`.
         emb_layer
             Hidden layer: 0 is the last, -1 the second to last. Defaults to the model's own.

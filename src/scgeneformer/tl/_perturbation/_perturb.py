@@ -52,7 +52,7 @@ def perturb(
     untrained: bool = True,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
-    pooling: Literal["mean", "cls"] | None = None,
+    pooling: Literal["mean", "cls", "eos"] | None = None,
     emb_layer: int | None = None,
     checkpoint: str | Path | None = None,
     shard: tuple[int, int] | None = None,

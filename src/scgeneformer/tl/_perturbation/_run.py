@@ -101,6 +101,8 @@ def run_perturbation(
         emb_layer=options.emb_layer,
         precision="float32" if wanted == "auto" else wanted,  # changes of a cosine are below what bfloat16 resolves
     )
+    if refine is not None:
+        inputs.pretrained.encoder.check_offers("estimates of perturbations", verb)
     targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
     runs = plan_runs(data, inputs, options, members, mod)
     targets.check_expressed(inputs, [run.tokens for run in runs])

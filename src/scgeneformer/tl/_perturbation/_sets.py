@@ -54,7 +54,7 @@ def perturb_sets(
     n_reference: int = 10,
     missing: Literal["error", "ignore"] = "error",
     compat: Literal["official"] | None = None,
-    pooling: Literal["mean", "cls"] | None = None,
+    pooling: Literal["mean", "cls", "eos"] | None = None,
     emb_layer: int | None = None,
     checkpoint: str | Path | None = None,
     shard: tuple[int, int] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,11 +27,12 @@ def untrained_model(pretrained: Pretrained) -> Pretrained:
     """A model of the same shape and vocabulary, with new weights, which are always the same. Leaves torch's random state alone."""
     import torch
 
-    from scgeneformer import hub, nn
+    from scgeneformer import hub
 
+    make: Any = type(pretrained.encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)  # unlike `torch.manual_seed`, of the CPU only
-        encoder = nn.Encoder(pretrained.encoder.config)
+        encoder = make(pretrained.encoder.config)
     return hub.Pretrained("untrained", pretrained.vocabulary, model=encoder.eval())
 
 
@@ -40,13 +41,17 @@ def measure_untrained(
 ) -> Measured | None:
     """Shifts of the genes, and of the random ones beside them in each run, towards the target by an untrained encoder, in some cells of each run; None if no run has cells of the target.
 
-    All genes of a cell are estimated at once (`engine.perturb.screen`), which costs a small part of an exact run.
+    All genes of a cell are estimated at once (`engine.perturb.screen`), which costs a small part of an exact run; models without estimates
+    are run exactly.
     """
     model, parts = untrained_model(runs[0].inputs.pretrained), []
+    method: Literal["exact", "screen"] = (
+        "screen" if "estimates of perturbations" in model.encoder.abilities else "exact"
+    )
     for run, beside in zip(runs, besides, strict=True):
         if (small := _small_run(run, model)) is not None:
             genes = [asked.genes for asked in (perturbation, beside) if asked is not None and asked.genes is not None]
-            outcome = small.run(replace(perturbation, genes=np.unique(np.concatenate(genes))), "screen", "")
+            outcome = small.run(replace(perturbation, genes=np.unique(np.concatenate(genes))), method, "")
             parts.append(Measured(small.chosen[outcome.cells], outcome.what, outcome.values))
     return Measured.join(parts) if parts else None
 
