@@ -192,7 +192,7 @@ def tiny_model(server: Server, tiny_folder: Path, tiny_vocabulary: Vocabulary, m
     files = {name: server.remote(f"geneformer/{name}.pkl") for name in dictionaries}
     generation = Generation("T", len(tiny_vocabulary), tiny_vocabulary.max_length, **files)
     config, weights = (server.remote(f"Geneformer-T-1/{name}") for name in ("config.json", "model.safetensors"))
-    model = Model("T-1", "T", 1, 8, 12, config, weights, "none", "for tests")
+    model = Model("T-1", "T", "BERT encoder", 1, 8, 1000, config, weights, "none", "for tests")
     monkeypatch.setitem(GENERATIONS, "T", generation)
     monkeypatch.setitem(MODELS, "T-1", model)
     return "T-1"

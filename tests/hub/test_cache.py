@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scgeneformer import settings
-from scgeneformer.hub import _cache, _registry
+from scgeneformer.hub import _cache
 from scgeneformer.hub._cache import fetch, is_cached
+from scgeneformer.hub._registry import RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from scgeneformer.hub._registry import RemoteFile
 
 
 @pytest.fixture
@@ -206,7 +205,7 @@ def test_mirror_url_may_have_a_path_and_a_slash(server: Any, cache: Path, file: 
 
 
 def test_second_official_address(server: Any, cache: Path, file: RemoteFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "OFFICIAL", (f"{server.url}/revision/", f"{server.url}/"))
+    monkeypatch.setattr(RemoteFile, "sources", (f"{server.url}/revision/", f"{server.url}/"))
     assert fetch(file).read_bytes() == server.content
     assert [path for path, _ in server.requests] == ["revision/folder/file.bin", "folder/file.bin"]
     server.files.clear()

@@ -16,7 +16,8 @@ from scgeneformer.hub._registry import GENERATIONS, MODELS, RemoteFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-PARAMETERS = {"V1-10M": 10_288_722, "V2-104M": 104_386_867, "V2-104M_CLcancer": 104_386_867, "V2-316M": 316_354_867}
+BERTS = {"V1-10M": 10_288_722, "V2-104M": 104_386_867, "V2-104M_CLcancer": 104_386_867, "V2-316M": 316_354_867}
+PARAMETERS = BERTS | {"MaxToki-217M": 216_946_576, "MaxToki-1B": 1_049_036_544}
 
 
 def described(path: Path) -> tuple[str, int]:
@@ -31,7 +32,7 @@ def test_dictionaries_are_the_official_ones(generation: _registry.Generation, sh
         assert described(shared / "geneformer" / generation.name / name) == (file.sha256, file.size)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BERTS)
 def test_configs_are_the_official_ones(name: str, shared: Path) -> None:
     config = MODELS[name].config
     assert described(shared / "geneformer" / "configs" / f"{name}.json") == (config.sha256, config.size)
@@ -43,22 +44,55 @@ def test_files_are_in_the_list_of_the_repository(shared: Path) -> None:
         RemoteFile(path, sha256, int(size))
         for path, sha256, size in re.findall(r"^\| (\S+) \| ([0-9a-f]{64}) \| (\d+) \|$", text, flags=re.MULTILINE)
     }
-    pinned = {model.weights for model in MODELS.values()} | {f for g in GENERATIONS.values() for f in g.files}
+    pinned = {MODELS[name].weights for name in BERTS} | {f for g in GENERATIONS.values() for f in g.files}
     assert len(pinned) == 4 + 8
     assert pinned <= listed
+
+
+def test_files_of_maxtoki_are_in_the_list_of_its_repository(shared: Path) -> None:
+    text = (shared / "reference" / "maxtoki.md").read_text()
+    listed = {
+        (path, int(size), sha256)
+        for path, size, sha256 in re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", text, flags=re.MULTILINE)
+    }
+    pinned = [file for name in MODELS.keys() - BERTS.keys() for file in MODELS[name].files]
+    assert {(file.path, file.size, file.sha256) for file in pinned} <= listed
+    assert {file.sources[0] for file in pinned} == {
+        "https://huggingface.co/theodoris-lab/MaxToki/resolve/21aa7b7f844c146c16fb79ffb3aa75d9b07a3d77/"
+    }
+
+
+def test_dictionaries_of_maxtoki_are_those_of_v2(shared: Path) -> None:
+    """The published JSON files are these pickles, ``<bos>`` for ``<cls>``, byte for byte."""
+    import json
+
+    from scgeneformer.tokens._unpickle import read_dictionary
+
+    def digest(dictionary: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps(dictionary, separators=(",", ":")).encode()).hexdigest()
+
+    folder = shared / "geneformer" / "V2"
+    tokens, medians, mapping = (
+        read_dictionary(folder / f"{name}_gc104M.pkl")
+        for name in ("token_dictionary", "gene_median_dictionary", "ensembl_mapping_dict")
+    )
+    tokens = {"<bos>" if name == "<cls>" else name: token for name, token in tokens.items()}
+    assert digest(tokens) == "b4577f7a983ae1878e1c5db8862ccb46987e904bc2759bd305960fbb838ccb15"
+    assert digest(medians) == "8ced5c2b1e5e6d3310128c627b3dc98f2a9d1f397bb6f30103d78d40360abec5"
+    content = json.dumps(mapping, separators=(",", ":")).encode()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()  # as git counts it
+    assert blob == "c01d75366e484800d114194e9c2ba431d7ca7c9f"
+    assert MODELS["MaxToki-217M"].generation == MODELS["MaxToki-1B"].generation == "V2"
 
 
 def test_shapes_are_those_of_the_configs(shared: Path) -> None:
     import json
 
-    for name, model in MODELS.items():
+    for name in BERTS:
+        model = MODELS[name]
         config = json.loads((shared / "geneformer" / "configs" / f"{name}.json").read_text())
         generation = GENERATIONS[model.generation]
-        assert (model.n_layers, model.width, model.feed_forward) == (
-            config["num_hidden_layers"],
-            config["hidden_size"],
-            config["intermediate_size"],
-        )
+        assert (model.n_layers, model.width) == (config["num_hidden_layers"], config["hidden_size"])
         assert (generation.n_tokens, generation.max_length) == (config["vocab_size"], config["max_position_embeddings"])
 
 
@@ -74,6 +108,7 @@ def test_available(cache: Path) -> None:
     assert table.columns.tolist() == [
         *(
             "generation",
+            "backbone",
             "layers",
             "width",
             "parameters",
@@ -85,8 +120,8 @@ def test_available(cache: Path) -> None:
         )
     ]
     assert table["parameters"].to_dict() == PARAMETERS
-    assert table["max_length"].tolist() == [2048, 4096, 4096, 4096]
-    assert table["layers"].tolist() == [6, 12, 12, 18]
+    assert table["max_length"].tolist() == [2048, *[4096] * 5]
+    assert table["layers"].tolist() == [6, 12, 12, 18, 11, 20]
     assert set(table["licence"]) == {"Apache-2.0"}
     assert not table["cached"].any()
     assert table.loc["V1-10M", "download_mb"] == pytest.approx(44.6, abs=0.05)

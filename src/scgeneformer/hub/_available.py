@@ -16,8 +16,8 @@ def available() -> pd.DataFrame:
 
     Returns
     -------
-    One row per model, indexed by name: `generation` (of the vocabulary), `layers`, `width`, `parameters` (masked-gene head
-    included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included), `cached`
+    One row per model, indexed by name: `generation` (of the vocabulary), `backbone`, `layers`, `width`, `parameters` (scores of
+    genes included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included), `cached`
     (whether all files are in the cache), `licence`, `description`.
 
     Examples
@@ -37,11 +37,10 @@ def _published(model: _registry.Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "generation": model.generation,
+        "backbone": model.backbone,
         "layers": model.n_layers,
         "width": model.width,
-        "parameters": count_parameters(
-            generation.n_tokens, generation.max_length, model.n_layers, model.width, model.feed_forward
-        ),
+        "parameters": model.parameters,
         "max_length": generation.max_length,
         "download_mb": round(sum(file.size for file in files) / 1e6, 1),
         "cached": all(is_cached(file) for file in files),
@@ -59,6 +58,7 @@ def _bundled() -> dict[str, Any]:
     return {
         "name": _registry.DEFAULT,
         "generation": "own",
+        "backbone": _registry.BERT,
         "layers": shape[2],
         "width": shape[3],
         "parameters": count_parameters(*shape),

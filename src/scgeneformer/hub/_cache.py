@@ -1,4 +1,4 @@
-"""Local copy of the official repository; each file is verified by size and sha256 before it is opened."""
+"""Local copy of the official repositories; each file is verified by size and sha256 before it is opened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from scgeneformer._settings import settings
 
-from . import _registry
 from ._download import download, without_password
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
             "point `settings.mirror` (SCGENEFORMER_MIRROR) to a local folder with the files of the official repository."
         )
         raise FileNotFoundError(msg)
-    return (f"{mirror.rstrip('/')}/",) if mirror else _registry.OFFICIAL
+    return (f"{mirror.rstrip('/')}/",) if mirror else file.sources
 
 
 def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> None:

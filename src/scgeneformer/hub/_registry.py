@@ -1,26 +1,36 @@
-"""Models that are loaded by name: path in the official repository, sha256 and size of each file.
+"""Models that are loaded by name: path in their official repository, sha256 and size of each file.
 
-Source: the file list of https://huggingface.co/ctheodoris/Geneformer (Apache-2.0) at the revision below. Files are verified by sha256
-and size alone; the revision is the first place to look for them.
+Source: the file lists of https://huggingface.co/ctheodoris/Geneformer and https://huggingface.co/theodoris-lab/MaxToki (both Apache-2.0) at the
+revisions below. Files are verified by sha256 and size alone; the revision is the first place to look for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_REPOSITORY = "https://huggingface.co/ctheodoris/Geneformer/resolve/"
-# The branch is the second place, in case the history of the repository is rewritten.
-OFFICIAL = (f"{_REPOSITORY}05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28/", f"{_REPOSITORY}main/")
+GENEFORMER, MAXTOKI = "ctheodoris/Geneformer", "theodoris-lab/MaxToki"
+_REVISIONS = {
+    GENEFORMER: "05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28",
+    MAXTOKI: "21aa7b7f844c146c16fb79ffb3aa75d9b07a3d77",
+}
+BERT, LLAMA = "BERT encoder", "LLaMA decoder"  # as `kind` of the classes in `nn`
 DEFAULT = "default"
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """File of the official repository; `path` is also its path in the cache folder and in a mirror."""
+    """File of an official repository; `path` is also its path in the cache folder and in a mirror, where all repositories are one tree."""
 
     path: str
     sha256: str
     size: int
+    repository: str = GENEFORMER
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Addresses of the repository's tree: at the pinned revision, and on the branch, in case its history is rewritten."""
+        base = f"https://huggingface.co/{self.repository}/resolve"
+        return f"{base}/{_REVISIONS[self.repository]}/", f"{base}/main/"
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,10 @@ class Model:
 
     name: str
     generation: str
+    backbone: str
     n_layers: int
     width: int
-    feed_forward: int
+    parameters: int
     config: RemoteFile
     weights: RemoteFile
     licence: str
@@ -121,6 +132,7 @@ def _model(
     return Model(
         name,
         name.partition("-")[0],
+        BERT,
         *shape,
         config=RemoteFile(f"{folder}/config.json", *config),
         weights=RemoteFile(f"{folder}/model.safetensors", *weights),
@@ -129,36 +141,63 @@ def _model(
     )
 
 
+def _maxtoki(size: str, shape: tuple[int, int, int], config: tuple[str, int], weights: tuple[str, int]) -> Model:
+    """A MaxToki, whose dictionaries are those of V2, with ``<bos>`` for ``<cls>``."""
+    name = f"MaxToki-{size}"
+    return Model(
+        name,
+        "V2",
+        LLAMA,
+        *shape,
+        config=RemoteFile(f"{name}-HF/config.json", *config, MAXTOKI),
+        weights=RemoteFile(f"{name}-HF/model.safetensors", *weights, MAXTOKI),
+        licence="Apache-2.0",
+        description="MaxToki 2026; pretrained to guess the next gene of a cell, not its time",
+    )
+
+
 MODELS = {
     model.name: model
     for model in (
         _model(
             "V1-10M",
-            (6, 256, 512),
+            (6, 256, 10_288_722),
             ("9cf69ca3bdb0215c4188b54c451b6f02adfe68b8f66011a57d0f32845133fd4b", 565),
             ("a5e33a757431643b3697de7ef6127950cdc49e06e58d4266b3a3ab191b683f14", 41_183_536),
             "Theodoris 2023; pretrained on 30 million human cells",
         ),
         _model(
             "V2-104M",
-            (12, 768, 3072),
+            (12, 768, 104_386_867),
             ("467d4492f0dd53b4d60afffe20812db484ca1cf9fdbeb6a6e060e93564f70859", 590),
             ("fff5cba29ddd8792991fa77b4872246fbe548a178cebda3775cdc72b67780e7f", 417_571_156),
             "Chen 2024; pretrained on 104 million human cells",
         ),
         _model(
             "V2-104M_CLcancer",
-            (12, 768, 3072),
+            (12, 768, 104_386_867),
             ("b3e1f3e71b1df7238f0f1d6dda258d560ea84e5e9698351a1588cfad06321e18", 762),
             ("827738139bfed4bafa9d1f3df7c6146da2e3b85f7225076adc32c6eda0ba4357", 417_571_156),
             "V2-104M, pretrained further on cancer cells",
         ),
         _model(
             "V2-316M",
-            (18, 1152, 4608),
+            (18, 1152, 316_354_867),
             ("2cc4af3442644e84af71814a607b61c958d7b4e5ebde6791ab77b5f534ac6f6e", 591),
             ("965ceccea81953d362081ef3843560a0e4fef88d396c28017881f1e94b1246f3", 1_265_455_076),
             "Chen 2024; pretrained on 104 million human cells, the largest",
+        ),
+        _maxtoki(
+            "217M",
+            (11, 1232, 216_946_576),
+            ("a4effbdf27969b7cc4d6cce34fc24b3f2134886946a19e7999c3ebd08babf9bd", 676),
+            ("9da1fbf8cc489486d158d4653a14e3f44ac49c75a8e1480566eab0e9f99cf898", 867_797_760),
+        ),
+        _maxtoki(
+            "1B",
+            (20, 2304, 1_049_036_544),
+            ("23358e6663b32e796dec2818a1d9cff97eb9e150d259850ba26b1bf2144eba9e", 823),
+            ("96c6c8f9d61732c9bedfc37a9cfd937359e6ce0bfa860526646d101815a242e6", 4_196_167_128),
         ),
     )
 }

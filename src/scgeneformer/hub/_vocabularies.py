@@ -14,6 +14,7 @@ from scgeneformer.tokens import Vocabulary
 
 from . import _registry
 from ._cache import fetch
+from ._token_dictionary import DICTIONARY, read_token_dictionary
 
 if TYPE_CHECKING:
     from ._registry import Generation
@@ -98,8 +99,32 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
         config = json.loads((folder / _CONFIG).read_bytes())
         n_tokens, max_length = (check(name, "int", config[theirs]) for name, theirs in _SIZES.items())
     except (ValueError, KeyError, TypeError, RecursionError):
-        msg = f"{folder / _CONFIG} does not describe a BERT model, or is damaged. Fetch it again from its source."
+        msg = f"{folder / _CONFIG} does not describe a model, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
+    if config.get("model_type") != "llama":
+        return _of_size(folder, given, n_tokens, max_length)
+    if not (folder / DICTIONARY).is_file():
+        found = _of_size(folder, given, n_tokens, max_length)
+    else:
+        names, n_all = read_token_dictionary(folder / DICTIONARY)
+        if n_all != n_tokens:
+            msg = f"{folder / DICTIONARY} has {n_all:,} tokens, but the model beside it {n_tokens:,}."
+            raise ValueError(msg)
+        found = _of_size(folder, given, len(names), max_length)
+        if names != found.ids.tolist():
+            msg = (
+                f"{folder / DICTIONARY} has other genes, or others of the same number, than vocabulary {found.name!r}."
+            )
+            raise ValueError(msg)
+    for name, token in (("bos_token_id", found.cls_id), ("eos_token_id", found.eos_id)):
+        if token is not None and config.get(name) != token:
+            msg = f"{folder / _CONFIG} has {name}={config.get(name)!r}, but it is {token} in vocabulary {found.name!r}: the model is of another one."
+            raise ValueError(msg)
+    return found
+
+
+def _of_size(folder: Path, given: Any, n_tokens: int, max_length: int) -> Vocabulary:
+    """A vocabulary of `n_tokens` tokens for the model in `folder`."""
     if given is not None:
         return fitting(vocabulary(given), n_tokens, max_length, str(folder))
     for name in VOCABULARY_FILES:
