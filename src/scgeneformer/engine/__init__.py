@@ -8,11 +8,13 @@ from ._classify import CellScores, classify
 from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
+from ._likelihood import Likelihoods, masked_likelihood, next_gene_likelihood
 
 __all__ = [
     "CellScores",
     "Embeddings",
     "GeneScores",
+    "Likelihoods",
     "Pooling",
     "check_options",
     "classify",
@@ -20,7 +22,9 @@ __all__ = [
     "count_tokens",
     "embed",
     "for_each_batch",
+    "masked_likelihood",
     "network",
+    "next_gene_likelihood",
     "perturb",
     "resolve_device",
     "resolve_layer",

@@ -1,4 +1,4 @@
-"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes, gene networks."""
+"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes, gene networks, likelihoods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ._evaluation._evaluate import evaluate
 from ._integration._compare import compare_embeddings
 from ._integration._integrate import integrate
 from ._integration._state_score import state_score
+from ._likelihood import likelihood
 from ._networks._centrality import centrality
 from ._networks._evaluate_network import evaluate_network
 from ._networks._network import network
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate_network",
     "evaluate_shifts",
     "integrate",
+    "likelihood",
     "network",
     "perturb",
     "perturb_sets",
