@@ -50,6 +50,8 @@ RULES: dict[str, tuple[str, Predicate]] = {
             "max_targets",
             "min_cells",
             "n_edges",
+            "n_genes",
+            "top_k",
             "n_bins",
             "n_matched",
             "n_neighbors",

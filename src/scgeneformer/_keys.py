@@ -21,6 +21,7 @@ N_TOKENS = "n_tokens"  # obs, length of each row of tokens, special tokens inclu
 TOKEN_VOCABULARY = "token_vocabulary"  # obs, name and hash of the vocabulary; see `vocabulary_key`
 TOKEN_ID = "token_id"  # var, -1 where a gene is not in the vocabulary; see `token_id_key`
 GENEFORMER = "geneformer"  # obsm["X_geneformer"], varm["geneformer"], uns["geneformer"]["params"]
+COMPLETED = "geneformer_completed"  # tokens as TOKENS, of cells that a decoder completed
 LIKELIHOOD = "geneformer_loglik"  # obs; var and var["geneformer_loglik_n"]; uns["geneformer_loglik"]["params"]
 SYMBOLS = (
     "gene_symbols",

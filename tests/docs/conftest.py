@@ -50,20 +50,28 @@ def make_cells() -> Callable[..., ad.AnnData]:
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an untrained model of the bundled vocabulary: as deep as pages need, and narrow."""
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders with untrained models of the bundled vocabulary, an encoder and a decoder: as deep as pages need, and narrow."""
     import torch
 
-    vocabulary, folder = sg.hub.vocabulary("default"), tmp_path_factory.mktemp("models") / "V2-104M"
-    shape = {"n_layers": 7, "width": 8, "n_heads": 2, "feed_forward": 8}
+    vocabulary, models = sg.hub.vocabulary("default"), tmp_path_factory.mktemp("models")
+    shape = {
+        "vocab_size": len(vocabulary),
+        "max_length": vocabulary.max_length,
+        "width": 8,
+        "n_heads": 2,
+        "feed_forward": 8,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = sg.nn.MaskedGeneModel(
-            sg.nn.EncoderConfig(vocab_size=len(vocabulary), max_length=vocabulary.max_length, **shape)
-        )
-    sg.nn.save_checkpoint(folder, network)
-    vocabulary.save(folder / "vocabulary.json.gz")
-    return folder
+        networks = {
+            "V2-104M": sg.nn.MaskedGeneModel(sg.nn.EncoderConfig(n_layers=7, **shape)),
+            "MaxToki-217M": sg.nn.NextGeneModel(sg.nn.LlamaConfig(n_layers=2, n_kv_heads=1, head_width=4, **shape)),
+        }
+    for name, network in networks.items():
+        sg.nn.save_checkpoint(models / name, network)
+        vocabulary.save(models / name / "vocabulary.json.gz")
+    return [models / name for name in networks]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The code on every page of the documentation runs as it is printed, from top to bottom.
 
-A published model is stood in for by a folder of its name with a small untrained model: nothing is downloaded. A block that begins with
+Published models are stood in for by folders of their names with small untrained models: nothing is downloaded. A block that begins with
 ``# not run in the tests: <reason>`` is compiled only.
 """
 
@@ -78,13 +78,19 @@ PREPARE = {
 @pytest.mark.parametrize("path", [path for path in PAGES if blocks(path)], ids=lambda path: path.name)
 @pytest.mark.filterwarnings("ignore")
 def test_code_of_a_page_runs(
-    path: Path, names: dict[str, Any], make_cells: Callable[..., Any], stand_in: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    names: dict[str, Any],
+    make_cells: Callable[..., Any],
+    stand_ins: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     from scgeneformer.hub import _registry
 
-    published = {name: model for name, model in _registry.MODELS.items() if name != stand_in.name}
+    standing_in = {folder.name: folder for folder in stand_ins}
+    published = {name: model for name, model in _registry.MODELS.items() if name not in standing_in}
     monkeypatch.setattr(_registry, "MODELS", published)  # a new one, since an entry put back would come last
-    Path(stand_in.name).symlink_to(stand_in, target_is_directory=True)
+    for name, folder in standing_in.items():
+        Path(name).symlink_to(folder, target_is_directory=True)
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     if path.name in PREPARE:
         PREPARE[path.name](names, make_cells)

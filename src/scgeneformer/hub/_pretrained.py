@@ -102,6 +102,13 @@ class Pretrained:
             raise TypeError(msg)
         return self.model
 
+    @property
+    def address(self) -> str | None:
+        """Name or folder by which :func:`load` finds the weights; None if they are in memory only."""
+        if self.folder is None:
+            return None
+        return self.name if self.name in (_registry.DEFAULT, *_registry.MODELS) else str(self.folder)
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file with the weights; of a model in memory, of its parameters (name, type, shape, bytes)."""

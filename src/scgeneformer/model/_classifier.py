@@ -73,7 +73,8 @@ class Classifier(TransformerModel):
         self.module.eval()
         self.split_ = self.selected_ = None
         self.histories_ = {}
-        self.start_, self._start = start.address, start.pretrained
+        self._start = start.pretrained
+        self.start_ = None if start.pretrained is None else start.pretrained.address
 
     def _init_pretrained(self, network: nn.CellClassifier | nn.GeneClassifier, adata: AnnData | MuData | None) -> Self:
         """Take over a trained network, whose encoder has seen labels: there is no start to compare it with."""
@@ -288,14 +289,6 @@ class Backbone:
     def saved_config(self) -> dict[str, Any]:
         """Plain values for `of`."""
         return asdict(self.config)
-
-    @property
-    def address(self) -> str | None:
-        """Name or folder by which :func:`scgeneformer.hub.load` finds the weights; None if they are in memory only."""
-        if self.pretrained is None or self.pretrained.folder is None:
-            return None
-        named = self.pretrained.name in hub.available().index
-        return self.pretrained.name if named else str(self.pretrained.folder)
 
     def fill(self, encoder: nn.Encoder) -> None:
         """Load the weights to start from into `encoder`."""

@@ -6,7 +6,13 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
-Ability = Literal["estimates of perturbations", "attention weights", "derivatives by genes", "a classification head"]
+Ability = Literal[
+    "estimates of perturbations",
+    "attention weights",
+    "derivatives by genes",
+    "a classification head",
+    "completion of cells",
+]
 
 
 class Shape(Protocol):
@@ -41,7 +47,8 @@ class Backbone(nn.Module):
         Whether the state of a token depends on the tokens before it only.
     abilities
         What it offers beyond states: ``"estimates of perturbations"`` by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
-        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"a classification head"`` that is trained on top of it.
+        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"a classification head"`` that is trained on top of it; and
+        ``"completion of cells"`` (:func:`scgeneformer.tl.complete`).
     config
         Its shape. ``config.poolings`` is what a cell can be read from: the ``"mean"`` of the states of its genes, the state of ``"cls"``, its
         first token, or that of ``"eos"``, its last.
@@ -84,6 +91,6 @@ class Backbone(nn.Module):
             If this backbone does not offer it.
         """
         if ability not in self.abilities:
-            offered = ", ".join(sorted(self.abilities)) or "states only"
+            offered = ", ".join(("states", *sorted(self.abilities)))
             msg = f"{verb} needs {ability}, and this model is a {self.kind}, which offers {offered}. Use a model of another kind (`sg.hub.available()`)."
             raise ValueError(msg)

@@ -6,7 +6,7 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ class Encoder(Backbone):
     causal
         False: every token sees all others.
     abilities
-        All that :class:`Backbone` lists.
+        All that :class:`Backbone` lists but the completion of cells.
 
     Notes
     -----
@@ -149,7 +149,9 @@ class Encoder(Backbone):
 
     kind: ClassVar[str] = "BERT encoder"
     causal: ClassVar[bool] = False
-    abilities: ClassVar[frozenset[Ability]] = frozenset(get_args(Ability))
+    abilities: ClassVar[frozenset[Ability]] = frozenset(
+        ("estimates of perturbations", "attention weights", "derivatives by genes", "a classification head")
+    )
     config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -154,7 +154,7 @@ class Llama(Backbone):
     causal
         True: a token sees itself and those before it.
     abilities
-        None of those that :class:`Backbone` lists: states only.
+        ``"completion of cells"``.
 
     Notes
     -----
@@ -169,7 +169,7 @@ class Llama(Backbone):
 
     kind: ClassVar[str] = "LLaMA decoder"
     causal: ClassVar[bool] = True
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: ClassVar[frozenset[Ability]] = frozenset(("completion of cells",))
     config: LlamaConfig
 
     def __init__(self, config: LlamaConfig) -> None:

@@ -1,10 +1,11 @@
-"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes, gene networks, likelihoods."""
+"""Tools: embed, perturb, screen, rank and evaluate shifts, transfer, annotate, evaluate, classify genes, gene networks, likelihoods, completed cells."""
 
 from __future__ import annotations
 
 from ._annotation._annotate import annotate
 from ._annotation._classify_genes import classify_genes
 from ._annotation._transfer import transfer
+from ._complete import complete
 from ._embed import embed
 from ._evaluation._evaluate import evaluate
 from ._integration._compare import compare_embeddings
@@ -26,6 +27,7 @@ __all__ = [
     "centrality",
     "classify_genes",
     "compare_embeddings",
+    "complete",
     "embed",
     "evaluate",
     "evaluate_network",
