@@ -48,6 +48,15 @@ def test_by_name(server: Any, online: Path, tiny_model: str, tiny_folder: Path, 
     assert server.requests == []
 
 
+def test_by_repository_and_folder(online: Path, tiny_model: str) -> None:
+    found = hub.load("ctheodoris/Geneformer/Geneformer-T-1")
+    assert found.name == tiny_model
+    assert hub.vocabulary("ctheodoris/Geneformer/Geneformer-T-1") == found.vocabulary
+    assert hub.available().loc["MaxToki-1B", "source"] == "theodoris-lab/MaxToki/MaxToki-1B-HF"
+    with pytest.raises(ValueError, match="No model 'theodoris-lab/MaxToki'.*'MaxToki-1B'"):
+        hub.load("theodoris-lab/MaxToki")
+
+
 def test_altered_weights_are_never_opened(server: Any, online: Path, tiny_model: str) -> None:
     place = hub.load(tiny_model).folder / "model.safetensors"
     place.write_bytes(place.read_bytes()[:-1] + b"?")

@@ -116,6 +116,7 @@ def test_available(cache: Path) -> None:
             "download_mb",
             "cached",
             "licence",
+            "source",
             "description",
         )
     ]

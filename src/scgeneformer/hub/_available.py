@@ -18,7 +18,7 @@ def available() -> pd.DataFrame:
     -------
     One row per model, indexed by name: `generation` (of the vocabulary), `backbone`, `layers`, `width`, `parameters` (scores of
     genes included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included), `cached`
-    (whether all files are in the cache), `licence`, `description`.
+    (whether all files are in the cache), `licence`, `source` (repository on Hugging Face and folder in it), `description`.
 
     Examples
     --------
@@ -45,6 +45,7 @@ def _published(model: _registry.Model) -> dict[str, Any]:
         "download_mb": round(sum(file.size for file in files) / 1e6, 1),
         "cached": all(is_cached(file) for file in files),
         "licence": model.licence,
+        "source": model.source,
         "description": model.description,
     }
 
@@ -66,6 +67,7 @@ def _bundled() -> dict[str, Any]:
         "download_mb": 0.0,
         "cached": True,
         "licence": "BSD-3-Clause",
+        "source": "",
         "description": "bundled with the package: small, pretrained on blood cells, for trying things out",
     }
 

@@ -138,7 +138,7 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     Parameters
     ----------
     model
-        Name in :func:`available`; folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older
+        Name or source in :func:`available`, such as ``"V2-104M"`` or ``"ctheodoris/Geneformer/Geneformer-V2-104M"``, at a pinned revision; folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older
         ``pytorch_model.bin``, from which only tensors are unpickled), such as one written by ``save`` of a model class; a
         :class:`Pretrained`; or a trained model with `.to_pretrained()`.
     vocabulary
@@ -166,8 +166,8 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     """
     if not isinstance(model, str | os.PathLike):
         return _with_vocabulary(_from_object(model), vocabulary)
-    if model in _registry.MODELS:
-        return _from_registry(_registry.MODELS[model], vocabulary)
+    if (published := _registry.find(model)) is not None:
+        return _from_registry(published, vocabulary)
     folder = find_folder(model)
     model_vocabulary = of_folder(folder, vocabulary)
     from scgeneformer.nn import weights_file

@@ -71,6 +71,11 @@ class Model:
         """Files of the model's folder, in the Hugging Face layout."""
         return self.config, self.weights
 
+    @property
+    def source(self) -> str:
+        """Repository on Hugging Face and folder in it."""
+        return f"{self.weights.repository}/{self.weights.path.rpartition('/')[0]}"
+
 
 _V1 = Generation(
     name="V1",
@@ -201,3 +206,8 @@ MODELS = {
         ),
     )
 }
+
+
+def find(name: object) -> Model | None:
+    """The model of this name, or with this source; None if there is none."""
+    return next((model for model in MODELS.values() if name in (model.name, model.source)), None)

@@ -31,7 +31,7 @@ def vocabulary(model: Any) -> Vocabulary:
     Parameters
     ----------
     model
-        Name in :func:`~scgeneformer.hub.available`; ``"V1"`` or ``"V2"`` for the official dictionaries of a generation;
+        Name or source in :func:`~scgeneformer.hub.available`; ``"V1"`` or ``"V2"`` for the official dictionaries of a generation;
         model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``, ``vocabulary.json.gz`` or
         ``vocabulary.parquet``, else inferred from its size (25,426 = V1, 20,275 = V2); such a vocabulary file; a
         :class:`~scgeneformer.Vocabulary`; or any object with a `.vocabulary`.
@@ -63,8 +63,8 @@ def vocabulary(model: Any) -> Vocabulary:
         raise TypeError(msg)
     if model in _registry.GENERATIONS:
         return official(_registry.GENERATIONS[model])
-    if model in _registry.MODELS:
-        return official(_registry.GENERATIONS[_registry.MODELS[model].generation])
+    if (published := _registry.find(model)) is not None:
+        return official(_registry.GENERATIONS[published.generation])
     if Path(model).expanduser().is_file():
         return Vocabulary.load(Path(model).expanduser())
     return of_folder(find_folder(model))

@@ -224,8 +224,11 @@ def _model_name(model: Any) -> str | None:
 
     if not isinstance(model, str | os.PathLike):
         return None
-    if model in hub.available().index:
+    models = hub.available()
+    if model in models.index:
         return str(model)
+    if len(of_source := models.index[models["source"] == str(model)]):
+        return str(of_source[0])
     folder = Path(model).expanduser()
     return str(folder.resolve()) if folder.is_dir() else None
 
