@@ -47,9 +47,9 @@ def frequencies(config: LlamaConfig) -> Tensor:
     return (1 - fast) * f / scaling.factor + fast * f
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn channel i with channel i + D / 2: (B, N, L, D) by angles (B or 1, 1, L, D / 2)."""
-    cos, sin = angles.cos(), angles.sin()
+def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn channel i with channel i + D / 2: (B, N, L, D) by angles with these cosines and sines (B or 1, 1, L, D / 2)."""
+    cos, sin = turns
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
@@ -100,8 +100,8 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, L, N * D) -> (B, N, L, D)
 
-    def forward(self, x: Tensor, angles: Tensor, cache: Cache | None, layer: int) -> Tensor:
-        q, k = rotate(self.heads(self.query(x)), angles), rotate(self.heads(self.key(x)), angles)
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], cache: Cache | None, layer: int) -> Tensor:
+        q, k = rotate(self.heads(self.query(x)), turns), rotate(self.heads(self.key(x)), turns)
         v = self.heads(self.value(x))  # (B, K, L, D)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, S, D)
@@ -134,8 +134,8 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(config.width, config.norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, angles: Tensor, cache: Cache | None, layer: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), angles, cache, layer)
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], cache: Cache | None, layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turns, cache, layer)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -235,9 +235,10 @@ class Llama(Backbone):
         if ranks is None:
             ranks = torch.arange(start, stop, device=tokens.device)[None]
         angles = ranks[:, None, :, None] * frequencies(self.config).to(tokens.device)  # (B or 1, 1, L, D / 2)
+        turns = angles.cos(), angles.sin()
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks[:n_layers]):
-            x = block(x, angles, cache, layer)
+            x = block(x, turns, cache, layer)
         if cache is not None:
             cache.length = stop
         x = self.norm(x) if n_layers == self.config.n_layers else x
