@@ -105,3 +105,17 @@ def start(vocabulary: Vocabulary):
 
     torch.manual_seed(0)
     return Geneformer(vocabulary=vocabulary, n_layers=1, width=16, n_heads=2, feed_forward=16, dropout=0.0)
+
+
+@pytest.fixture
+def decoder(vocabulary: Vocabulary):
+    """A small decoder to start classifiers from."""
+    import torch
+
+    from scgeneformer import hub, nn
+
+    torch.manual_seed(0)
+    scaling = nn.RopeScaling(factor=2.0, original_length=32)
+    shape = {"n_layers": 1, "width": 16, "n_heads": 2, "n_kv_heads": 1, "head_width": 8, "feed_forward": 16}
+    config = nn.LlamaConfig(len(vocabulary), max_length=vocabulary.max_length, rope_scaling=scaling, **shape)
+    return hub.Pretrained("decoder", vocabulary, model=nn.NextGeneModel(config).eval())

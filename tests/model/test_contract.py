@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
 TOKENS = "geneformer_tokens"
-KINDS = ("masked", "cells", "genes", "genes, BERT's head")
+KINDS = ("masked", "cells", "genes", "genes, BERT's head", "cells, decoder", "genes, decoder")
 CLASSIFIERS = KINDS[1:]
 
 
@@ -60,13 +60,19 @@ def quick(quick, case) -> dict:
 
 
 @pytest.fixture(params=KINDS)
-def case(request, vocabulary, start) -> Case:
+def case(request, vocabulary, start, decoder) -> Case:
     lists = {"late": vocabulary.ids[16:28].tolist(), "early": vocabulary.ids[4:16].tolist()}
     shape = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 16, "dropout": 0.1}
 
-    def of_genes(head: str) -> Case:
+    def of_cells(backbone: Any) -> Case:
+        def make(cells: ad.AnnData) -> CellClassifier:
+            return CellClassifier(cells, backbone)
+
+        return Case(CellClassifier, lambda cells: CellClassifier.setup_anndata(cells, "half"), make)
+
+    def of_genes(backbone: Any, head: str) -> Case:
         def make(cells: ad.AnnData) -> GeneClassifier:
-            return GeneClassifier(cells, lists, start, head=head)
+            return GeneClassifier(cells, lists, backbone, head=head)
 
         return Case(GeneClassifier, GeneClassifier.setup_anndata, make)
 
@@ -74,13 +80,11 @@ def case(request, vocabulary, start) -> Case:
         "masked": Case(
             Geneformer, Geneformer.setup_anndata, lambda cells: Geneformer(cells, vocabulary=vocabulary, **shape)
         ),
-        "cells": Case(
-            CellClassifier,
-            lambda cells: CellClassifier.setup_anndata(cells, "half"),
-            lambda cells: CellClassifier(cells, start),
-        ),
-        "genes": of_genes("linear"),
-        "genes, BERT's head": of_genes("bert"),
+        "cells": of_cells(start),
+        "genes": of_genes(start, "linear"),
+        "genes, BERT's head": of_genes(start, "bert"),
+        "cells, decoder": of_cells(decoder),
+        "genes, decoder": of_genes(decoder, "linear"),
     }[request.param]
 
 

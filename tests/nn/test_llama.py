@@ -324,3 +324,50 @@ def test_folders_of_another_backbone_are_refused(tmp_path):
     nn.add_to_config(tmp_path / "llama", {"num_key_value_heads": 4})
     with pytest.raises(ValueError, match=r"k_proj.*shape"):
         nn.load_next_gene_model(tmp_path / "llama")
+
+
+@pytest.mark.parametrize("head", ["linear", "bert"])
+@pytest.mark.parametrize("pooling", ["mean", "eos", "attention", None], ids=str)
+def test_classifiers_go_to_files_and_are_decoders_to_others(tmp_path, batch, pooling, head):
+    from transformers import LlamaModel
+
+    tokens, mask = batch
+    config = replace(CONFIGS["scaled"], dropout=0.1)
+    made = nn.GeneClassifier(config, 3, head) if pooling is None else nn.CellClassifier(config, 3, pooling, 4, head)
+    ours = shaken(made)
+    nn.save_checkpoint(tmp_path, ours)
+    again = (nn.load_gene_classifier if pooling is None else nn.load_cell_classifier)(tmp_path)
+    assert again.encoder.config == config
+    with torch.inference_mode():
+        assert torch.equal(again(tokens, mask), ours(tokens, mask))
+        if pooling == "eos":
+            ends = mask.sum(1) - 1
+            assert torch.equal(ours.pooled(tokens, mask), ours.encoder(tokens, mask)[torch.arange(5), ends])
+        theirs, info = LlamaModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"]
+        expected = theirs.eval()(tokens, attention_mask=mask.long()).last_hidden_state
+        torch.testing.assert_close(ours.encoder(tokens, mask)[mask], expected[mask], rtol=0, atol=1e-5)
+    with pytest.raises(TypeError, match="not a decoder with scores of the next gene"):
+        nn.load_next_gene_model(tmp_path)
+
+
+def test_the_first_token_is_no_readout_and_adapters_are_for_encoders():
+    with pytest.raises(ValueError, match=r"pooling='cls' is not one of \('mean', 'eos', 'attention'\)"):
+        nn.CellClassifier(GQA, 3)
+    model = nn.CellClassifier(GQA, 3, "mean", 4)
+    with pytest.raises(ValueError, match="LoRA needs low-rank adapters, and this model is a LLaMA decoder"):
+        nn.add_lora(model)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_activations_computed_again_change_nothing(batch):
+    tokens, mask = batch
+    model = shaken(nn.Llama(GQA)).train()
+    results = []
+    for again in (False, True):
+        model.checkpoint_activations = again
+        model.zero_grad()
+        states = model(tokens, mask)
+        states.pow(3).sum().backward()
+        results.append([states.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

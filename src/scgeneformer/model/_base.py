@@ -85,7 +85,7 @@ class TransformerModel(SavableModel):
         return self._vocabulary
 
     @property
-    def encoder(self) -> nn.Encoder:
+    def encoder(self) -> nn.Backbone:
         """The encoder, weights shared."""
         return self.module.network.encoder
 
@@ -144,7 +144,7 @@ class TransformerModel(SavableModel):
         adata: AnnData | MuData | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         *,
-        pooling: Literal["mean", "cls"] | None = None,
+        pooling: Literal["mean", "cls", "eos"] | None = None,
         emb_layer: int | None = None,
         **embed_kwargs: Any,
     ) -> np.ndarray:
@@ -159,7 +159,7 @@ class TransformerModel(SavableModel):
         indices
             Cells, as numbers or as a mask. Defaults to all.
         pooling
-            ``"mean"`` over genes, or the state of the ``"cls"`` token. Defaults to the pooling of the model, or else to cls if the vocabulary
+            ``"mean"`` over genes, or the state of the ``"cls"`` token or, of a decoder, of the ``"eos"`` token. Defaults to the pooling of the model, or else to cls if the vocabulary
             has that token.
         emb_layer
             0 is the last layer, -1 the second to last. Defaults to the layer of the model, or else to -1.
@@ -223,7 +223,7 @@ class TransformerModel(SavableModel):
             embeddings = self._embed(cells, pooling="mean", emb_layer=emb_layer, genes=True, **embed_kwargs)
             matrix, tokens = embeddings.genes, np.flatnonzero(embeddings.n_cells)
         else:
-            matrix = self.encoder.embedding.gene.weight.detach().float().cpu().numpy()
+            matrix = self.encoder.token_vectors.detach().float().cpu().numpy()
             tokens = np.arange(self.vocabulary.n_special, len(matrix))
         return pd.DataFrame(matrix[tokens], index=pd.Index(self.vocabulary.ids[tokens], name="gene_id"))
 

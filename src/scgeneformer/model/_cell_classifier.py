@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -49,8 +49,8 @@ class CellClassifier(LabelledCells):
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     {start}
     pooling
-        State of a cell: ``"cls"``, that of the first token, as in BERT; ``"mean"`` over genes; ``"attention"``, a mean with learned
-        weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has that token, else to the mean.
+        State of a cell: ``"cls"``, that of the first token, as in BERT; ``"eos"``, that of the last token of a decoder; ``"mean"`` over genes;
+        ``"attention"``, a mean with learned weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has that token, else to the mean.
     head
         ``"linear"``, one layer on standardised states, which can begin as a linear probe; or ``"bert"``, a layer with tanh and a linear one, as of
         official checkpoints. Defaults to the first.
@@ -84,7 +84,7 @@ class CellClassifier(LabelledCells):
         freeze: int | Literal["all"] = 0,
         lora: int | Mapping[str, Any] | None = None,
         quantize: Literal["nf4"] | None = None,
-        pooling: Literal["cls", "mean", "attention"] | None = None,
+        pooling: Literal["cls", "mean", "eos", "attention"] | None = None,
         head: Literal["linear", "bert"] | None = None,
         dropout: float | None = None,
         attention_dropout: float = 0.0,
@@ -97,8 +97,7 @@ class CellClassifier(LabelledCells):
         vocabulary = self._init_data(adata, registry, start.vocabulary)
         self.tasks = tasks_of(self.registry)
         if pooling is None or (pooling != "attention" and config is None):
-            resolved = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
-            pooling = cast('Literal["cls", "mean"]', resolved)  # those of a BERT encoder
+            pooling = engine.resolve_pooling(pooling, start.config, has_cls=self.vocabulary.has_cls)
         if head is None:  # with a config: of a model that was saved when all had that of BERT
             head = "linear" if config is None else "bert"
         n_outputs = sum(task.n_outputs for task in self.tasks)

@@ -42,14 +42,15 @@ DOCS = {
             Number of layers, counted from the input, that keep their weights; the embedding is frozen with them (the official tool always
             trains it). ``"all"`` trains only the head.
         lora
-            Rank of low-rank adapters to train instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`.
+            Rank of low-rank adapters to train instead of the encoder's weights, or arguments of :func:`scgeneformer.nn.add_lora`. Not for
+            decoders.
         quantize
             ``"nf4"`` keeps the encoder's weights in four bits while adapters are trained (QLoRA).
         """,
     "dropout": """
         dropout, attention_dropout
             Dropout in training. `dropout` defaults to that of the pretrained model. Attention is fast on CPUs only without
-            `attention_dropout`.
+            `attention_dropout`, which decoders do not have.
         """,
     "load": """
         config, vocabulary, registry
@@ -116,7 +117,7 @@ class Classifier(TransformerModel):
         """Which classifier the last training kept, and why; None if there was no choice."""
         return None if self.selected_ is None else Selection.restored(self.selected_, self.histories_)
 
-    def start_encoder(self) -> nn.Encoder:
+    def start_encoder(self) -> nn.Backbone:
         """The encoder as it was before training.
 
         Raises
@@ -126,7 +127,7 @@ class Classifier(TransformerModel):
             its head.
         """
         if self._start is not None:
-            return cast("nn.Encoder", self._start.encoder)
+            return self._start.encoder
         if self.start_ is None:
             name = type(self).__name__
             msg = (
@@ -135,7 +136,7 @@ class Classifier(TransformerModel):
                 f"pretrained model. Make a new one: `{name}(adata, ..., pretrained=...)`."
             )
             raise ValueError(msg)
-        return cast("nn.Encoder", hub.load(self.start_).encoder)
+        return hub.load(self.start_).encoder
 
     def untrained(self) -> Self:
         """A classifier of the same data, labels and arguments that starts where this one did, with a new head.
@@ -155,8 +156,8 @@ class Classifier(TransformerModel):
         arguments = dict(self.init_params_["non_kwargs"])
         for name in ("pretrained", "config", "vocabulary"):
             del arguments[name]
-        shape = self.encoder.config
-        arguments |= {"dropout": shape.dropout, "attention_dropout": shape.attention_dropout}
+        shape = self.module.network.encoder.config
+        arguments |= {"dropout": shape.dropout, "attention_dropout": getattr(shape, "attention_dropout", 0.0)}
         arguments["pretrained"] = hub.Pretrained("start", self.vocabulary, model=self.start_encoder())
         registration, kind = self.adata_manager, type(self)
         newest = kind._setup_adata_manager_store.get(registration.adata_uuid, registration)
@@ -247,7 +248,7 @@ class Classifier(TransformerModel):
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder to start from.
+    """A backbone to start from.
 
     Attributes
     ----------
@@ -259,7 +260,7 @@ class Backbone:
         Source of its weights; None if they are filled in later.
     """
 
-    config: nn.EncoderConfig
+    config: nn.EncoderConfig | nn.LlamaConfig
     vocabulary: Vocabulary | Mapping[str, Any] | None
     pretrained: hub.Pretrained | None
 
@@ -275,25 +276,37 @@ class Backbone:
     ) -> Backbone:
         """Load `pretrained`, unless `config` and `vocabulary` of a saved model are given."""
         if config is not None:
-            return cls(nn.EncoderConfig(**config), vocabulary, None)
+            return cls(_restored(config), vocabulary, None)
         start = hub.load(pretrained, vocabulary=vocabulary)
-        start.encoder.check_offers("a classification head", f"A classifier that starts from {start.name!r}")
         if start.model is not None:  # which may be trained further, while this is where the classifier started
             start = replace(start, model=copy.deepcopy(start.encoder))
-        shape = cast("nn.Encoder", start.encoder).config
+        shape = cast("nn.EncoderConfig | nn.LlamaConfig", start.encoder.config)
         dropout = shape.dropout if dropout is None else dropout
-        shape = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
-        return cls(shape, start.vocabulary, start)
+        if isinstance(shape, nn.EncoderConfig):
+            shape = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
+            return cls(shape, start.vocabulary, start)
+        if attention_dropout:
+            msg = f"attention_dropout={attention_dropout} has no meaning for {start.name!r}, a {start.encoder.kind}. Leave it out."
+            raise ValueError(msg)
+        return cls(replace(shape, dropout=dropout), start.vocabulary, start)
 
     @property
     def saved_config(self) -> dict[str, Any]:
         """Plain values for `of`."""
         return asdict(self.config)
 
-    def fill(self, encoder: nn.Encoder) -> None:
+    def fill(self, encoder: nn.Backbone) -> None:
         """Load the weights to start from into `encoder`."""
         if self.pretrained is not None:
             encoder.load_state_dict(self.pretrained.encoder.state_dict())
+
+
+def _restored(config: Mapping[str, Any]) -> nn.EncoderConfig | nn.LlamaConfig:
+    """The shape that `saved_config` gave."""
+    if "n_kv_heads" not in config:
+        return nn.EncoderConfig(**config)
+    scaling = config["rope_scaling"]
+    return nn.LlamaConfig(**{**config, "rope_scaling": None if scaling is None else nn.RopeScaling(**scaling)})
 
 
 def limit_training(

@@ -79,7 +79,7 @@ def add_lora(
     inject(model, list(targets), r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=dropout)
 
 
-def draw_adapters(encoder: Encoder) -> None:
+def draw_adapters(encoder: nn.Module) -> None:
     """Draw the adapters anew, if there are any, from torch's global generator: they change nothing then."""
     if hasattr(encoder, "peft_config"):
         for layer in adapted_layers(encoder).values():
@@ -129,7 +129,9 @@ def has_trained_heads(model: nn.Module) -> bool:
 
 def inject(model: nn.Module, targets: list[str], **settings: Any) -> None:
     """Put adapters beside the layers whose names end with one of `targets`; `settings` are those of ``peft.LoraConfig``."""
-    peft, encoder = import_peft(), encoder_of(model)
+    encoder = encoder_of(model)
+    encoder.check_offers("low-rank adapters", "LoRA")
+    peft = import_peft()
     if hasattr(encoder, "peft_config"):
         msg = "The model has LoRA adapters already. Merge them with `merge_lora` first, or begin with a model without."
         raise ValueError(msg)
@@ -159,7 +161,7 @@ def encoder_of(model: nn.Module) -> Encoder:
     return cast("Encoder", getattr(model, "encoder", model))
 
 
-def config_of(encoder: Encoder) -> Any:
+def config_of(encoder: nn.Module) -> Any:
     """The ``peft.LoraConfig`` of the adapters; an error if there are none."""
     configs: Any = getattr(encoder, "peft_config", None)
     if configs is None:
@@ -175,7 +177,7 @@ def layer_names(encoder: Encoder) -> list[str]:
     return [f"blocks.{i}.{part}.{name}" for i in blocks for part, names in parts.items() for name in names]
 
 
-def adapted_layers(encoder: Encoder) -> dict[str, Any]:
+def adapted_layers(encoder: nn.Module) -> dict[str, Any]:
     """The layers with adapters, by name."""
     from peft.tuners.lora import LoraLayer
 

@@ -10,7 +10,7 @@ Ability = Literal[
     "estimates of perturbations",
     "attention weights",
     "derivatives by genes",
-    "a classification head",
+    "low-rank adapters",
     "completion of cells",
 ]
 
@@ -47,8 +47,10 @@ class Backbone(nn.Module):
         Whether the state of a token depends on the tokens before it only.
     abilities
         What it offers beyond states: ``"estimates of perturbations"`` by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
-        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), and ``"a classification head"`` that is trained on top of it; and
+        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), ``"low-rank adapters"`` (:func:`add_lora`), and
         ``"completion of cells"`` (:func:`scgeneformer.tl.complete`).
+    checkpoint_activations
+        Compute activations again in the backward pass, in place of keeping them.
     config
         Its shape. ``config.poolings`` is what a cell can be read from: the ``"mean"`` of the states of its genes, the state of ``"cls"``, its
         first token, or that of ``"eos"``, its last.
@@ -63,6 +65,7 @@ class Backbone(nn.Module):
     kind: ClassVar[str]
     causal: ClassVar[bool]
     abilities: ClassVar[frozenset[Ability]]
+    checkpoint_activations: bool
     config: Shape
 
     @property

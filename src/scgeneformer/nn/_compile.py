@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ._encoder import Layers
+from ._llama import Block
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,5 +41,5 @@ def compile_blocks(network: nn.Module) -> None:
         )
         raise RuntimeError(msg)
     for module in network.modules():
-        if isinstance(module, Layers):
+        if isinstance(module, Layers | Block):
             module.compile(dynamic=True)

@@ -6,7 +6,7 @@ Shapes: B cells, L positions, Q positions that are read out, H width, N heads, D
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +150,7 @@ class Encoder(Backbone):
     kind: ClassVar[str] = "BERT encoder"
     causal: ClassVar[bool] = False
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        ("estimates of perturbations", "attention weights", "derivatives by genes", "a classification head")
+        ("estimates of perturbations", "attention weights", "derivatives by genes", "low-rank adapters")
     )
     config: EncoderConfig
 
@@ -242,7 +242,7 @@ def fix_positions(position: nn.Embedding) -> None:
     position.requires_grad_(requires_grad=False)
 
 
-def run_block(block: nn.Module, *args: Tensor | slice | None, again: bool) -> Tensor:
+def run_block(block: nn.Module, *args: Any, again: bool) -> Tensor:
     """Run `block`; with `again`, its activations are not kept but computed again, with the same dropout, in the backward pass."""
     if again and torch.is_grad_enabled():
         return checkpoint(block, *args, use_reentrant=False)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from ._dropout import Dropout
 from ._encoder import _ACTIVATIONS, Encoder, init_weights
+from ._llama import Llama
+from ._llama_config import LlamaConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +20,12 @@ if TYPE_CHECKING:
     from ._config import EncoderConfig
 
 
-POOLINGS = ("cls", "mean", "attention")
 HEADS = ("bert", "linear")
+
+
+def new_backbone(config: EncoderConfig | LlamaConfig) -> Encoder | Llama:
+    """A backbone of this shape with new weights."""
+    return Llama(config) if isinstance(config, LlamaConfig) else Encoder(config)
 
 
 class MaskedGeneHead(nn.Module):
@@ -110,11 +116,11 @@ class CellClassifier(nn.Module):
     Parameters
     ----------
     config
-        Shape of the encoder.
+        Shape of the backbone.
     n_outputs
         Number of scores.
     pooling
-        Which state: ``"cls"``, the first token's, as BERT's; ``"mean"`` over genes; ``"attention"``, a mean over all tokens with weights
+        Which state: ``"cls"``, the first token's, as BERT's; ``"eos"``, the last token's of a decoder; ``"mean"`` over genes; ``"attention"``, a mean over all tokens with weights
         that are learned. Padding has no part in any of them.
     n_special
         Token ids below this one are no genes.
@@ -132,19 +138,20 @@ class CellClassifier(nn.Module):
 
     def __init__(
         self,
-        config: EncoderConfig,
+        config: EncoderConfig | LlamaConfig,
         n_outputs: int,
-        pooling: Literal["cls", "mean", "attention"] = "cls",
+        pooling: Literal["cls", "mean", "eos", "attention"] = "cls",
         n_special: int = 0,
         head: Literal["bert", "linear"] = "bert",
     ) -> None:
         super().__init__()
-        for name, value, allowed in (("pooling", pooling, POOLINGS), ("head", head, HEADS)):
+        poolings = (*config.poolings, "attention")
+        for name, value, allowed in (("pooling", pooling, poolings), ("head", head, HEADS)):
             if value not in allowed:
                 msg = f"{name}={value!r} is not one of {allowed}."
                 raise ValueError(msg)
         self.pooling, self.n_special, self.head = pooling, n_special, head
-        self.encoder = Encoder(config)
+        self.encoder = new_backbone(config)
         if pooling == "attention":
             self.attention = nn.Linear(config.width, 1)
             init_weights(self.attention, config.initializer_range)
@@ -168,6 +175,8 @@ class CellClassifier(nn.Module):
         if self.pooling == "cls":
             return self.encoder(tokens, mask, positions=slice(0, 1))[:, 0]
         x = self.encoder(tokens, mask)  # (B, L, H)
+        if self.pooling == "eos":
+            return x[torch.arange(len(x), device=x.device), (tokens > 0).sum(1) - 1]
         if self.pooling == "mean":
             genes = tokens >= self.n_special  # (B, L)
             weights = genes / genes.sum(1, keepdim=True).clamp(min=1)
@@ -191,7 +200,7 @@ class GeneClassifier(nn.Module):
     Parameters
     ----------
     config
-        Shape of the encoder.
+        Shape of the backbone.
     n_classes
         Number of classes.
     head
@@ -207,13 +216,15 @@ class GeneClassifier(nn.Module):
     torch.Size([1, 4, 2])
     """
 
-    def __init__(self, config: EncoderConfig, n_classes: int, head: Literal["bert", "linear"] = "bert") -> None:
+    def __init__(
+        self, config: EncoderConfig | LlamaConfig, n_classes: int, head: Literal["bert", "linear"] = "bert"
+    ) -> None:
         super().__init__()
         if head not in HEADS:
             msg = f"head={head!r} is not one of {HEADS}."
             raise ValueError(msg)
         self.head = head
-        self.encoder = Encoder(config)
+        self.encoder = new_backbone(config)
         if head == "linear":
             self.standardise = Standardise(config.width)
         self.dropout = Dropout(config.dropout)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ._attention import attend
 from ._backbone import Ability, Backbone
-from ._encoder import init_weights
+from ._encoder import init_weights, run_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,6 +149,8 @@ class Llama(Backbone):
 
     Attributes
     ----------
+    checkpoint_activations
+        As of :class:`Encoder`.
     kind
         ``"LLaMA decoder"``.
     causal
@@ -175,6 +177,7 @@ class Llama(Backbone):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
@@ -238,7 +241,7 @@ class Llama(Backbone):
         turns = angles.cos(), angles.sin()
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks[:n_layers]):
-            x = block(x, turns, cache, layer)
+            x = run_block(block, x, turns, cache, layer, again=self.checkpoint_activations)
         if cache is not None:
             cache.length = stop
         x = self.norm(x) if n_layers == self.config.n_layers else x

@@ -21,6 +21,7 @@ _HF_NAMES = {
     "head_width": "head_dim",
     "norm_eps": "rms_norm_eps",
     "initializer_range": "initializer_range",
+    "dropout": "classifier_dropout",
     "pad_id": "pad_token_id",
     "bos_id": "bos_token_id",
     "eos_id": "eos_token_id",
@@ -101,6 +102,8 @@ class LlamaConfig:
         Slower rotation, or None.
     initializer_range
         Standard deviation of new weights.
+    dropout
+        Dropout rate of the states that the head of a classifier reads; the decoder has no other.
     pad_id
         Id of the padding token.
     bos_id
@@ -135,6 +138,7 @@ class LlamaConfig:
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
     initializer_range: float = 0.02
+    dropout: float = 0.0
     pad_id: int = 0
     bos_id: int = 2
     eos_id: int = 3

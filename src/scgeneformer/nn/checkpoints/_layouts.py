@@ -94,19 +94,19 @@ WHAT = {  # what a folder holds, and what loads it
 }
 
 
-def backbone_of(cls: type) -> type[Backbone]:
-    """The class of the backbone that models of the class `cls` have."""
-    return Llama if cls in (Llama, NextGeneModel) else Encoder
+def backbone_of(config: Mapping[str, Any]) -> type[Encoder | Llama]:
+    """The class of the backbone that a ``config.json`` describes."""
+    return Llama if config.get("model_type") == "llama" else Encoder
 
 
-def root_of(cls: type) -> str:
+def root_of(model: nn.Module) -> str:
     """What Hugging Face has before the names of the backbone's weights where the model has a head."""
-    return _BACKBONES[backbone_of(cls)][1]
+    return _BACKBONES[type(getattr(model, "encoder", model))][1]
 
 
 def read_shape(config: dict[str, Any]) -> EncoderConfig | LlamaConfig:
     """The shape of the backbone that a ``config.json`` describes."""
-    return LlamaConfig.from_hf(config) if config.get("model_type") == "llama" else EncoderConfig.from_hf(config)
+    return LlamaConfig.from_hf(config) if backbone_of(config) is Llama else EncoderConfig.from_hf(config)
 
 
 def head_prefixes(model: nn.Module) -> dict[str, str]:
@@ -132,7 +132,7 @@ def is_standardised(model: nn.Module) -> TypeGuard[GeneClassifier]:
 
 def names_of(model: nn.Module) -> dict[str, str]:
     """Each parameter name of `model` with its Hugging Face name."""
-    backbone, root = _BACKBONES[backbone_of(type(model))]
+    backbone, root = _BACKBONES[type(getattr(model, "encoder", model))]
     prefixes = backbone | head_prefixes(model)
     bare = isinstance(model, Backbone)  # its names lack "encoder.", and BertModel's lack "bert."
     table = {}
@@ -148,14 +148,14 @@ def names_of(model: nn.Module) -> dict[str, str]:
 
 def kind_of(config: Mapping[str, Any], names: Collection[str]) -> type:
     """The class of model that a folder holds: as its config says, else as the `names` of its weights show."""
-    if config.get("model_type") == "llama":
-        return NextGeneModel if "lm_head.weight" in names else Llama
     if POOLING in config:
         return CellClassifier
+    if backbone_of(config) is Llama:
+        return GeneClassifier if HEAD in config else NextGeneModel if "lm_head.weight" in names else Llama
     if config.get("n_decoder_layers"):
         return EncoderDecoder
     for cls, name in HF_CLASS.items():
-        if backbone_of(cls) is Encoder and name in (config.get("architectures") or ()):
+        if cls not in (Llama, NextGeneModel) and name in (config.get("architectures") or ()):
             return cls
     if any(name.startswith("cls.predictions.") for name in names):
         return MaskedGeneModel

@@ -59,7 +59,7 @@ def read_state(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
 
 
 def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    root = root_of(type(model))
+    root = root_of(model)
     twice = [name for name in weights if root + name in weights]
     if twice:
         msg = f"{path} has weights {twice[0]!r} and '{root}{twice[0]}', which are the same ones by two names. Keep those of one model."
@@ -96,7 +96,7 @@ def load_backbone(folder: str | Path) -> Encoder | Llama:
     >>> sg.nn.load_backbone(sg.hub.load("default").folder).kind
     'BERT encoder'
     """
-    return _load(Llama if read_config(folder).get("model_type") == "llama" else Encoder, folder)
+    return _load(backbone_of(read_config(folder)), folder)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -201,7 +201,7 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
         raise ValueError(msg) from None
     weights = read_weights(path)
     kind = kind_of(settings, weights)
-    if cls not in (backbone_of(kind), kind):
+    if cls not in (backbone_of(settings), kind):
         (what, function), (wanted, _) = WHAT[kind], WHAT[cls]
         msg = f"{folder} holds {what} ({HF_CLASS[kind]}), not {wanted}. Load it with `{function}({str(folder)!r})`."
         raise TypeError(msg)
@@ -245,11 +245,13 @@ def save_checkpoint(
         msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
         raise ValueError(msg)
     config = shape.config.to_hf() | {"architectures": [HF_CLASS[type(model)]]}
-    # with another pooling or head than BERT's it is, to others, an encoder and some more weights
+    # with another pooling or head than BERT's, or on a decoder, it is, to others, a backbone and some more weights
+    is_decoder = isinstance(shape, Llama)
+    bare = {"architectures": [HF_CLASS[Llama if is_decoder else Encoder]]}
     if isinstance(model, CellClassifier) and (model.pooling, model.head) != ("cls", "bert"):
-        config |= {"architectures": ["BertModel"], POOLING: [model.pooling, model.n_special, model.head]}
-    if is_standardised(model):
-        config |= {HEAD: model.head}
+        config |= bare | {POOLING: [model.pooling, model.n_special, model.head]}
+    if isinstance(model, GeneClassifier) and (is_decoder or is_standardised(model)):
+        config |= (bare if is_decoder else {}) | {HEAD: model.head}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features
         labels = labels or [f"LABEL_{i}" for i in range(n_classes)]
