@@ -25,15 +25,19 @@ from .checkpoints import (
     load_masked_gene_model,
     load_next_gene_model,
     read_config,
+    read_mindspore,
     read_state,
     save_checkpoint,
     weights_file,
 )
+from .retention import CellFM, CellFMConfig, load_cellfm
 
 __all__ = [
     "Backbone",
     "Cache",
     "CellClassifier",
+    "CellFM",
+    "CellFMConfig",
     "Encoder",
     "EncoderConfig",
     "EncoderDecoder",
@@ -53,6 +57,7 @@ __all__ = [
     "load_adapter",
     "load_backbone",
     "load_cell_classifier",
+    "load_cellfm",
     "load_encoder",
     "load_encoder_decoder",
     "load_gene_classifier",
@@ -62,6 +67,7 @@ __all__ = [
     "merge_lora",
     "quantize",
     "read_config",
+    "read_mindspore",
     "read_state",
     "read_weights",
     "save_adapter",

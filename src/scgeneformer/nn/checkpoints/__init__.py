@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._folder import add_to_config, read_config, weights_file
+from ._mindspore import read_mindspore
 from ._models import (
     load_backbone,
     load_cell_classifier,
@@ -25,6 +26,7 @@ __all__ = [
     "load_masked_gene_model",
     "load_next_gene_model",
     "read_config",
+    "read_mindspore",
     "read_state",
     "save_checkpoint",
     "weights_file",
