@@ -41,6 +41,8 @@ RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(("n_decoder_layers", "learning_rate", "weight_decay", "warmup", "gradient_clip"), AT_LEAST_0),
     **dict.fromkeys(("max_length", "batch_size", "token_budget", "block_cells", "blocks_in_memory"), AT_LEAST_1),
     **dict.fromkeys(("max_epochs", "max_steps", "accumulate", "checkpoint_every", "lora"), AT_LEAST_1),
+    **dict.fromkeys(("n_latent", "n_hidden"), AT_LEAST_1),
+    **dict.fromkeys(("l0_weight", "prior_weight", "independence_weight"), AT_LEAST_0),
     **dict.fromkeys(("n_layers", "width", "n_heads", "feed_forward", "vocab_size", "n_segments"), AT_LEAST_1),
     **dict.fromkeys(("n_kv_heads", "head_width"), AT_LEAST_1),
     **dict.fromkeys(
@@ -69,7 +71,7 @@ RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(("size", "vmax", "layer_norm_eps", "norm_eps", "rope_theta", "initializer_range"), ABOVE_0),
     "reduction_factor": ("above 1", lambda value: value > 1),
     **dict.fromkeys(("train_size", "validation_size", "test_size", "min_score", "max_fdr"), SHARE),
-    **dict.fromkeys(("dropout", "attention_dropout", "lora_dropout", "validation"), BELOW_1),
+    **dict.fromkeys(("dropout", "attention_dropout", "lora_dropout", "validation", "corruption"), BELOW_1),
     **dict.fromkeys(("mask_probability", "unknown"), BETWEEN),
     "key_added": SLOT,
     "device": (

@@ -11,6 +11,7 @@ from .corpus._corpus import Corpus
 from .pairs._cross_validation import PairCrossValidation
 from .pairs._pair_classifier import PairClassifier
 from .recipes._selection import Selection
+from .state_shift._state_shift import StateShift
 from .tuning._space import default_space
 from .tuning._tune import TuneResult, tune
 
@@ -23,6 +24,7 @@ __all__ = [
     "PairClassifier",
     "PairCrossValidation",
     "Selection",
+    "StateShift",
     "TuneResult",
     "default_space",
     "presets",

@@ -58,20 +58,22 @@ def save_model(
         msg = "save_anndata=True, but this model has no data. Leave it out."
         raise ValueError(msg)
     state = {name: value for name, value in model._get_user_attributes() if name.endswith("_") and name[0] != "_"}
-    init = state["init_params_"]
-    state["init_params_"] = init | {
-        "non_kwargs": init["non_kwargs"] | {"vocabulary": None}
-    }  # which has a file of its own
+    is_transformer = hasattr(model.module, "network")  # which is exported, with its vocabulary
+    if is_transformer:
+        init = state["init_params_"]
+        state["init_params_"] = init | {"non_kwargs": init["non_kwargs"] | {"vocabulary": None}}
     tensors: dict[str, Tensor] = {}
     content = {"format": _FORMAT, "class": type(model).__name__, "state": _packed(state, tensors, "")}
-    exported = is_plain(model.module.network)  # whose weights are in the export; of others that is a merged copy
+    # weights of a plain network are in the export; of others that is a merged copy
+    exported = is_transformer and is_plain(model.module.network)
     for name, value in model.module.state_dict().items():
         if not (exported and name.startswith(_NETWORK)):
             tensors[_MODULE + name] = value.detach().cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
         part = Path(name)
-        model.export(part)
+        if is_transformer:
+            model.export(part)
         if save_anndata:
             data = "mdata.h5mu" if isinstance(model.adata, mudata.MuData) else "adata.h5ad"
             model.adata.write(part / data, **write_kwargs)
@@ -95,14 +97,15 @@ def load_model(cls: type[SavableModel], folder: Path, prefix: str) -> SavableMod
     """
     state, tensors = _read(folder, prefix, cls.__name__)
     registry, init = state.pop("registry_"), state.pop("init_params_")
-    vocabulary = Vocabulary.load(folder / f"{prefix}{VOCABULARY}")
     arguments = init["non_kwargs"] | {k: v for given in init["kwargs"].values() for k, v in given.items()}
-    model = cls(None, registry=registry, **arguments | {"vocabulary": vocabulary})
+    if "vocabulary" in arguments:
+        arguments["vocabulary"] = Vocabulary.load(folder / f"{prefix}{VOCABULARY}")
+    model = cls(None, registry=registry, **arguments)
     for name, value in state.items():
         setattr(model, name, value)
-    module, network = model.module, model.module.network
+    module, network = model.module, getattr(model.module, "network", None)
     weights = {name.removeprefix(_MODULE): value for name, value in tensors.items() if name.startswith(_MODULE)}
-    if is_plain(network):
+    if network is not None and is_plain(network):
         weights |= {_NETWORK + k: v for k, v in nn.read_state(network, folder / f"{prefix}{WEIGHTS}").items()}
     module.load_state_dict(weights)
     module.eval()

@@ -1,0 +1,141 @@
+"""Registration of labelled counts or embeddings, and reading them from the training data or a query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
+
+from scgeneformer._arguments import checked
+from scgeneformer.model._savable import SavableModel
+from scgeneformer.model.data._fields import check_setup_words
+from scgeneformer.model.data._gene_labels import few
+
+from ._data import aligned, check_labels, read_counts, read_embedding, read_labels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+
+class LabelledInput(SavableModel):
+    """A model of counts, or of an embedding, of cells with labels."""
+
+    @classmethod
+    @checked
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        labels_key: str,
+        layer: str | None = None,
+        use_rep: str | None = None,
+        batch_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register data with this model class.
+
+        Parameters
+        ----------
+        adata
+            AnnData with counts or an embedding.
+        labels_key
+            Column of ``.obs`` with what has an offset: data sets, donors or perturbations. Many labels with different offsets are needed to tell
+            dimensions apart.
+        layer
+            Layer with counts. Defaults to ``.X``.
+        use_rep
+            Embedding in ``.obsm`` to model instead of counts, such as ``"X_geneformer"``.
+        batch_key
+            Column of ``.obs`` with technical batches, which the decoder reads. Defaults to none.
+
+        Raises
+        ------
+        KeyError
+            If a slot is missing.
+        ValueError
+            If there are fewer than two labels, or labels with one cell; values are missing; counts are no counts; or both a layer and an embedding
+            are given.
+
+        Examples
+        --------
+        >>> sg.pp.tokenize(adata, "default")
+        >>> sg.tl.embed(adata)
+        >>> sg.model.StateShift.setup_anndata(adata, labels_key="donor", use_rep="X_geneformer")
+        >>> model = sg.model.StateShift(adata)
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check_setup_words(cls, kwargs)
+        if layer is not None and use_rep is not None:
+            msg = f"layer={layer!r} and use_rep={use_rep!r} are both given. Model either counts or an embedding: leave one of them out."
+            raise ValueError(msg)
+        check_labels(read_labels(adata, labels_key, "labels_key"), labels_key)
+        fields = [CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key)]
+        if batch_key is not None:
+            read_labels(adata, batch_key, "batch_key")
+            fields.append(CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key))
+        if use_rep is None:
+            read_counts(adata, layer)
+            fields.append(LayerField(REGISTRY_KEYS.X_KEY, layer, correct_data_format=False))
+        else:
+            read_embedding(adata, use_rep)
+            fields.append(ObsmField(REGISTRY_KEYS.X_KEY, use_rep, correct_data_format=False))
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _values(self, adata: AnnData, rows: np.ndarray) -> Any:
+        """Counts of the genes of this model, CSR, or the embedding of cells, (n_rows, n_features)."""
+        if self._use_rep is None:
+            return aligned(read_counts(adata, self._layer)[rows], adata.var_names, self._features)
+        values = read_embedding(adata, self._use_rep)[rows]
+        if values.shape[1] != len(self._features):
+            msg = (
+                f".obsm[{self._use_rep!r}] has {values.shape[1]} columns, but this model was trained on {len(self._features)}. "
+                "Embed the query with the model that embedded the training data."
+            )
+            raise ValueError(msg)
+        return values
+
+    def _state(self, field: str) -> dict[str, Any]:
+        """What was noted of a field when the data were set up."""
+        return self.registry["field_registries"].get(field, {"state_registry": {}})["state_registry"]
+
+    @property
+    def _labels(self) -> np.ndarray:
+        return self._state(REGISTRY_KEYS.LABELS_KEY)["categorical_mapping"]
+
+    @property
+    def _features(self) -> np.ndarray:
+        return self._state(REGISTRY_KEYS.X_KEY)["column_names"]
+
+    @property
+    def _labels_key(self) -> str:
+        return self.registry["setup_args"]["labels_key"]
+
+    @property
+    def _use_rep(self) -> str | None:
+        return self.registry["setup_args"]["use_rep"]
+
+    @property
+    def _layer(self) -> str | None:
+        return self.registry["setup_args"]["layer"]
+
+    def _data(self, adata: AnnData | None) -> AnnData:
+        if adata is None and self.adata is None:
+            msg = "This model has no data: pass `adata`."
+            raise ValueError(msg)
+        return self.adata if adata is None else adata
+
+    def _codes(self, adata: AnnData) -> np.ndarray:
+        """Number of the label of each cell."""
+        labels = read_labels(adata, self._labels_key, "labels_key")
+        codes = pd.Index(self._labels).get_indexer(labels.to_numpy())
+        if (codes < 0).any():
+            unknown = pd.unique(labels[codes < 0].astype(str))
+            msg = f"The model was not trained on these labels of .obs[{self._labels_key!r}]: {few(unknown)}. They have no offset: ask for kind='base', 'state' or 'type'."
+            raise ValueError(msg)
+        return codes
