@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FIRST_MEANS, _FIRST_NOISE = 0.1, 0.5  # standard deviations of the means of gates before training, and of their noise
+_NOT_FINITE = "The loss became infinite or NaN. Train a new model with a lower learning_rate."
 
 
 class StateShiftModule(BaseModuleClass):
@@ -96,6 +97,16 @@ class StateShiftModule(BaseModuleClass):
     def base(self, x: Tensor) -> Tensor:
         """Base representation of cells, the mean of its posterior, (B, D)."""
         return self.encoder(self.standardise(x.to(self.device)))[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs and loss of a batch of training; raise if they are not finite, which torch's distributions find first."""
+        try:
+            outputs = super().forward(*args, **kwargs)
+        except ValueError as error:
+            raise FloatingPointError(_NOT_FINITE) from error
+        if not torch.isfinite(outputs[-1].loss):
+            raise FloatingPointError(_NOT_FINITE)
+        return outputs
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         return {"x": tensors[REGISTRY_KEYS.X_KEY]}

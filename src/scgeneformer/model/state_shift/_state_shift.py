@@ -99,7 +99,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         *,
         n_latent: int = 10,
         n_hidden: int = 128,
-        n_layers: int = 2,
+        n_layers: int = 1,
         dropout: float = 0.1,
         control: Hashable | None = None,
         l0_weight: float = 3.0,
@@ -146,7 +146,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         max_epochs: int | None = None,
         *,
         batch_size: int = 128,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 1e-4,
         train_size: float = 0.9,
         validation_size: float | None = None,
@@ -222,9 +222,6 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
                 plan_kwargs=plan | dict(plan_kwargs or {}),
                 **{"enable_progress_bar": settings.progress} | trainer_kwargs,
             )
-        if not all(torch.isfinite(weights).all() for weights in self.module.parameters()):
-            msg = f"The loss became infinite or NaN. Lower learning_rate (now {learning_rate}) and train a new model."
-            raise FloatingPointError(msg)
 
     @checked
     def get_latent_representation(
