@@ -35,8 +35,8 @@ class SavableModel(BaseModelClass):
     ) -> None:
         """Save the model to a folder, from which :meth:`load` restores it.
 
-        The folder is also an export, which :func:`scgeneformer.hub.load` and transformers load. What only this package
-        knows (arguments, registry, history, split of cells, adapters before merging) is in ``scgeneformer.json`` and
+        The folder of a model with an encoder is also an export, which :func:`scgeneformer.hub.load` and transformers load. What only this
+        package knows (arguments, registry, history, split of cells, adapters before merging) is in ``scgeneformer.json`` and
         ``scgeneformer.safetensors``. Loading the folder cannot run code.
 
         Parameters
@@ -82,14 +82,15 @@ class SavableModel(BaseModelClass):
         *,
         allow_pickle: bool = False,
     ) -> Self:
-        """Load a model, with its vocabulary, that was saved with :meth:`save`.
+        """Load a model, with its vocabulary if it has one, that was saved with :meth:`save`.
 
         Parameters
         ----------
         dir_path
             Folder.
         adata
-            Data tokenized with the vocabulary of the model. Defaults to the data saved with the model, if any; False attaches none.
+            Data as those that the model was set up with, tokenized with its vocabulary if it reads tokens. Defaults to the data saved with the
+            model, if any; False attaches none.
         accelerator, device
             Device of the model, as in scvi-tools.
         prefix
