@@ -283,3 +283,23 @@ def test_what_a_model_cannot_do_is_refused(tmp_path):
             ask()
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         StateShift(adata, n_hidden=8).train(4, learning_rate=1e30, **QUICK)
+
+
+@pytest.mark.parametrize("kind", SETUPS)
+def test_other_data_are_not_attached_to_a_saved_model(kind, tmp_path):
+    trained(make_cells(), kind).save(tmp_path / "model")
+    others = [(make_cells(5), r"not set up with these values of \.obs\['study'\]: study 4")]
+    if kind == "counts":
+        others.append((make_cells()[:, ::-1].copy(), "Genes in .var_names are not those"))
+    for other, match in others:
+        with pytest.raises(ValueError, match=rf"{match}.*get_latent_representation"):
+            StateShift.load(tmp_path / "model", other)
+        assert not other.uns
+        assert list(other.obs) == ["study", "batch", "type"]
+
+
+def test_without_offsets_there_is_no_composition_to_compare():
+    model = trained(make_cells(), "embedding")
+    model.module.offset_mean.weight.data[:] = 0
+    assert model.shift_composition("type").empty
+    assert model.get_latent_representation(kind="state").shape == (60, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -17,7 +18,6 @@ from scgeneformer.model.data._gene_labels import few
 from ._data import aligned, check_labels, read_counts, read_embedding, read_labels
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
 
@@ -52,6 +52,10 @@ class LabelledInput(SavableModel):
         batch_key
             Column of ``.obs`` with technical batches, which the decoder reads. Defaults to none.
 
+        Notes
+        -----
+        As scvi-tools does, this writes the numbers of labels and batches to ``.obs["_scvi_labels"]`` and ``.obs["_scvi_batch"]``.
+
         Raises
         ------
         KeyError
@@ -83,6 +87,8 @@ class LabelledInput(SavableModel):
         else:
             read_embedding(adata, use_rep)
             fields.append(ObsmField(REGISTRY_KEYS.X_KEY, use_rep, correct_data_format=False))
+        if "source_registry" in kwargs:
+            _check_same(adata, fields, kwargs["source_registry"]["field_registries"])
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -139,3 +145,21 @@ class LabelledInput(SavableModel):
             msg = f"The model was not trained on these labels of .obs[{self._labels_key!r}]: {few(unknown)}. They have no offset: ask for kind='base', 'state' or 'type'."
             raise ValueError(msg)
         return codes
+
+
+def _check_same(adata: AnnData, fields: list[Any], registered: dict[str, Any]) -> None:
+    """Raise if a model that was set up with other genes or labels could not be trained further with `adata`."""
+    for field in fields:
+        state = registered[field.registry_key]["state_registry"]
+        if isinstance(field, CategoricalObsField):
+            key = state["original_key"]
+            new = pd.unique(adata.obs[key][~adata.obs[key].isin(state["categorical_mapping"])].astype(str))
+            if len(new):
+                msg = f"The model was not set up with these values of .obs[{key!r}]: {few(new)}. Leave `adata` out, and give it to `get_latent_representation`."
+                raise ValueError(msg)
+        elif isinstance(field, LayerField) and not np.array_equal(adata.var_names, state["column_names"]):
+            msg = (
+                "Genes in .var_names are not those that the model was set up with, in the same order. Leave `adata` out, and give it to "
+                "`get_latent_representation`, which aligns genes."
+            )
+            raise ValueError(msg)

@@ -376,7 +376,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
             if np.ptp(shares[name]) > 0
         ]
         table = pd.DataFrame(rows, columns=["dimension", "category", "correlation", "p_value"])
-        return table.assign(fdr=stats.benjamini_hochberg(table["p_value"].to_numpy()), n_labels=len(shares))
+        return table.assign(fdr=stats.benjamini_hochberg(table["p_value"].to_numpy(float)), n_labels=len(shares))
 
     def _check_trained(self) -> None:
         if not self.is_trained_:
