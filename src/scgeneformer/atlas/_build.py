@@ -9,8 +9,9 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import stats
+from scgeneformer._provenance import provenance
 
-from ._embedding import provenance, read_rep
+from ._embedding import read_rep
 
 MOST_HELD_OUT, SHARE_HELD_OUT = 20_000, 0.1
 

@@ -10,9 +10,10 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import stats
+from scgeneformer._provenance import check_alike, provenance
 from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
-from ._embedding import check_alike, provenance, read_rep
+from ._embedding import read_rep
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,7 +123,7 @@ def read_query(reference: Reference, data: AnnData) -> np.ndarray:
     if points.shape[1:] != (width,):
         msg = f".obsm[{use_rep!r}] has {points.shape[-1]} columns in adata, {width} in the reference. Embed both alike."
         raise ValueError(msg)
-    check_alike(provenance(data, use_rep), reference.embedding, use_rep)
+    check_alike(provenance(data, use_rep), reference.embedding, use_rep, "the reference")
     if len(points) and not np.isfinite(points).all(axis=1).any():
         msg = (
             f"No cell of adata has a place in .obsm[{use_rep!r}], which is NaN in all. Such cells have no gene of the vocabulary: compare "

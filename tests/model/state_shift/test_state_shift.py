@@ -303,3 +303,15 @@ def test_without_offsets_there_is_no_composition_to_compare():
     model.module.offset_mean.weight.data[:] = 0
     assert model.shift_composition("type").empty
     assert model.get_latent_representation(kind="state").shape == (60, 0)
+
+
+def test_an_embedding_of_another_model_is_refused(tmp_path):
+    adata = make_cells()
+    adata.uns["geneformer"] = {"params": {"model": "default", "weights_sha256": "one"}}
+    trained(adata, "embedding").save(tmp_path / "model")
+    query = make_cells()
+    query.uns["geneformer"] = {"params": {"model": "default", "weights_sha256": "two"}}
+    with pytest.raises(
+        ValueError, match=r"weights_sha256='two' in adata, 'one' in the training data.*sg\.tl\.embed\(adata, 'default'"
+    ):
+        StateShift.load(tmp_path / "model").get_latent_representation(query)

@@ -11,6 +11,7 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 
 from scgeneformer._arguments import checked
+from scgeneformer._provenance import check_alike, provenance
 from scgeneformer.model._savable import SavableModel
 from scgeneformer.model.data._fields import check_setup_words
 from scgeneformer.model.data._gene_labels import few
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class LabelledInput(SavableModel):
     """A model of counts, or of an embedding, of cells with labels."""
+
+    embedding_: dict[str, Any]  # how that of the training data was made
 
     @classmethod
     @checked
@@ -104,6 +107,7 @@ class LabelledInput(SavableModel):
                 "Embed the query with the model that embedded the training data."
             )
             raise ValueError(msg)
+        check_alike(provenance(adata, self._use_rep), self.embedding_, self._use_rep, "the training data")
         return values
 
     def _state(self, field: str) -> dict[str, Any]:

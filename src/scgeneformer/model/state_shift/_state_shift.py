@@ -14,6 +14,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from scgeneformer import stats
 from scgeneformer._arguments import checked
+from scgeneformer._provenance import provenance
 from scgeneformer._settings import settings
 from scgeneformer.model.data._gene_labels import few
 from scgeneformer.model.data._splits import draw_cells
@@ -33,7 +34,7 @@ _WARMUP = 0.9  # share of the epochs, since gates that close early choose their 
 
 
 class StateShift(UnsupervisedTrainingMixin, LabelledInput):
-    """Latent model in which each data set moves cells along few dimensions (after scShift, Dong et al. 2024). Experimental.
+    """Latent model in which each data set moves cells along few dimensions (after scShift, Dong et al. 2023). Experimental.
 
     A cell is a base representation, drawn to be alike in all data sets, plus the offset of its data set, which is sparse. Dimensions
     in which some data set has an offset are called *state* dimensions, the others *type* dimensions; the base representation of a new
@@ -132,6 +133,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
                 corruption=corruption,
             )
         if adata is not None and self._use_rep is not None:
+            self.embedding_ = provenance(adata, self._use_rep)
             embedding = read_embedding(adata, self._use_rep)
             sd = embedding.std(axis=0)
             self.module.center.copy_(torch.from_numpy(embedding.mean(axis=0)))
@@ -204,11 +206,9 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
             shuffle_set_split=True,
             rng=rng,
         )
-        plan = {
-            "n_epochs_kl_warmup": max(round(_WARMUP * n_epochs), 1),
-            "lr": learning_rate,
-            "weight_decay": weight_decay,
-        }
+        given = dict(plan_kwargs or {})
+        warmup = None if "n_steps_kl_warmup" in given else max(round(_WARMUP * n_epochs), 1)
+        plan = {"n_epochs_kl_warmup": warmup, "lr": learning_rate, "weight_decay": weight_decay} | given
         device = device_of(accelerator)
         self.module.train()
         with generators_restored(device):
@@ -219,7 +219,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
                 devices=devices,
                 batch_size=batch_size,
                 datasplitter_kwargs={"external_indexing": list(sets.values())},
-                plan_kwargs=plan | dict(plan_kwargs or {}),
+                plan_kwargs=plan,
                 **{"enable_progress_bar": settings.progress} | trainer_kwargs,
             )
 
@@ -257,7 +257,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         KeyError
             If a slot is missing.
         ValueError
-            If the model is not trained, there are no genes in common, the embedding has another width or NaN, counts are no counts, or
+            If the model is not trained, there are no genes in common, the embedding has another width or NaN or was made by another model, counts are no counts, or
             labels are unknown.
 
         Examples
