@@ -237,7 +237,14 @@ def judge_real(data: Path, seeds: int) -> pd.DataFrame:
                 runs.setdefault(name, []).append(judge_fold(cells, values, trains, query))
         for name, folds in runs.items():
             results.setdefault(name, []).append(folds)
-    truth = [state[(sets == donor).to_numpy()] == "stim" for donor in donors]
+        truth = [state[(sets == donor).to_numpy()] == "stim" for donor in donors]
+        table = real_table(results, truth)
+        print(f"{seed + 1} seeds\n{table.to_markdown()}", flush=True)
+    return table
+
+
+def real_table(results: dict[str, list[list[dict[str, object]]]], truth: list[np.ndarray]) -> pd.DataFrame:
+    """Means over runs with intervals; `truth` is whether cells of each donor are stimulated."""
     pooled = np.concatenate(truth)
 
     def auroc(name: str, sample: np.ndarray) -> float:
@@ -250,7 +257,7 @@ def judge_real(data: Path, seeds: int) -> pd.DataFrame:
         for _ in range(500)
     ]
     everyone = np.arange(len(pooled))
-    order = [*untrained, *(name for name in results if name not in untrained)]
+    order = sorted(results, key=lambda name: not name.startswith(("embedding", "expression")))
     rows, reference = [], [auroc("embedding, centred", sample) for sample in samples]
     for name in order:
         drawn = np.array([auroc(name, sample) for sample in samples])
@@ -264,7 +271,7 @@ def judge_real(data: Path, seeds: int) -> pd.DataFrame:
             {
                 "representation": name,
                 "interferon, AUROC": f"{auroc(name, everyone):.3f} ({low:.3f}-{high:.3f})",
-                "less centred embedding": f"{difference:+.3f} ({less:+.3f} to {more:+.3f})",
+                "minus centred embedding": f"{difference:+.3f} ({less:+.3f} to {more:+.3f})",
                 **{key: f"{value:.2f}" for key, value in mean.items()},
             }
         )
