@@ -10,7 +10,7 @@ import pytest
 
 import scgeneformer as sg
 from scgeneformer import stats
-from scgeneformer.tl._integration import _compare
+from scgeneformer.tl._integration import _baselines, _compare
 
 BATCHES = {"batch_key": "batch"}
 
@@ -167,13 +167,33 @@ def test_embeddings_are_compared_with_baselines_on_the_same_cells(compared, tmp_
     pd.testing.assert_frame_equal(sg.get.embedding_scores(again), table.iloc[:2])
 
 
-def test_scvi_stands_beside_on_request(compared, monkeypatch):
+def test_an_integration_that_is_there_is_not_made_a_second_time(compared):
+    options = {"metrics": "sklearn", "baselines": ["pca", "center"], "n_repeats": 1}
+    sg.tl.integrate(compared, "batch", method="center")
+    sg.tl.compare_embeddings(compared, "batch", "type", **options)
+    rows = ["X_geneformer", "X_geneformer_center", "PCA of HVGs", "PCA of HVGs, centred"]
+    assert sg.get.embedding_scores(compared).index.tolist() == rows
+    sg.tl.compare_embeddings(compared, "condition", "type", **options)  # centred by another column
+    assert sg.get.embedding_scores(compared).index.tolist() == [*rows[:3], "X_geneformer, centred", rows[3]]
+
+
+def test_scvi_stands_beside_on_request(compared, monkeypatch, caplog, recwarn):
     import scvi
 
     train, state = scvi.model.SCVI.train, np.random.get_state()[1].copy()  # noqa: NPY002
-    monkeypatch.setattr(scvi.model.SCVI, "train", lambda self, **options: train(self, max_epochs=1, **options))
+    monkeypatch.setattr(_baselines, "N_GENES", 20)
+    n_genes = []
+
+    def one_epoch(self, **options):
+        n_genes.append(self.adata.n_vars)
+        train(self, max_epochs=1, **options)
+
+    monkeypatch.setattr(scvi.model.SCVI, "train", one_epoch)
     sg.tl.compare_embeddings(compared, "batch", "type", metrics="sklearn", baselines=["scvi"], n_repeats=1)
     assert sg.get.embedding_scores(compared).index.tolist() == ["X_geneformer", "scVI"]
+    assert n_genes == [20]  # the most variable, as for the other baselines
+    assert not [record for record in caplog.records if record.name.startswith("lightning")]
+    assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +19,8 @@ from scgeneformer.model.training._train import device_of
 from scgeneformer.tokens import token_ids, token_params
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
     from scgeneformer import nn
@@ -62,8 +67,23 @@ def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> 
     with generators_restored(device_of("auto")):
         torch.manual_seed(rng)
         model = scvi.model.SCVI(cells)
-        model.train(enable_progress_bar=False, logger=False)
+        with _lightning_quiet():
+            model.train(enable_progress_bar=False, logger=False)
         return np.asarray(model.get_latent_representation(), dtype=np.float32)
+
+
+@contextmanager
+def _lightning_quiet() -> Iterator[None]:
+    """Neither devices nor tips: whoever asks for a table has not asked for a trainer."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        lightning.setLevel(level)
 
 
 def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:

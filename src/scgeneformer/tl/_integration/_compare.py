@@ -62,8 +62,8 @@ def compare_embeddings(
         :func:`~scgeneformer.tl.integrate` made of it.
     baselines
         ``"pca"``: 50 principal components of the 2,000 most variable genes; ``"hvg"``: these genes themselves; ``"center"`` and ``"harmony"``:
-        the first of `use_reps` and, with ``"pca"``, the components, with batches centred or moved by Harmony; ``"scvi"``: an scVI of the same
-        counts, which takes minutes. By default all but the last, and Harmony only if it is installed.
+        the first of `use_reps`, unless it is there already, and with ``"pca"`` the components, with batches centred or moved by Harmony; ``"scvi"``: an scVI of the counts
+        of these genes, which takes minutes. By default all but the last, and Harmony only if it is installed.
     metrics
         Whose scores, see :func:`~scgeneformer.get.embedding_scores`; by default scib-metrics if it is installed.
     layer
@@ -137,13 +137,14 @@ def compare_embeddings(
     start = logg.info(f"comparing embeddings of {len(rows)} cells in {len(batches.categories)} batches")
     compared = {name: of_cells[rows] for name, of_cells in points.items()}
     place = Place(layer, tokens_key)
-    genes, components = genes_and_components(cells, rows, batch_codes, place, rng=rng)
+    columns, genes, components = genes_and_components(cells, rows, batch_codes, place, rng=rng)
     compared |= {PCA: components} if "pca" in wanted else {}
-    first = {name: compared[name] for name in (named[0], PCA) if name in compared}
     compared |= {"HVGs": genes} if "hvg" in wanted else {}
-    compared |= brought_together(first, batch_codes, wanted, rng=rng)
+    for name, ready in ((named[0], _methods_used(cells, named, batch_key)), (PCA, set())):
+        if name in compared:
+            compared |= brought_together(name, compared[name], batch_codes, set(wanted) - ready, rng=rng)
     if "scvi" in wanted:
-        compared["scVI"] = scvi_latent(cells, rows, batch_codes, place, rng=rng)
+        compared["scVI"] = scvi_latent(cells, rows, columns, batch_codes, place, rng=rng)
     drawings = [_draw(batch_codes, of_each, np.random.default_rng([rng, repeat])) for repeat in range(n_repeats)]
     score = partial(_scores, library=library, rng=rng)
     tables = [
@@ -198,6 +199,18 @@ def _named(cells: AnnData, use_reps: Sequence[str] | str | None) -> list[str]:
         if cells.uns.get(keys.embedding_name(name), {}).get("params", {}).get("use_rep") == embedding
     ]
     return [embedding, *(name for name in made_of_it if name.startswith(keys.embedding_key("")))]
+
+
+def _methods_used(cells: AnnData, named: list[str], batch_key: str) -> set[str]:
+    """Methods by which :func:`integrate` has made one of the embeddings from the first, as the baselines would: these need no second row."""
+    of_all = [cells.uns.get(name.removeprefix(keys.embedding_key("")), {}).get("params", {}) for name in named]
+    alike = {"use_rep": named[0], "batch_key": batch_key, "reference": None}
+    return {
+        params["method"]
+        for params in of_all
+        if params.get("method") == "harmony" or (params.get("method") == "center" and params.get("label_key") is None)
+        if all(params.get(name) == value for name, value in alike.items())
+    }
 
 
 def _available(baselines: Sequence[str] | None) -> list[str]:
