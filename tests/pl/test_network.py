@@ -57,6 +57,16 @@ def test_names_lie_apart_and_within_the_figure(scored, assert_apart):
     assert_apart(figure, figure.axes[0].texts)
 
 
+@pytest.mark.parametrize("key", ["network", "same"])
+def test_names_do_not_cover_the_edges_of_one_gene(scored, key):
+    figure = sg.pl.network(scored, "SYM3", key=key, n_top=10, return_fig=True)
+    figure.draw_without_rendering()
+    edges = [edge.get_transform().transform_path(edge.get_path()).to_polygons()[0] for edge in arrows(figure.axes[0])]
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert not any(box.count_contains(edge) for edge in edges), text.get_text()
+
+
 def test_pictures_are_the_same_every_time(scored):
     offsets = [
         np.concatenate([points.get_offsets() for points in sg.pl.network(scored, ["SYM3"], show=False).collections])

@@ -18,7 +18,9 @@ _PREFERENCE = np.arange(len(_ANGLES)) / 100  # in label heights: decides between
 _DISTANCES = np.array([0.7, 1.5, 2.5, 4.0, 6.0, 9.0])  # in label heights
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Iterable[str], *, fontsize: float) -> list[Annotation]:
+def label_points(
+    ax: Axes, x: np.ndarray, y: np.ndarray, labels: Iterable[str], *, fontsize: float, avoid: np.ndarray | None = None
+) -> list[Annotation]:
     """Label points of a finished plot so that labels cover neither each other nor, where possible, any drawn point.
 
     Greedy: each label in turn takes the cheapest of 96 places around its point, where covering a label costs more than
@@ -34,10 +36,13 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Iterable[str], 
         n labels.
     fontsize
         Of the labels, in points.
+    avoid
+        Further points that labels should not cover, such as those of lines, in data coordinates, (k, 2).
     """
     whole_figure(ax).draw_without_rendering()
     frame = ax.get_window_extent()
     drawn = [ax.transData.transform(np.ma.filled(points.get_offsets(), np.nan)) for points in ax.collections]
+    drawn += [] if avoid is None else [ax.transData.transform(avoid)]
     points = np.concatenate(drawn) if drawn else np.empty((0, 2))
     anchors = ax.transData.transform(np.column_stack([x, y]))
     per_point = ax.figure.dpi / 72

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 SYMMETRIC = ("contextual", "token")
+BEND = 0.08  # of arrows, so that two between the same genes lie apart
 MEASURES = {  # in words, by score
     "attention": "in units of even attention",
     "contextual": "cosine of states",
@@ -126,7 +127,8 @@ def network(
     _draw(ax, edges, nodes, places, chosen, cmap, arrows=score not in SYMMETRIC, measure=measure)
     first = np.argsort(~np.isin(nodes, chosen), kind="stable")  # chosen genes get the best places for their names
     x, y = places[first].T
-    labels = label_points(ax, x, y, [names[node] for node in nodes[first]], fontsize=8)
+    lines = _along(edges, nodes, places, BEND if score not in SYMMETRIC else 0)
+    labels = label_points(ax, x, y, [names[node] for node in nodes[first]], fontsize=8, avoid=lines)
     for label, node in zip(labels, nodes[first], strict=True):
         label.set_path_effects([withStroke(linewidth=2, foreground="white")])  # edges pass behind names
         if node in chosen:
@@ -154,6 +156,14 @@ def _places(edges: pd.DataFrame, nodes: np.ndarray) -> np.ndarray:
     places = np.array(graph.layout_kamada_kawai(seed=graph.layout_circle()).coords)
     places -= (places.max(axis=0) + places.min(axis=0)) / 2
     return places / np.maximum(np.abs(places).max(axis=0), np.finfo(float).eps)
+
+
+def _along(edges: pd.DataFrame, nodes: np.ndarray, places: np.ndarray, bend: float) -> np.ndarray:
+    """Points along the edges, without their ends, (n_edges * 18, 2): the curves that matplotlib calls arc3."""
+    a, b = (places[np.searchsorted(nodes, edges[name].to_numpy(str))] for name in ("source", "target"))
+    middle = (a + b) / 2 + bend * (b - a)[:, ::-1] * [1, -1]
+    t = np.linspace(0, 1, 20)[1:-1, None, None]
+    return ((1 - t) ** 2 * a + 2 * t * (1 - t) * middle + t**2 * b).reshape(-1, 2)
 
 
 def _draw(
@@ -188,7 +198,7 @@ def _draw(
             mutation_scale=9,
             shrinkA=4,
             shrinkB=5 if arrows else 4,
-            connectionstyle="arc3,rad=0.08" if arrows else "arc3",
+            connectionstyle=f"arc3,rad={BEND}" if arrows else "arc3",
             linewidth=0.6 + 2 * (weight - low) / max(high - low, np.finfo(float).tiny),
             color=scale.to_rgba(weight),
             zorder=1,
