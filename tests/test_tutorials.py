@@ -1,4 +1,4 @@
-"""Tutorials and pages call what exists, notebooks carry the outputs of one run from top to bottom, and the treatment runs on fewer cells."""
+"""Tutorials and pages call what exists, notebooks carry the outputs and pictures of one run from top to bottom, and run on fewer cells."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import inspect
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
+import scanpy as sc
 
 import scgeneformer as sg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -64,16 +71,71 @@ def test_a_notebook_was_run_from_top_to_bottom_without_errors(path: Path):
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
-def test_the_treatment_tutorial_runs_on_a_fifth_of_its_cells(shared: Path, monkeypatch: pytest.MonkeyPatch):
+def plots(source: str) -> bool:
+    """Whether a cell draws: calls of ``sg.pl`` and ``sc.pl``, or of a function of the notebook that is named ``show_...``."""
+    names = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return "def show_" not in source and any(re.match(r"s[gc]\.pl\.|show_", name) for name in names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_cell_that_plots_holds_a_picture(path: Path):
+    for cell in code_cells(path):
+        if plots("".join(cell["source"])):
+            assert any("image/png" in output.get("data", {}) for output in cell["outputs"]), "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_outputs_name_no_folder_of_the_machine(path: Path):
+    outputs = json.dumps([cell["outputs"] for cell in code_cells(path)])
+    assert not re.search(r"/(home|root|tmp|Users|work|private)/", outputs)
+
+
+@pytest.fixture
+def run(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """Run a notebook on every nth cell of its files, maps by the first two columns, and return its names."""
     import matplotlib.pyplot as plt
 
-    read = ad.read_h5ad
-    monkeypatch.setenv("SCGENEFORMER_SHARED", str(shared))
-    monkeypatch.setattr(ad, "read_h5ad", lambda path: read(path)[::5].copy())
-    monkeypatch.setattr(sg.settings, "progress", sg.settings.progress)  # which the notebook sets
-    names: dict = {}
-    for source in sources(ROOT / "tutorials" / "treatment.ipynb"):
-        exec(compile(source, "treatment.ipynb", "exec"), names)
-        plt.close("all")
-    top = names["deleted"].index[:100]
+    def no_map(cells: ad.AnnData, **_: object) -> None:
+        cells.obsm["X_umap"] = np.asarray(cells.obsm["X_geneformer"])[:, :2]
+
+    def run_on(name: str, *, every: int = 1) -> dict:
+        read = ad.read_h5ad
+        monkeypatch.setenv("SCGENEFORMER_SHARED", str(shared))
+        monkeypatch.setattr(ad, "read_h5ad", lambda path: read(path)[::every].copy())
+        monkeypatch.setattr(sg.settings, "progress", sg.settings.progress)  # which the notebook sets
+        monkeypatch.setattr(sc.pp, "neighbors", lambda *_, **__: None)
+        monkeypatch.setattr(sc.tl, "umap", no_map)
+        names: dict = {}
+        for source in sources(ROOT / "tutorials" / name):
+            exec(compile(source, name, "exec"), names)
+            plt.close("all")
+        return names
+
+    return run_on
+
+
+def test_the_treatment_tutorial_runs_on_a_fifth_of_its_cells(run):
+    top = run("treatment.ipynb", every=5)["deleted"].index[:100]
     assert len({"IFI6", "ISG15", "RSAD2", "IFIT1", "CXCL10"} & set(top)) >= 3  # it finds interferon, on few cells too
+
+
+def test_the_integration_tutorial_runs_with_fewer_scores(run, monkeypatch):
+    pytest.importorskip("harmonypy")
+    import scvi
+
+    from scgeneformer.evaluation import embeddings
+
+    train, tokenize = scvi.model.SCVI.train, sg.pp.tokenize
+    monkeypatch.setattr(scvi.model.SCVI, "train", lambda self, **options: train(self, max_epochs=1, **options))
+    monkeypatch.setattr(embeddings, "has_scib_metrics", lambda: False)
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length=64: tokenize(*args, max_length=max_length // 4))
+    names = run("integration.ipynb")
+    assert names["adata"].uns["embedding_scores"]["scores"].loc["PCA of HVGs", "nmi"] > 0.5
+
+
+def test_the_reference_tutorial_runs_on_a_third_of_its_cells(run, monkeypatch):
+    sample, tokenize = pd.DataFrame.sample, sg.pp.tokenize
+    monkeypatch.setattr(pd.DataFrame, "sample", lambda self, n, **options: sample(self, max(n // 3, 5), **options))
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length: tokenize(*args, max_length=max_length // 2))
+    rows = run("reference_atlas.ipynb")["rows"]
+    assert rows["bundled model"]["accuracy"] > rows["most frequent label"]["accuracy"] + 0.1
