@@ -139,3 +139,10 @@ def test_the_reference_tutorial_runs_on_a_third_of_its_cells(run, monkeypatch):
     monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length: tokenize(*args, max_length=max_length // 2))
     rows = run("reference_atlas.ipynb")["rows"]
     assert rows["bundled model"]["accuracy"] > rows["most frequent label"]["accuracy"] + 0.1
+
+
+def test_the_cell_states_tutorial_runs_on_a_third_of_its_cells(run, monkeypatch):
+    tokenize = sg.pp.tokenize
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length=128: tokenize(*args, max_length=max_length // 2))
+    scores = run("cell_states.ipynb", every=3)["adata"].uns["state_score"]["scores"]
+    assert scores.loc["expression", "auroc"] > scores.loc["embedding", "auroc"] > 0.5
