@@ -192,6 +192,10 @@ def test_scvi_stands_beside_on_request(compared, monkeypatch, caplog, recwarn):
     sg.tl.compare_embeddings(compared, "batch", "type", metrics="sklearn", baselines=["scvi"], n_repeats=1)
     assert sg.get.embedding_scores(compared).index.tolist() == ["X_geneformer", "scVI"]
     assert n_genes == [20]  # the most variable, as for the other baselines
+    again = sg.tl.compare_embeddings(
+        compared, "batch", "type", metrics="sklearn", baselines=["scvi"], n_repeats=1, copy=True
+    )
+    pd.testing.assert_frame_equal(sg.get.embedding_scores(again), sg.get.embedding_scores(compared))
     assert not [record for record in caplog.records if record.name.startswith("lightning")]
     assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002

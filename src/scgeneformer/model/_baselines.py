@@ -56,7 +56,7 @@ def _embed(
 def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> np.ndarray:
     """Latent space of an scVI of counts, (n_cells, n_genes), and batches, (n_cells,), trained with its defaults: float32 (n_cells, 10).
 
-    Random states are left as they were.
+    Random states are left as they were. Its tenth of cells for validation is drawn here, since scvi-tools draws it from no seed by default.
     """
     import scvi
     from anndata import AnnData
@@ -64,11 +64,14 @@ def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> 
     cells = AnnData(counts)
     cells.obs["batch"] = batches.astype(str)
     scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
+    drawn = np.random.default_rng(rng).permutation(len(batches))
+    n_validation = len(batches) // 10
+    parts = [drawn[n_validation:], drawn[:n_validation]]
     with generators_restored(device_of("auto")):
         torch.manual_seed(rng)
         model = scvi.model.SCVI(cells)
         with _lightning_quiet():
-            model.train(enable_progress_bar=False, logger=False)
+            model.train(enable_progress_bar=False, logger=False, datasplitter_kwargs={"external_indexing": parts})
         return np.asarray(model.get_latent_representation(), dtype=np.float32)
 
 
