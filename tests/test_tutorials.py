@@ -146,3 +146,16 @@ def test_the_cell_states_tutorial_runs_on_a_third_of_its_cells(run, monkeypatch)
     monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length=128: tokenize(*args, max_length=max_length // 2))
     scores = run("cell_states.ipynb", every=3)["adata"].uns["state_score"]["scores"]
     assert scores.loc["expression", "auroc"] > scores.loc["embedding", "auroc"] > 0.5
+
+
+def test_the_tutorial_of_networks_and_pairs_runs_on_fewer_cells_and_pairs(run, monkeypatch):
+    pytest.importorskip("igraph")
+    sample, cross_validate = pd.DataFrame.sample, sg.model.PairClassifier.cross_validate
+    monkeypatch.setattr(pd.DataFrame, "sample", lambda self, n, **options: sample(self, n // 2, **options))
+    few = {"n_repeats": 1, "max_pairs": 100, "splits": ["both_unseen", "random"]}
+    monkeypatch.setattr(
+        sg.model.PairClassifier, "cross_validate", lambda self, n, **options: cross_validate(self, n, **options | few)
+    )
+    auroc = run("networks_and_pairs.ipynb")["cv"].table["auroc"]
+    assert auroc["random", "uniform", "degree"] > 0.8  # popular genes suffice
+    assert auroc["both_unseen", "degree", "degree"] == 0.5
