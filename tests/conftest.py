@@ -47,3 +47,24 @@ def official(shared):
         return loaded[generation]
 
     return load
+
+
+@pytest.fixture
+def gene_lists(shared, official, tmp_path):
+    """A folder for `settings.data` with the five lists of genes; that of dosage is made from the official example and the tokens of V1."""
+    import pandas as pd
+
+    folder, vocabulary = tmp_path / "gene_lists", official("V1")
+    for name in ("gene_class_labels", "gene_labels_n1"):
+        (folder / name).mkdir(parents=True)
+        for path in (shared / "data" / name).glob("is_*.csv"):
+            (folder / name / path.name).symlink_to(path)
+    lists = pd.read_csv(shared / "data" / "gene_class_labels" / "dosage_sensitive_tfs.csv")
+    rows = [
+        f"{gene},{vocabulary.token_of([gene])[0]},{column == 'dosage_sensitive'}\n"
+        for column in ("dosage_sensitive", "dosage_insensitive")
+        for gene in lists[column].dropna()
+    ]
+    path = folder / "gene_class_labels" / "is_dosage_sensitive.csv"
+    path.write_bytes(("tf,id,sensitive\n" + "".join(rows)).encode())
+    return folder

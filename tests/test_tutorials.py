@@ -92,19 +92,20 @@ def test_outputs_name_no_folder_of_the_machine(path: Path):
 
 @pytest.fixture
 def run(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Run a notebook on every nth cell of its files, maps by the first two columns, and return its names."""
+    """Run a notebook on every nth cell of its files, with the first two columns for maps unless `maps`, and return its names."""
     import matplotlib.pyplot as plt
 
     def no_map(cells: ad.AnnData, **_: object) -> None:
         cells.obsm["X_umap"] = np.asarray(cells.obsm["X_geneformer"])[:, :2]
 
-    def run_on(name: str, *, every: int = 1) -> dict:
+    def run_on(name: str, *, every: int = 1, maps: bool = False) -> dict:
         read = ad.read_h5ad
         monkeypatch.setenv("SCGENEFORMER_SHARED", str(shared))
         monkeypatch.setattr(ad, "read_h5ad", lambda path: read(path)[::every].copy())
         monkeypatch.setattr(sg.settings, "progress", sg.settings.progress)  # which the notebook sets
-        monkeypatch.setattr(sc.pp, "neighbors", lambda *_, **__: None)
-        monkeypatch.setattr(sc.tl, "umap", no_map)
+        if not maps:
+            monkeypatch.setattr(sc.pp, "neighbors", lambda *_, **__: None)
+            monkeypatch.setattr(sc.tl, "umap", no_map)
         names: dict = {}
         for source in sources(ROOT / "tutorials" / name):
             exec(compile(source, name, "exec"), names)
@@ -159,3 +160,24 @@ def test_the_tutorial_of_networks_and_pairs_runs_on_fewer_cells_and_pairs(run, m
     auroc = run("networks_and_pairs.ipynb")["cv"].table["auroc"]
     assert auroc["random", "uniform", "degree"] > 0.8  # popular genes suffice
     assert auroc["both_unseen", "degree", "degree"] == 0.5
+
+
+@pytest.fixture
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are tokenized to their 192 highest ranks."""
+    tokenize = sg.pp.tokenize
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, **options: tokenize(*args, max_length=192, **options))
+
+
+def test_the_tutorial_of_gene_classes_runs_on_shorter_rows(run, short_rows, gene_lists, monkeypatch):
+    monkeypatch.setattr(sg.settings, "data", gene_lists)
+    result = run("gene_tasks.ipynb")["result"]
+    assert {"interactions", "expression level", "expression profile", "classifier"} <= set(result.index.levels[1])
+    assert result.loc[("targets of NOTCH1", "classifier"), "n_rarest"] > 20
+
+
+def test_the_citeseq_tutorial_runs_on_a_third_of_its_cells(run, short_rows):
+    pytest.importorskip("muon")
+    names = run("citeseq.ipynb", every=3, maps=True)
+    assert (names["r2_table"].mean() > 0).all()  # both say more than the mean
+    assert names["mdata"].uns["neighbors"]["params"]["method"]

@@ -98,19 +98,10 @@ def test_lists_of_the_tasks(name: str, shared: Path) -> None:
     assert {gene[:4] for gene in first | second} == {"ENSG"}
 
 
-def test_dosage_sensitive_genes_are_those_of_the_official_example(shared: Path, official, tmp_path: Path) -> None:
+def test_dosage_sensitive_genes_are_those_of_the_official_example(shared: Path, gene_lists: Path) -> None:
     """The file that is pinned lists them with their tokens in V1; it is made here from both, and its hash holds."""
     lists = pd.read_csv(shared / "data" / "gene_class_labels" / "dosage_sensitive_tfs.csv")
-    vocabulary = official("V1")
-    rows = [
-        f"{gene},{vocabulary.token_of([gene])[0]},{sensitive}\n"
-        for name, sensitive in (("dosage_sensitive", True), ("dosage_insensitive", False))
-        for gene in lists[name].dropna()
-    ]
-    path = tmp_path / "gene_class_labels" / "is_dosage_sensitive.csv"
-    path.parent.mkdir()
-    path.write_bytes(("tf,id,sensitive\n" + "".join(rows)).encode())
-    with sg.settings.override(data=tmp_path, offline=True):
+    with sg.settings.override(data=gene_lists, offline=True):
         classes = sg.datasets.gene_classes("dosage_sensitivity")
     assert classes["sensitive"] == lists["dosage_sensitive"].dropna().tolist()
     assert classes["insensitive"] == lists["dosage_insensitive"].dropna().tolist()

@@ -45,9 +45,10 @@ def score_sets(
     """Score cells by how near they lie to sets of genes in the embedding, against random sets, beside the expression of the sets.
 
     Cells and genes are embedded in one space, a cell as the mean of its genes. The score of a cell is the cosine similarity of its embedding, less
-    the mean of all cells, with the mean embedding of the set's genes, less that of all genes. Genes count that a cell does not express itself, which
-    is why one would want such a score where few genes are detected. Any set lies nearer to some cells than to others; therefore the score is in
-    standard deviations of random sets of as many genes, each drawn among genes of like detection and rank.
+    the mean of all cells, with the mean embedding of the set's genes, less that of all genes. Genes count that a cell does not express itself.
+    Any set lies nearer to some cells than to others; therefore the score is in standard deviations of random sets of as many genes, each drawn among
+    genes of like detection and rank. The expression of the set told more in every comparison made so far, in thin cells too (see the page
+    *Batches and axes*), and is written beside.
 
     Parameters
     ----------
