@@ -19,7 +19,7 @@ FLOORS = [  # imports point to lower lines, or stay within a room
     {"_settings", "_version", "_docs", "_files", "_run_folder"},
     {"_gene_sets"},
     {"_keys"},
-    {"_slots", "_unknown", "_provenance"},
+    {"_slots", "_unknown", "_embeddings"},
     {"tokens", "stats", "evaluation"},
     {"nn"},
     {"engine", "hub"},

@@ -44,6 +44,9 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     {'ISGF3': ['STAT1', 'STAT2', 'IRF9']}
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        msg = f"There is no file {path} with gene sets."
+        raise FileNotFoundError(msg)
     check_no_pipe(path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if suffix == ".gmt":

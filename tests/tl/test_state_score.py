@@ -7,7 +7,9 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from scanpy import logging as logg
 from scipy import sparse
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import scgeneformer as sg
@@ -110,3 +112,27 @@ def test_bad_input_is_named_and_nothing_is_written(cells, name):
         sg.tl.state_score(cells, **AXIS | changed)
     assert list(cells.obs) == before
     assert "state_score" not in cells.uns
+
+
+def test_places_that_follow_depth_are_told(cells, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logg, "warning", messages.append)
+    sg.tl.state_score(cells, **AXIS, n_bootstrap=0)
+    table = cells.uns["state_score"]["scores"]
+    placed = cells.obs["state_score"].notna()
+    n_genes = (cells.X.toarray() > 0).sum(1)
+    for name, column in (("embedding", "state_score"), ("expression", "state_score_expression")):
+        expected = [
+            spearmanr(
+                cells.obs.loc[placed & (cells.obs["state"] == state), column],
+                n_genes[placed & (cells.obs["state"] == state)],
+            )[0]
+            for state in ("sick", "well")
+        ]
+        assert table.loc[name, "depth"] == pytest.approx(np.mean(expected))
+    assert messages == []
+    cells.obsm["X_geneformer"] = (n_genes[:, None] + [[0.0, 1.0]]).astype(np.float32)
+    cells.obsm["X_geneformer"][cells.obs["state"] == "well"] += 1
+    sg.tl.state_score(cells, **AXIS, n_bootstrap=0)
+    assert abs(cells.uns["state_score"]["scores"].loc["embedding", "depth"]) > 0.9
+    assert any("follow the number of genes detected" in text for text in messages)

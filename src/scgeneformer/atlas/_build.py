@@ -9,9 +9,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import stats
-from scgeneformer._provenance import provenance
-
-from ._embedding import read_rep
+from scgeneformer._embeddings import provenance, read_embedding
 
 MOST_HELD_OUT, SHARE_HELD_OUT = 20_000, 0.1
 
@@ -41,10 +39,7 @@ def build(
     adata, slot = keys.as_adata(data, mod), f"{name}.obs"
     classes = pd.Categorical(keys.obs_column(data, labels, mod, slot=slot)).remove_unused_categories()
     keys.slot_names(classes.categories, f"Labels in {slot}[{labels!r}]")
-    points = read_rep(adata, use_rep, name)
-    if points.ndim != 2:
-        msg = f"{name}.obsm[{use_rep!r}] has the shape {points.shape}, but a representation has a row for each cell. Embed the cells anew."
-        raise ValueError(msg)
+    points = read_embedding(adata, use_rep, name=name).astype(np.float32, copy=False)
     labelled = np.isfinite(points).all(axis=1) & (classes.codes >= 0)
     if not labelled.any():
         msg = f"No cell of the reference has both a label in .obs[{labels!r}] and a place in .obsm[{use_rep!r}]."

@@ -10,10 +10,8 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import stats
-from scgeneformer._provenance import check_alike, provenance
+from scgeneformer._embeddings import check_alike, provenance, read_embedding
 from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
-
-from ._embedding import read_rep
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -119,7 +117,7 @@ def read_query(reference: Reference, data: AnnData) -> np.ndarray:
         If it was made in another way, or is NaN in all cells.
     """
     use_rep, width = reference.use_rep, reference.points.shape[1]
-    points = read_rep(data, use_rep, "adata", reference.embedding)
+    points = read_embedding(data, use_rep, name="adata", like=reference.embedding).astype(np.float32, copy=False)
     if points.shape[1:] != (width,):
         msg = f".obsm[{use_rep!r}] has {points.shape[-1]} columns in adata, {width} in the reference. Embed both alike."
         raise ValueError(msg)

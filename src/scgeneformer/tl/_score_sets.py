@@ -12,6 +12,7 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
+from scgeneformer._embeddings import read_embedding
 from scgeneformer._gene_sets import read_gene_sets, sets_of_table
 from scgeneformer.tokens import token_params
 
@@ -183,7 +184,11 @@ def _embeddings(cells: AnnData, embedding: str) -> tuple[np.ndarray, np.ndarray,
     if params.get("pooling") != "mean":
         msg = f"Cells in .obsm[{slot!r}] are read from {params.get('pooling')!r}, not the mean of genes, and so not in one space with them. Run `{CURE}`."
         raise ValueError(msg)
-    of_cells, of_genes = (np.asarray(x, dtype=np.float64) for x in (cells.obsm[slot], cells.varm[name]))
+    of_cells, of_genes = (x.astype(np.float64) for x in (read_embedding(cells, slot), np.asarray(cells.varm[name])))
+    of_cells[~np.isfinite(of_cells).all(axis=1)] = np.nan
+    if np.isnan(of_cells).all():
+        msg = f"No cell has a place in .obsm[{slot!r}]. Run `{CURE}` again."
+        raise ValueError(msg)
     return of_cells, of_genes, params
 
 
@@ -203,7 +208,7 @@ def _columns_of_sets(
     """Columns of `var` of the genes of each set, of those that are `usable`; without sets of fewer than `min_genes`."""
     from scanpy import logging as logg
 
-    found = {name: np.unique(keys.gene_columns(cells, genes)) for name, genes in by_name.items()}
+    found = {name: np.unique(keys.gene_columns(cells, genes)).astype(np.int64) for name, genes in by_name.items()}
     found = {name: columns[(columns >= 0) & usable[columns]] for name, columns in found.items()}
     small = [name for name, columns in found.items() if len(columns) < min_genes]
     if len(small) == len(found):

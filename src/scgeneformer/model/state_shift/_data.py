@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scgeneformer._embeddings import read_embedding
 from scgeneformer.model.data._gene_labels import few
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def read_counts(adata: AnnData, layer: str | None) -> Any:
     return values
 
 
-def read_embedding(adata: AnnData, key: str) -> np.ndarray:
-    """An embedding of cells, float32 (n_obs, width).
+def read_placed(adata: AnnData, key: str) -> np.ndarray:
+    """An embedding in which every cell has a place, float32 (n_obs, width).
 
     Raises
     ------
@@ -94,13 +95,7 @@ def read_embedding(adata: AnnData, key: str) -> np.ndarray:
     ValueError
         If it is no matrix of numbers, or cells have no place in it.
     """
-    if key not in adata.obsm:
-        msg = f"No .obsm[{key!r}]; there are {list(adata.obsm)}. Run `sg.tl.embed(adata)` first, or name an embedding by use_rep=."
-        raise KeyError(msg)
-    values = np.asarray(adata.obsm[key])
-    if values.ndim != 2 or values.dtype.kind not in "iuf":
-        msg = f".obsm[{key!r}] is no matrix of numbers. Name an embedding by use_rep=."
-        raise ValueError(msg)
+    values = read_embedding(adata, key)
     missing = ~np.isfinite(values).all(axis=1)
     if missing.any():
         msg = (

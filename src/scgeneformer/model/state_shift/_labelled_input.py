@@ -11,12 +11,12 @@ from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 
 from scgeneformer._arguments import checked
-from scgeneformer._provenance import check_alike, provenance
+from scgeneformer._embeddings import check_alike, provenance
 from scgeneformer.model._savable import SavableModel
 from scgeneformer.model.data._fields import check_setup_words
 from scgeneformer.model.data._gene_labels import few
 
-from ._data import aligned, check_labels, read_counts, read_embedding, read_labels
+from ._data import aligned, check_labels, read_counts, read_labels, read_placed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,7 +88,7 @@ class LabelledInput(SavableModel):
             read_counts(adata, layer)
             fields.append(LayerField(REGISTRY_KEYS.X_KEY, layer, correct_data_format=False))
         else:
-            read_embedding(adata, use_rep)
+            read_placed(adata, use_rep)
             fields.append(ObsmField(REGISTRY_KEYS.X_KEY, use_rep, correct_data_format=False))
         if "source_registry" in kwargs:
             _check_same(adata, fields, kwargs["source_registry"]["field_registries"])
@@ -100,7 +100,7 @@ class LabelledInput(SavableModel):
         """Counts of the genes of this model, CSR, or the embedding of cells, (n_rows, n_features)."""
         if self._use_rep is None:
             return aligned(read_counts(adata, self._layer)[rows], adata.var_names, self._features)
-        values = read_embedding(adata, self._use_rep)[rows]
+        values = read_placed(adata, self._use_rep)[rows]
         if values.shape[1] != len(self._features):
             msg = (
                 f".obsm[{self._use_rep!r}] has {values.shape[1]} columns, but this model was trained on {len(self._features)}. "

@@ -14,14 +14,14 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from scgeneformer import stats
 from scgeneformer._arguments import checked
-from scgeneformer._provenance import provenance
+from scgeneformer._embeddings import provenance
 from scgeneformer._settings import settings
 from scgeneformer.model.data._gene_labels import few
 from scgeneformer.model.data._splits import draw_cells
 from scgeneformer.model.training._random import generators_restored, seed_generators
 from scgeneformer.model.training._train import device_of
 
-from ._data import read_embedding, read_labels
+from ._data import read_labels, read_placed
 from ._labelled_input import LabelledInput
 from ._module import StateShiftModule
 
@@ -134,7 +134,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
             )
         if adata is not None and self._use_rep is not None:
             self.embedding_ = provenance(adata, self._use_rep)
-            embedding = read_embedding(adata, self._use_rep)
+            embedding = read_placed(adata, self._use_rep)
             sd = embedding.std(axis=0)
             self.module.center.copy_(torch.from_numpy(embedding.mean(axis=0)))
             self.module.scale.copy_(torch.from_numpy(np.where(sd > 0, sd, 1)))

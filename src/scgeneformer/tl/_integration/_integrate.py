@@ -8,6 +8,7 @@ from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._arguments import checked
+from scgeneformer._embeddings import read_embedding
 from scgeneformer.tl._expression import threads_of_torch_kept
 
 from ._batches import categories_of, check_condition, composition
@@ -173,14 +174,9 @@ def points_of(cells: AnnData, use_rep: str) -> np.ndarray:
     KeyError
         If there is none.
     ValueError
-        If no cell has a place in it.
+        If it is no matrix of numbers, or no cell has a place in it.
     """
-    if use_rep not in cells.obsm:
-        msg = f"No representation in .obsm[{use_rep!r}]. Run `sg.tl.embed(adata)` first, or name another by `use_rep`."
-        raise KeyError(msg)
-    stored = cells.obsm[use_rep]
-    points = np.asarray(stored.compute() if hasattr(stored, "compute") else stored)
-    points = points if points.dtype in (np.float32, np.float64) else points.astype(np.float32)
+    points = read_embedding(cells, use_rep)
     if not np.isfinite(points).all(axis=1).any():
         msg = f"No cell has a place in .obsm[{use_rep!r}]: all its rows have NaN."
         raise ValueError(msg)

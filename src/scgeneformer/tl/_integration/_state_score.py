@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 CURE = "Name the one with counts by `layer=`."
+DEEP = 0.5  # rank correlation with the number of genes above which a place follows depth
 
 
 @checked
@@ -84,7 +85,8 @@ def state_score(
         place in the embedding, or without a donor.
     ``.uns[key_added]["scores"]``
         DataFrame with a row for each of these: ``auroc``, how well it tells the two states apart, with ``auroc_low`` and ``auroc_high``, 95 % by
-        bootstrap over donors if there are three, else over cells (``params["resampled"]``).
+        bootstrap over donors if there are three, else over cells (``params["resampled"]``); and ``depth``, the Spearman correlation of the place
+        with the number of genes detected in a cell, mean over the two states: a place that follows depth says little of states.
     ``.uns[key_added]["params"]``
         Parameters, numbers of cells and donors.
 
@@ -95,6 +97,10 @@ def state_score(
     ValueError
         If a state has no cells or, with `donor`, cells of one donor only, there are no counts, or a slot holds something else than an
         earlier result.
+
+    Warns
+    -----
+    By the log, where the place in the embedding follows the number of genes detected.
 
     Examples
     --------
@@ -141,6 +147,11 @@ def state_score(
     profile = log_profile(cells, rows, layer=layer, tokens_key=tokens_key, cure=CURE).X
     by_rep["expression"] = embeddings.held_out_positions(profile, states, donors, rng=rng)
     table, units = _table(by_rep, states, donors, n_bootstrap, rng)
+    table["depth"] = _follows_depth(by_rep, states, np.diff(profile.indptr))
+    if abs(depth := table.loc["embedding", "depth"]) > DEEP:
+        logg.warning(
+            f"Places in the embedding follow the number of genes detected in a cell (rank correlation {depth:.2f} within states)."
+        )
     values: dict[str, Any] = {}
     for name, positions in by_rep.items():
         of_all = np.full(cells.n_obs, np.nan)
@@ -182,6 +193,15 @@ def _states(column: pd.Series, groupby: str, source: Hashable, target: Hashable)
             raise ValueError(msg)
         states[inside] = code
     return states
+
+
+def _follows_depth(by_rep: dict[str, np.ndarray], states: np.ndarray, n_genes: np.ndarray) -> pd.Series:
+    """Spearman correlation of places with the number of genes detected, mean over the two states; NaN where one of them does not vary."""
+    places = pd.DataFrame(by_rep | {"genes": n_genes})
+    of_states = [
+        places[states == state].corr(method="spearman")["genes"] for state in (embeddings.SOURCE, embeddings.TARGET)
+    ]
+    return pd.concat(of_states, axis=1).mean(axis=1, skipna=False)
 
 
 def _table(

@@ -1,10 +1,11 @@
-"""How an embedding was made, and whether two of them can be compared."""
+"""Embeddings of cells: their numbers, how they were made, and whether two of them can be compared."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import sparse
 
 from . import _keys as keys
 
@@ -14,6 +15,42 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 COMPARED = ("weights_sha256", "vocabulary_hash", "pooling", "emb_layer")
+
+
+def read_embedding(
+    adata: AnnData, use_rep: str, *, name: str = "", like: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """An embedding of cells in memory, float32 or float64 (n_obs, d).
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    use_rep
+        Slot in ``.obsm``.
+    name
+        What errors call the cells.
+    like
+        `provenance` of an embedding that this one is to be like.
+
+    Raises
+    ------
+    KeyError
+        If there is none; the error says how to make it.
+    ValueError
+        If it is no matrix of numbers.
+    """
+    if use_rep not in adata.obsm:
+        call = embed_call(name or "adata", use_rep, like or {})
+        msg = f"No representation in {name}.obsm[{use_rep!r}]. Run {call} first, or name another by `use_rep`."
+        raise KeyError(msg)
+    stored = adata.obsm[use_rep]
+    stored = stored.compute() if hasattr(stored, "compute") else stored
+    values = np.asarray(stored.toarray() if sparse.issparse(stored) else stored)
+    if values.ndim != 2 or values.dtype.kind not in "iufb":
+        msg = f"{name}.obsm[{use_rep!r}] is no matrix of numbers: its shape is {values.shape} and its type {values.dtype}. Name an embedding by `use_rep`."
+        raise ValueError(msg)
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
 
 def provenance(adata: AnnData, use_rep: str) -> dict[str, Any]:
