@@ -162,22 +162,17 @@ def test_the_tutorial_of_networks_and_pairs_runs_on_fewer_cells_and_pairs(run, m
     assert auroc["both_unseen", "degree", "degree"] == 0.5
 
 
-@pytest.fixture
-def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells are tokenized to their 192 highest ranks."""
+def test_the_tutorial_of_gene_classes_runs_on_shorter_rows(run, gene_lists, monkeypatch):
     tokenize = sg.pp.tokenize
     monkeypatch.setattr(sg.pp, "tokenize", lambda *args, **options: tokenize(*args, max_length=192, **options))
-
-
-def test_the_tutorial_of_gene_classes_runs_on_shorter_rows(run, short_rows, gene_lists, monkeypatch):
     monkeypatch.setattr(sg.settings, "data", gene_lists)
     result = run("gene_tasks.ipynb")["result"]
     assert {"interactions", "expression level", "expression profile", "classifier"} <= set(result.index.levels[1])
     assert result.loc[("targets of NOTCH1", "classifier"), "n_rarest"] > 20
 
 
-def test_the_citeseq_tutorial_runs_on_a_third_of_its_cells(run, short_rows):
+def test_the_citeseq_tutorial_runs_on_half_of_its_cells(run):
     pytest.importorskip("muon")
-    names = run("citeseq.ipynb", every=3, maps=True)
+    names = run("citeseq.ipynb", every=2, maps=True)  # muon looks among 200 neighbours, and crashes with fewer cells
     assert (names["r2_table"].mean() > 0).all()  # both say more than the mean
     assert names["mdata"].uns["neighbors"]["params"]["method"]

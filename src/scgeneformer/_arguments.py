@@ -51,6 +51,7 @@ RULES: dict[str, tuple[str, Predicate]] = {
             "max_pairs",
             "max_targets",
             "min_cells",
+            "min_genes",
             "n_edges",
             "n_genes",
             "top_k",

@@ -237,7 +237,7 @@ BAD = {
     "no layer": (lambda a: None, {"layer": "raw"}, KeyError, r"No \.layers\['raw'\]"),
     "names": (lambda a: setattr(a, "var_names", ["g"] * 12), {}, ValueError, "var_names_make_unique"),
     "both": (lambda a: None, {"use_rep": "X_geneformer"}, ValueError, "leave one of them out"),
-    "no embedding": (lambda a: None, {"layer": None, "use_rep": "X_umap"}, KeyError, r"No \.obsm\['X_umap'\].*sg\.tl\.embed"),
+    "no embedding": (lambda a: None, {"layer": None, "use_rep": "X_umap"}, KeyError, r"No representation in \.obsm\['X_umap'\].*sg\.tl\.embed"),
     "NaN embedding": (
         lambda a: a.obsm["X_geneformer"].__setitem__((3, 1), np.nan),
         {"layer": None, "use_rep": "X_geneformer"}, ValueError, r"1 cells have NaN in \.obsm\['X_geneformer'\]",

@@ -130,7 +130,9 @@ def perturb_sets(
     ['ISGF3', 'STAT1+STAT2']
     """
     by_name = _read(sets, anchor)
-    nested = isinstance(by_name, Mapping) or any(not isinstance(genes, str) for genes in by_name or ())
+    nested = isinstance(by_name, Mapping) or any(
+        not isinstance(genes, str) for genes in (() if by_name is None else by_name)
+    )
     if by_name is None and anchor is None:
         msg = "Name `sets` of genes, such as {'name': ['A', 'B']}, or an `anchor`. Single genes are perturbed by `sg.tl.perturb`."
         raise TypeError(msg)
