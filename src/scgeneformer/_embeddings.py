@@ -48,7 +48,7 @@ def read_embedding(
     stored = stored.compute() if hasattr(stored, "compute") else stored
     values = np.asarray(stored.toarray() if sparse.issparse(stored) else stored)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
-        msg = f"{name}.obsm[{use_rep!r}] is no matrix of numbers: its shape is {values.shape} and its type {values.dtype}. Name an embedding by `use_rep`."
+        msg = f"{name}.obsm[{use_rep!r}] is no matrix of numbers, but has shape {values.shape} and type {values.dtype}. Name an embedding by `use_rep`."
         raise ValueError(msg)
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
