@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Shape(Protocol):
     def poolings(self) -> tuple[str, ...]: ...
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network that turns the tokens of cells into states.
 
     Attributes
@@ -69,10 +70,11 @@ class Backbone(nn.Module):
     config: Shape
 
     @property
+    @abstractmethod
     def token_vectors(self) -> Tensor:
         """The vector of each token before the first block, (V, H)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(
         self,
         tokens: Tensor,
@@ -83,7 +85,21 @@ class Backbone(nn.Module):
         ranks: Tensor | None = None,
     ) -> Any:
         """Hidden states after `n_layers` blocks, all by default; arguments as of :meth:`Encoder.forward`."""
-        raise NotImplementedError
+
+    def n_to_run(self, n_layers: int | None) -> int:
+        """How many blocks `n_layers` asks for, None for all.
+
+        Raises
+        ------
+        ValueError
+            If there are not so many.
+        """
+        n_blocks = self.config.n_layers
+        if n_layers is not None and not 0 <= n_layers <= n_blocks:
+            what = "decoder" if self.causal else "encoder"
+            msg = f"n_layers={n_layers} is outside 0 to {n_blocks}, the number of blocks of this {what}."
+            raise ValueError(msg)
+        return n_blocks if n_layers is None else n_layers
 
     def check_offers(self, ability: Ability, verb: str) -> None:
         """Refuse `verb`, which needs `ability`.

@@ -43,18 +43,21 @@ _MOST = {
 _MOST_WEIGHTS = 2 * 10**10
 
 
-def check_sizes(config: Any, n_weights: int) -> None:
-    """Refuse a config with a size that no model has, before memory is claimed for it.
+def check_config(config: Any) -> None:
+    """Refuse a config, which has a method `_n_weights`, with a field of another type, or with a size that no model has, before memory is claimed for it.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If it has one.
     """
+    for name, annotation in config.__annotations__.items():
+        check(name, annotation, getattr(config, name))
     for name, most in _MOST.items():
         if getattr(config, name, 0) > most:
             msg = f"{name}={getattr(config, name):,} is more than {most:,}, the most that a model may have."
             raise ValueError(msg)
+    n_weights = config._n_weights()
     if n_weights > _MOST_WEIGHTS:
         msg = f"A model of {config.n_layers:,} layers of width {config.width:,} would have {n_weights:.1e} weights, more than {_MOST_WEIGHTS:.0e}."
         raise ValueError(msg)
@@ -131,9 +134,7 @@ class EncoderConfig:
     n_decoder_layers: int = 0
 
     def __post_init__(self) -> None:
-        for name, annotation in self.__annotations__.items():
-            check(name, annotation, getattr(self, name))
-        check_sizes(self, self._n_weights())
+        check_config(self)
         if self.width % self.n_heads:
             msg = f"width={self.width} must be a multiple of n_heads={self.n_heads}."
             raise ValueError(msg)

@@ -201,10 +201,7 @@ class Encoder(Backbone):
         -------
         Hidden states (B, L or Q, H); with `attention` a pair of them and a list of (B, N, L, L).
         """
-        n_layers = self.config.n_layers if n_layers is None else n_layers
-        if not 0 <= n_layers <= self.config.n_layers:
-            msg = f"n_layers={n_layers} is outside 0 to {self.config.n_layers}, the number of blocks of this encoder."
-            raise ValueError(msg)
+        n_layers = self.n_to_run(n_layers)
         if tokens.shape[1] > self.config.max_length:
             msg = f"Rows of {tokens.shape[1]} tokens are longer than this encoder's {self.config.max_length} positions."
             raise ValueError(msg)

@@ -220,10 +220,7 @@ class Llama(Backbone):
         -------
         Hidden states (B, L or Q, H).
         """
-        n_layers = self.config.n_layers if n_layers is None else n_layers
-        if not 0 <= n_layers <= self.config.n_layers:
-            msg = f"n_layers={n_layers} is outside 0 to {self.config.n_layers}, the number of blocks of this decoder."
-            raise ValueError(msg)
+        n_layers = self.n_to_run(n_layers)
         start = 0 if cache is None else cache.length
         stop = start + tokens.shape[1]
         if stop > self.config.max_length:

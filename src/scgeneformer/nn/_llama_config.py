@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from scgeneformer._arguments import check
 
-from ._config import check_sizes
+from ._config import check_config
 
 # ours -> Hugging Face's LlamaConfig
 _HF_NAMES = {
@@ -146,9 +146,7 @@ class LlamaConfig:
     emb_layer: int = 0
 
     def __post_init__(self) -> None:
-        for name, annotation in self.__annotations__.items():
-            check(name, annotation, getattr(self, name))
-        check_sizes(self, self._n_weights())
+        check_config(self)
         if self.n_heads % self.n_kv_heads:
             msg = f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}."
             raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer.nn._backbone import Backbone
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 POOLING = "classifier_pooling"  # pooling of a cell classifier, below which id tokens are no genes, and its head, if not BERT's
 HEAD = "gene_classifier_head"  # that of a gene classifier, if not BERT's
+
+_LAYER = re.compile(r"((?:encoder\.)?blocks\.)(\d+)")  # of the backbone, in names of ours
 
 # Ours -> Hugging Face's, by the longest matching prefix; "{}" stands for the number of a layer.
 BERT = {
@@ -137,13 +140,18 @@ def names_of(model: nn.Module) -> dict[str, str]:
     bare = isinstance(model, Backbone)  # its names lack "encoder.", and BertModel's lack "bert."
     table = {}
     for name in model.state_dict():
-        full = f"encoder.{name}" if bare else name
-        layer = full.split(".")[2] if full.startswith("encoder.blocks.") else ""
-        pattern = full.replace(f".{layer}.", ".{}.", 1) if layer else full
-        ours = max((p for p in prefixes if pattern.startswith(p)), key=len)
-        theirs = (prefixes[ours] + pattern.removeprefix(ours)).replace("{}", layer)
+        theirs = renamed(f"encoder.{name}" if bare else name, prefixes)
         table[name] = theirs.removeprefix(root) if bare else theirs
     return table
+
+
+def renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    """Their name of a weight of ours, by the longest of `prefixes` that matches; "{}" stands for the number of a layer."""
+    layer = _LAYER.match(name)
+    pattern = name if layer is None else f"{layer[1]}{{}}{name[layer.end(2) :]}"
+    ours = max((prefix for prefix in prefixes if pattern.startswith(prefix)), key=len)
+    theirs = prefixes[ours] + pattern.removeprefix(ours)
+    return theirs if layer is None else theirs.replace("{}", layer[2])
 
 
 def kind_of(config: Mapping[str, Any], names: Collection[str]) -> type:

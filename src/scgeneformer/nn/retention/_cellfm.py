@@ -206,11 +206,7 @@ class CellFM(Backbone):
         ValueError
             If shapes disagree, there is no such layer, or `totals` are given to a model without tokens for them.
         """
-        config = self.config
-        n_layers = config.n_layers if n_layers is None else n_layers
-        if not 0 <= n_layers <= config.n_layers:
-            msg = f"n_layers={n_layers} is outside 0 to {config.n_layers}, the number of blocks of this encoder."
-            raise ValueError(msg)
+        config, n_layers = self.config, self.n_to_run(n_layers)
         if values.shape != tokens.shape:
             msg = f"values have shape {tuple(values.shape)}, and tokens {tuple(tokens.shape)}: a value belongs to each gene."
             raise ValueError(msg)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scgeneformer._arguments import check
-from scgeneformer.nn._config import check_sizes
+from scgeneformer.nn._config import check_config
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,17 @@ class CellFMConfig:
     emb_layer: int = 0
 
     def __post_init__(self) -> None:
-        for name, annotation in self.__annotations__.items():
-            check(name, annotation, getattr(self, name))
-        check_sizes(self, 8 * self.n_layers * self.width**2 + self.vocab_size * self.width)
+        check_config(self)
         if self.width % self.n_heads:
             msg = f"width={self.width} must be a multiple of n_heads={self.n_heads}."
             raise ValueError(msg)
         if self.vocab_size % 8:
             msg = f"vocab_size={self.vocab_size} must be a multiple of 8, to which the table of genes is padded."
             raise ValueError(msg)
+
+    def _n_weights(self) -> int:
+        """Number of weights, but for norms and the encoders of values."""
+        return 8 * self.n_layers * self.width**2 + self.vocab_size * self.width
 
     @property
     def residual_scale(self) -> float:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from scgeneformer.nn._weights import checked
+from scgeneformer.nn.checkpoints._layouts import renamed
 from scgeneformer.nn.checkpoints._mindspore import read_mindspore
 
 from ._cellfm import CellFM
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# ours -> theirs, by the longest matching prefix; "{}" stands for the number of a layer
+# ours -> theirs, see `renamed`
 _NAMES = {
     "gene.weight": "gene_emb",
     "cls": "cls_token",
@@ -70,7 +71,7 @@ def load_cellfm(path: str | Path, n_genes: int, *, head_width: int = HEAD_WIDTH)
     model = CellFM(_config(path, weights, n_genes, head_width))
     state = {}
     for ours, value in model.state_dict().items():
-        theirs = _theirs(ours)
+        theirs = renamed(ours, _NAMES)
         if theirs not in weights:
             msg = f"{path} has no weights {theirs!r}, which CellFM needs."
             raise KeyError(msg)
@@ -102,10 +103,3 @@ def _config(path: str | Path, weights: dict[str, Tensor], n_genes: int, head_wid
         n_bins=len(bins),
         totals="ST_emb" in weights,
     )
-
-
-def _theirs(ours: str) -> str:
-    layer = ours.split(".")[1] if ours.startswith("blocks.") else ""
-    pattern = ours.replace(f".{layer}.", ".{}.", 1) if layer else ours
-    prefix = max((name for name in _NAMES if pattern.startswith(name)), key=len)
-    return (_NAMES[prefix] + pattern.removeprefix(prefix)).replace("{}", layer)
