@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -57,6 +58,13 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
         f"{path} is not a file of gene sets: its name must end in .gmt, {', '.join(_TABLES)}, or one of these and .gz."
     )
     raise ValueError(msg)
+
+
+def as_gene_sets(sets: Any) -> Any:
+    """Sets of a table, or of the file at a path, by their names; anything else as it is."""
+    if isinstance(sets, pd.DataFrame):
+        return sets_of_table(sets)
+    return read_gene_sets(sets) if isinstance(sets, str | Path) else sets
 
 
 def sets_of_table(table: pd.DataFrame, name: str = "`sets`") -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._embeddings import read_embedding
-from scgeneformer._gene_sets import read_gene_sets, sets_of_table
+from scgeneformer._gene_sets import as_gene_sets
 from scgeneformer.tokens import token_params
 
 from ._expression import log_profile
@@ -22,6 +21,7 @@ from ._perturbation._write import columns_by_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
@@ -162,9 +162,7 @@ _COUNTS = "Scores stand beside those of expression, which need the counts that w
 
 
 def _by_name(sets: Any) -> Mapping[str, Sequence[str]]:
-    if isinstance(sets, pd.DataFrame):
-        return sets_of_table(sets)
-    by_name = read_gene_sets(sets) if isinstance(sets, str | Path) else sets
+    by_name: Mapping[str, Sequence[str]] = as_gene_sets(sets)
     lone = [name for name, genes in by_name.items() if isinstance(genes, str)]
     if lone or not by_name:
         msg = "`sets` must be lists of genes by name, such as {'ISGF3': ['STAT1', 'STAT2', 'IRF9']}."

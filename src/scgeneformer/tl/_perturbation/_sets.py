@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
-from scgeneformer._gene_sets import read_gene_sets, sets_of_table
+from scgeneformer._gene_sets import as_gene_sets
 
 from ._options import DOCS, PerturbOptions
 from ._run import run_perturbation
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any, Literal
 
     import numpy as np
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
@@ -129,7 +128,8 @@ def perturb_sets(
     >>> list(adata.obsm["shift_sets"])
     ['ISGF3', 'STAT1+STAT2']
     """
-    by_name = _read(sets, anchor)
+    is_gene = anchor is not None and isinstance(sets, str)  # which goes with the anchor
+    by_name: Any = sets if is_gene else as_gene_sets(sets)
     nested = isinstance(by_name, Mapping) or any(
         not isinstance(genes, str) for genes in (() if by_name is None else by_name)
     )
@@ -171,10 +171,3 @@ def perturb_sets(
     return run_perturbation(
         "tl.perturb_sets", adata, model, options, genes=genes, sets=together, anchor=anchor, mod=mod, copy=copy
     )
-
-
-def _read(sets: Any, anchor: str | None) -> Any:
-    """Sets of a table or a file by their names, and anything else as it is."""
-    if isinstance(sets, pd.DataFrame):
-        return sets_of_table(sets)
-    return read_gene_sets(sets) if isinstance(sets, Path | str) and anchor is None else sets
