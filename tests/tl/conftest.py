@@ -27,6 +27,18 @@ def vocabulary(adata) -> sg.Vocabulary:
     return sg.Vocabulary.from_adata(adata[:, :28].copy(), name="small", max_length=64, special_tokens=True)
 
 
+def saved(model, vocabulary, folder):
+    """The folder, with the model in it, whose weights are moved from their small start."""
+    import torch
+
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    sg.nn.save_checkpoint(folder, model)
+    vocabulary.save(folder / "vocabulary.json")
+    return folder
+
+
 @pytest.fixture
 def folder(vocabulary, tmp_path):
     """A model folder as the hub takes it."""
@@ -43,12 +55,7 @@ def folder(vocabulary, tmp_path):
             max_length=vocabulary.max_length,
         )
     )
-    with torch.no_grad():
-        for p in encoder.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    sg.nn.save_checkpoint(tmp_path / "model", encoder)
-    vocabulary.save(tmp_path / "model" / "vocabulary.json")
-    return tmp_path / "model"
+    return saved(encoder, vocabulary, tmp_path / "model")
 
 
 @pytest.fixture
@@ -75,9 +82,4 @@ def llama_folder(vocabulary, tmp_path):
             max_length=vocabulary.max_length,
         )
     )
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    sg.nn.save_checkpoint(tmp_path / "llama", model)
-    vocabulary.save(tmp_path / "llama" / "vocabulary.json")
-    return tmp_path / "llama"
+    return saved(model, vocabulary, tmp_path / "llama")

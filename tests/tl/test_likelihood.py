@@ -98,7 +98,7 @@ def test_every_gene_is_masked_once_and_as_many_in_each_pass(adata, masked_folder
     tokens, seen = adata.obsm["geneformer_tokens"][:1], []
     model = sg.hub.load(masked_folder).masked_gene_model()
     model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-    engine.masked_likelihood(model, tokens, n_special=4, n_passes=5, rng=np.random.default_rng(0))
+    engine.masked_likelihood(model, tokens, n_special=4, mask_id=1, n_passes=5, rng=np.random.default_rng(0))
     masked = torch.cat(seen) == 1
     genes = torch.from_numpy(tokens[:, : masked.shape[1]].astype(np.int64))[0] >= 4
     assert torch.equal(masked.sum(0), genes.long())

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from scgeneformer.nn import MaskedGeneModel, NextGeneModel
 
 _SCORES = 2**25  # scores of genes at positions that are held at once
-_MASK = 1  # the token of masked genes
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ def masked_likelihood(
     tokens: np.ndarray,
     *,
     n_special: int,
+    mask_id: int,
     n_passes: int,
     rng: np.random.Generator,
     device: str = "auto",
@@ -129,6 +129,8 @@ def masked_likelihood(
     ----------
     network, tokens, n_special, device, precision, token_budget, progress
         As of `next_gene_likelihood`.
+    mask_id
+        Token of masked genes.
     n_passes
         Number of passes; one gene of so many is masked in each.
     rng
@@ -153,7 +155,7 @@ def masked_likelihood(
             of_row = torch.from_numpy(number).to(place)
             masked = (batch >= n_special) & (pass_of_rank[: batch.shape[1]] == of_row[:, None])  # (B, L)
             targets = batch[masked]
-            states = working.encoder(batch.masked_fill(masked, _MASK), mask)[masked]  # (M, H)
+            states = working.encoder(batch.masked_fill(masked, mask_id), mask)[masked]  # (M, H)
             found = _log_probabilities(states, targets, lambda x: working.head(x, table), len(sums.of_tokens))
             sums.add(cells, torch.nonzero(masked)[:, 0], targets, found)
 

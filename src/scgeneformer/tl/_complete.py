@@ -121,10 +121,7 @@ def complete(
     if not n_genes + 2 < longest <= vocabulary.max_length:
         msg = f"max_length={longest} must be above n_genes={n_genes} and two special tokens, and at most {vocabulary.max_length}, the model's own."
         raise ValueError(msg)
-    if not isinstance(inputs.tokens, np.ndarray):
-        msg = f".obsm[{tokens_key!r}] is a dask array, and cells are completed in memory. Call .compute() on it first."
-        raise ValueError(msg)
-    prompts = inputs.tokens[:, : n_genes + 1].copy()
+    prompts = inputs.tokens_in_memory("cells are completed in memory")[:, : n_genes + 1].copy()
     prompts[prompts == vocabulary.eos_id] = 0
     is_empty = ~(prompts >= vocabulary.n_special).any(axis=1)
     prompts[is_empty] = 0

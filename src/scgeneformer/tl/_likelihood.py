@@ -108,22 +108,19 @@ def likelihood(
     written = [f"obs/{key_added}", *([f"var/{key_added}", f"var/{key_added}_n"] if genes else [])]
     slots.check_free(cells, "tl.likelihood", key_added, [*written, f"uns/{key_added}"])
     inputs = model_inputs(cells, model, tokens_key=tokens_key, pooling=None, emb_layer=None)
-    if not isinstance(inputs.tokens, np.ndarray):
-        msg = f".obsm[{tokens_key!r}] is a dask array, and likelihoods need tokens in memory. Call .compute() on it first."
-        raise ValueError(msg)
+    tokens = inputs.tokens_in_memory("likelihoods need tokens in memory")
     pretrained, token_id = inputs.pretrained, inputs.token_id if genes else None
     options = {name: inputs.options[name] for name in ("n_special", "device", "precision", "token_budget")}
     start = logg.info(f"scoring {cells.n_obs} cells with {pretrained.name}")
     if pretrained.encoder.causal:
         kind: dict[str, Any] = {"kind": "causal"}
-        found = engine.next_gene_likelihood(
-            pretrained.next_gene_model(), inputs.tokens, progress=settings.progress, **options
-        )
+        found = engine.next_gene_likelihood(pretrained.next_gene_model(), tokens, progress=settings.progress, **options)
     else:
         kind = {"kind": "pseudo", "n_passes": n_passes}
         found = engine.masked_likelihood(
             pretrained.masked_gene_model(),
-            inputs.tokens,
+            tokens,
+            mask_id=inputs.vocabulary.mask_id,
             n_passes=n_passes,
             rng=np.random.default_rng(rng),
             progress=settings.progress,

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids, token_params
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
     from scgeneformer.engine import Pooling
@@ -53,6 +54,19 @@ class ModelInputs:
     def token_id(self) -> np.ndarray:
         """Token of each gene in `var`, -1 if none, (n_vars,)."""
         return token_ids(self.cells, self.tokens_key, self.vocabulary)
+
+    def tokens_in_memory(self, why: str) -> np.ndarray:
+        """The tokens; an error says `why` they cannot be a dask array.
+
+        Raises
+        ------
+        ValueError
+            If they are.
+        """
+        if not isinstance(self.tokens, np.ndarray):
+            msg = f".obsm[{self.tokens_key!r}] is a dask array, and {why}. Call .compute() on it first."
+            raise ValueError(msg)
+        return self.tokens
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -170,6 +170,6 @@ class StateShiftModule(BaseModuleClass):
         )
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Not offered: this model is for representations of cells."""
+        """Not offered, and no method of the model: scvi-tools' base class asks every module for it."""
         msg = "StateShift draws no cells."
         raise NotImplementedError(msg)
