@@ -203,7 +203,7 @@ def _named(cells: AnnData, use_reps: Sequence[str] | str | None) -> list[str]:
 
 def _methods_used(cells: AnnData, named: list[str], batch_key: str) -> set[str]:
     """Methods by which :func:`integrate` has made one of the embeddings from the first, as the baselines would: these need no second row."""
-    of_all = [cells.uns.get(name.removeprefix(keys.embedding_key("")), {}).get("params", {}) for name in named]
+    of_all = [cells.uns.get(keys.embedding_name(name), {}).get("params", {}) for name in named]
     alike = {"use_rep": named[0], "batch_key": batch_key, "reference": None}
     return {
         params["method"]
