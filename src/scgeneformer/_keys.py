@@ -77,6 +77,11 @@ def vocabulary_key(key: str) -> str:
     return TOKEN_VOCABULARY if key == TOKENS else f"{key}_{TOKEN_VOCABULARY}"
 
 
+def values_key(key: str) -> str:
+    """Name of the `obsm` slot with the values of the tokens in ``.obsm[key]``, for models that read values."""
+    return f"{key}_values"
+
+
 def counts_key(key: str) -> str:
     """Name of the `obsm` slot with the counts of the tokens in ``.obsm[key]``."""
     return f"{key}_counts"

@@ -21,6 +21,7 @@ WITHOUT_UNS: dict[tuple[str, str], dict[str, tuple[int, type]]] = {
     ("pp.tokenize", keys.TOKENS): {
         f"obsm/{keys.TOKENS}": (2, np.number),  # no longer integers after an outer join
         f"obsm/{keys.counts_key(keys.TOKENS)}": (2, np.floating),
+        f"obsm/{keys.values_key(keys.TOKENS)}": (2, np.floating),
         f"obs/{keys.N_TOKENS}": (1, np.integer),
         f"obs/{keys.TOKEN_VOCABULARY}": (1, object),
         f"var/{keys.TOKEN_ID}": (1, np.number),

@@ -17,6 +17,7 @@ from scgeneformer._keys import (
     obs_column,
     read_frame,
     token_id_key,
+    values_key,
     vocabulary_key,
 )
 from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
@@ -46,6 +47,7 @@ def tokenize(
     total_counts: str | None = None,
     keep_counts: bool = False,
     max_length: int | None = None,
+    rng: int | None = None,
     key_added: str = TOKENS,
     mod: str = "rna",
     copy: bool = False,
@@ -76,12 +78,15 @@ def tokenize(
         to the base in ``.uns["log1p"]`` or e; equal counts that differ by rounding of the logarithm are then not ties. ``"linear"`` for
         other values that are proportional to counts in each cell, without a check.
     total_counts
-        Column of ``.obs`` with total counts of cells, for `keep_counts` (the official ``n_counts``); for MuData, also of the MuData
+        Column of ``.obs`` with total counts of cells, for `keep_counts` (the official ``n_counts``) and for the depth that CellFM reads; for MuData, also of the MuData
         itself or of another modality (``"prot:n_counts"``). By default the sums of all genes.
     keep_counts
         Also write the counts, scaled to 10,000 per cell, in the order of the tokens.
     max_length
         Maximum number of tokens per cell, special tokens included; by default the model's. The genes of lowest rank are left out.
+    rng
+        Seed of a random choice among the genes of cells that have too many, each in proportion to its value, as CellFM was trained and its
+        authors read cells; ``None`` takes the highest. Only for models that read values.
     key_added
         Name of the slots in ``.obsm`` and ``.uns``. A name other than the default also prefixes the columns below, so that tokens of
         several vocabularies can be kept side by side.
@@ -100,8 +105,11 @@ def tokenize(
         chunk by chunk.
     ``.obsm[f"{key_added}_counts"]``
         float32 of the same shape, if `keep_counts`: counts per 10,000 of each token's gene, 0 elsewhere.
+    ``.obsm[f"{key_added}_values"]``
+        float32 of the same shape, for models that read values (CellFM): log1p of counts per 10,000, of which genes outside the vocabulary are no
+        part; at ``<cls>``, log1p of total counts over 1,000. Perturbations by a factor need it.
     ``.obs["n_tokens"]``
-        int32: number of tokens of each cell, special tokens included; 0 (V1) or 2 (V2) for cells without genes of the vocabulary.
+        int32: number of tokens of each cell, special tokens included; 0 (V1), 1 (CellFM) or 2 (V2) for cells without genes of the vocabulary.
     ``.obs["token_vocabulary"]``
         Categorical: ``"<name>:<hash>"`` of the vocabulary. Unlike ``.uns``, it is kept by concatenation.
     ``.var["token_id"]``
@@ -155,6 +163,9 @@ def tokenize(
     slots += [f"obsm/{counts_key(key_added)}"] if keep_counts else []
     _slots.check_free(adata, "pp.tokenize", key_added, [*slots, f"uns/{key_added}"])
     vocabulary, model_name = _vocabulary(model), _model_name(model)
+    if vocabulary.values:
+        slots += [f"obsm/{values_key(key_added)}"]
+        _slots.check_free(adata, "pp.tokenize", key_added, slots)
     X, slot = _matrix(adata, layer)
     totals = None if total_counts is None else _totals(obs_column(data, total_counts, mod))
     log_base = adata.uns.get("log1p", {}).get("base") if counts == "log1p" else None
@@ -167,6 +178,9 @@ def tokenize(
         warnings.warn(msg, UserWarning, stacklevel=3)
     for doubt in genes.doubts:
         warnings.warn(doubt, UserWarning, stacklevel=3)
+    if vocabulary.values and counts != "raw" and totals is None:
+        msg = f"counts={counts!r} do not tell how deep cells were sequenced, which a model with values may read. Name their total counts by `total_counts=`."
+        warnings.warn(msg, UserWarning, stacklevel=3)
     encoded = encode(
         X,
         genes.token_id,
@@ -176,12 +190,13 @@ def tokenize(
         max_length=max_length,
         total_counts=totals,
         keep_counts=keep_counts,
+        seed=rng,
         inspection=inspection,
         slot=slot,
     )
 
     values = [encoded.tokens, encoded.lengths, vocabulary_column(vocabulary, adata.n_obs), genes.token_id]
-    values += [encoded.counts] if keep_counts else []
+    values += [part for part in (encoded.counts, encoded.values) if part is not None]
     _slots.write(
         adata,
         "pp.tokenize",
@@ -195,7 +210,8 @@ def tokenize(
         layer=layer,
         gene_ids=genes.source,
         total_counts=total_counts,
-        special_tokens=vocabulary.has_cls,
+        rng=rng,
+        special_tokens=vocabulary.n_enclosing > 0,
     )
     adata.uns[key_added]["coverage"] = coverage
     logg.info(
@@ -219,7 +235,7 @@ def _vocabulary(model: str | Path | Vocabulary | Any) -> Vocabulary:
 
 
 def _model_name(model: Any) -> str | None:
-    """Name or folder by which `model` can be loaded again; None for a vocabulary or a model in memory."""
+    """Name, folder or checkpoint by which `model` can be loaded again; None for a vocabulary or a model in memory."""
     from scgeneformer import hub
 
     if not isinstance(model, str | os.PathLike):
@@ -229,8 +245,8 @@ def _model_name(model: Any) -> str | None:
         return str(model)
     if len(of_source := models.index[models["source"] == str(model)]):
         return str(of_source[0])
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else None
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() or path.suffix == ".ckpt" else None
 
 
 def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
@@ -264,7 +280,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
         symbols = "" if vocabulary.symbols is None else ", or symbols such as " + _examples(vocabulary.symbols)
         msg = (
             f"Genes of vocabulary {vocabulary.name!r} have {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
-            f"named by {genes.source}). Found .var_names such as {var_names}; expected Ensembl ids such as {ids}{symbols}. Name the "
+            f"named by {genes.source}). Found .var_names such as {var_names}; expected ids such as {ids}{symbols}. Name the "
             "column of .var that has them by `gene_ids=`."
         )
         raise ValueError(msg)

@@ -6,6 +6,7 @@ from ._encode import Encoded, encode
 from ._genes import GeneMap, resolve_genes
 from ._inspect import Inspection, inspect
 from ._slot import check_tokens, read_tokens, token_ids, token_params, vocabulary_column
+from ._values import token_of, value_of, with_values
 from ._vocabulary import Vocabulary
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "read_tokens",
     "resolve_genes",
     "token_ids",
+    "token_of",
     "token_params",
+    "value_of",
     "vocabulary_column",
+    "with_values",
 ]

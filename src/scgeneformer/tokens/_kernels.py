@@ -241,7 +241,7 @@ def look_up(indptr, indices, data, token, scale, tokens, first, n_genes, counts)
 def check_tokens(tokens, n_tokens, n_special, lengths):
     """Count the tokens of each row; return the first invalid row and its defect, or 0 and 0.
 
-    With four special tokens, a row begins with the third and ends with the fourth, or is empty; with two, it has none.
+    With three special tokens or four, a row begins with the third, and with four it ends with the fourth, or is empty; with two, it has none.
     """
     seen = np.full(n_tokens, -1, np.int64)
     for i in range(tokens.shape[0]):
@@ -255,10 +255,14 @@ def check_tokens(tokens, n_tokens, n_special, lengths):
         if is_gap:
             return i, GAP
         first, last = 0, n
-        if n_special == 4:
-            if n > 0 and (n < 2 or tokens[i, 0] != 2 or tokens[i, n - 1] != 3):
+        if n_special > 2:
+            if n > 0 and tokens[i, 0] != 2:
                 return i, MISPLACED
-            first, last = 1, n - 1
+            first = 1
+        if n_special == 4:
+            if n > 0 and (n < 2 or tokens[i, n - 1] != 3):
+                return i, MISPLACED
+            last = n - 1
         for p in range(first, last):
             t = np.int64(tokens[i, p])
             if t < n_special:

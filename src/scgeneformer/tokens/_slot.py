@@ -12,6 +12,7 @@ from scipy import sparse
 from scgeneformer import _keys
 
 from ._genes import resolve_genes
+from ._values import with_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,14 +92,15 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
 
     Returns
     -------
-    Integers of shape (n_obs, L), NumPy or dask, right-padded with 0. Blocks of a dask array are checked when they are computed.
+    Integers of shape (n_obs, L), NumPy or dask, right-padded with 0; pairs of tokens and values if the vocabulary has values (see `with_values`).
+    Blocks of a dask array are checked when they are computed.
 
     Raises
     ------
     KeyError
-        If there are no tokens.
+        If there are no tokens, or no values of a vocabulary that has some.
     TypeError, ValueError
-        If they were made with another vocabulary; or as `check_tokens`.
+        If they were made with another vocabulary, or values are not those of the tokens; or as `check_tokens`.
     """
     cure = f'sg.pp.tokenize(adata, "{model}")'
     made_with = token_params(adata, key, cure=cure)
@@ -110,7 +112,41 @@ def read_tokens(adata: AnnData, key: str, vocabulary: Vocabulary, *, model: str)
         raise ValueError(msg)
     tokens = check_tokens(adata.obsm[key], vocabulary, n_tokens=_read_lengths(adata, key), key=key, cure=cure)
     _warn_if_stale(adata, tokens, key, vocabulary, made_with.get("layer"), cure)
-    return tokens
+    return _with_values(adata, tokens, key, vocabulary, cure) if vocabulary.values else tokens
+
+
+def _with_values(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary, cure: str) -> Any:
+    """Tokens with the values beside them; those of dask arrays are checked when they are computed."""
+    slot = _keys.values_key(key)
+    if slot not in adata.obsm:
+        msg = (
+            f"No values in .obsm[{slot!r}], which vocabulary {vocabulary.name!r} has beside tokens. Run `{cure}` first."
+        )
+        raise KeyError(msg)
+    values = adata.obsm[slot]
+    if np.dtype(getattr(values, "dtype", object)).kind != "f" or values.shape != tokens.shape:
+        msg = (
+            f".obsm[{slot!r}] is {type(values).__name__} of {getattr(values, 'dtype', 'no type')} and shape {getattr(values, 'shape', None)}, "
+            f"not a real number for each token of .obsm[{key!r}], {tokens.shape}. Run `{cure}` again."
+        )
+        raise TypeError(msg)
+    cells: Any = with_values(tokens, values)
+    if isinstance(cells, np.ndarray):
+        return _check_values(cells, vocabulary, slot, cure)
+    return cells.map_blocks(_check_values, vocabulary, slot, cure, dtype=cells.dtype, meta=cells._meta)
+
+
+def _check_values(cells: np.ndarray, vocabulary: Vocabulary, slot: str, cure: str) -> np.ndarray:
+    """Refuse values that no counts have."""
+    genes = cells["token"] >= vocabulary.n_special
+    if (
+        not np.isfinite(cells["value"]).all()
+        or (cells["value"][genes] <= 0).any()
+        or cells["value"][~genes].min(initial=0) < 0
+    ):
+        msg = f".obsm[{slot!r}] has values that are not finite, or of genes that are not above 0. Run `{cure}` again."
+        raise ValueError(msg)
+    return cells
 
 
 def _warn_if_stale(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary, layer: str | None, cure: str) -> None:

@@ -25,7 +25,7 @@ def write(path: Path, head: dict[str, Any], columns: dict[str, list[Any]], alias
     path
         File to write.
     head
-        Single values: ``"name"``, ``"max_length"``, ``"hash"``, ``"has_symbols"``.
+        Single values: ``"name"``, ``"max_length"``, ``"hash"``, ``"has_symbols"``, and ``"values"`` where there are.
     columns
         ``"ids"``, ``"medians"`` and ``"symbols"``, one value per token.
     aliases
@@ -110,6 +110,8 @@ def _is_sound(content: dict[str, Any]) -> bool:
     """Whether all parts are there and of their types, and aliases are those of genes."""
     types = {"name": str, "max_length": int, "hash": str, "has_symbols": bool, "aliases": dict}
     types |= dict.fromkeys(("ids", "medians", "symbols"), list)
+    if "values" in content:
+        types["values"] = bool
     if not all(type(content.get(name)) is kind for name, kind in types.items()):
         return False
     ids, aliases = content["ids"], content["aliases"]

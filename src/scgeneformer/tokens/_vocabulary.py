@@ -29,7 +29,7 @@ MOST_TOKENS = 65_535
 class Vocabulary:
     """Gene vocabulary of a model: token ids, medians, special tokens.
 
-    Two vocabularies are equal if they tokenize all cells alike, that is, if `ids`, `medians` and `max_length` are equal.
+    Two vocabularies are equal if they tokenize all cells alike, that is, if `ids`, `medians`, `max_length` and `values` are equal.
 
     Attributes
     ----------
@@ -45,6 +45,9 @@ class Vocabulary:
         Id of each symbol, alias and retired id, in upper case.
     symbols
         Shape (n_tokens,): symbol of each gene for display, ``""`` if it has none; ``None`` if no gene has one.
+    values
+        Whether its models read how much of a gene there is (CellFM), and not only in which order genes come. Then all medians are 1, and
+        ``<cls>`` is the third and last special token.
 
     Examples
     --------
@@ -67,6 +70,7 @@ class Vocabulary:
     max_length: int
     aliases: Mapping[str, str] = field(default_factory=dict)
     symbols: np.ndarray | None = None
+    values: bool = False
 
     def __post_init__(self) -> None:
         ids = np.array(self.ids, dtype=np.str_)
@@ -80,12 +84,16 @@ class Vocabulary:
         if not 2 < len(ids) <= MOST_TOKENS or len(np.unique(ids)) != len(ids):
             msg = f"A vocabulary needs distinct ids and at most {MOST_TOKENS:,} of them; got {len(ids):,}."
             raise ValueError(msg)
-        if tuple(ids[:2]) != (PAD, MASK) or not special[:n_special].all() or n_special == 3:
-            msg = f"ids must start with {PAD!r}, {MASK!r} and may continue with both {CLS!r} and {EOS!r}; got {ids[:4].tolist()}."
+        if tuple(ids[:2]) != (PAD, MASK) or not special[:n_special].all() or (n_special == 3) != self.values:
+            rest = f"continue with {CLS!r} alone" if self.values else f"may continue with both {CLS!r} and {EOS!r}"
+            msg = f"ids must start with {PAD!r}, {MASK!r} and {rest}; got {ids[:4].tolist()}."
             raise ValueError(msg)
         if not (np.isfinite(medians[n_special:]) & (medians[n_special:] > 0)).all():
             without_median = ids[n_special:][~(medians[n_special:] > 0)]
             msg = f"Every gene needs a positive median; {len(without_median)} have none, such as {without_median[:3].tolist()}."
+            raise ValueError(msg)
+        if self.values and (medians[n_special:] != 1).any():
+            msg = "Medians of a vocabulary with values are 1: its models read counts that no median divides."
             raise ValueError(msg)
         check("max_length", "int", self.max_length)
         if not n_special < self.max_length <= MOST_TOKENS:
@@ -125,18 +133,23 @@ class Vocabulary:
 
     @property
     def cls_id(self) -> int | None:
-        """Token at the start of every cell (V2), or None."""
+        """Token at the start of every cell (V2, CellFM), or None."""
         return 2 if self.has_cls else None
 
     @property
     def eos_id(self) -> int | None:
         """Token at the end of every cell (V2), or None."""
-        return 3 if self.has_cls else None
+        return 3 if self.n_special == 4 else None
 
     @property
     def has_cls(self) -> bool:
-        """Whether cells begin with ``<cls>`` and end with ``<eos>``."""
-        return self.n_special == 4
+        """Whether cells begin with ``<cls>``."""
+        return self.n_special > 2
+
+    @property
+    def n_enclosing(self) -> int:
+        """Number of special tokens of every cell."""
+        return self.n_special - 2
 
     @cached_property
     def n_special(self) -> int:
@@ -150,10 +163,11 @@ class Vocabulary:
 
     @cached_property
     def hash(self) -> str:
-        """Hexadecimal SHA-256 of all that determines tokens: ids, medians and maximum length."""
+        """Hexadecimal SHA-256 of all that determines tokens: ids, medians, maximum length, and whether they have values."""
         digest = hashlib.sha256("\n".join(self.ids).encode())
         digest.update(np.nan_to_num(self.medians, nan=-1.0).astype("<f8").tobytes())
         digest.update(str(self.max_length).encode())
+        digest.update(b"values" if self.values else b"")
         return digest.hexdigest()
 
     @cached_property
@@ -295,6 +309,7 @@ class Vocabulary:
             "max_length": self.max_length,
             "hash": self.hash,
             "has_symbols": self.symbols is not None,
+            **({"values": True} if self.values else {}),
         }
         columns = {
             "ids": self.ids.tolist(),
@@ -324,6 +339,7 @@ class Vocabulary:
             max_length=content["max_length"],
             aliases=content["aliases"],
             symbols=np.array(content["symbols"]) if content["has_symbols"] else None,
+            values=content.get("values", False),
         )
         if vocabulary.hash != content["hash"]:
             msg = f"{path} was altered after it was written: its hash is {vocabulary.hash}, not {content['hash']}."

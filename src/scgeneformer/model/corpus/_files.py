@@ -159,7 +159,7 @@ class CorpusFile:
             slot=label,
         )
         n_stored = np.diff(np.asarray(stored["indptr"][:], dtype=np.int64))
-        bounds = np.minimum(n_stored + (2 if vocabulary.has_cls else 0), max_length or vocabulary.max_length)
+        bounds = np.minimum(n_stored + vocabulary.n_enclosing, max_length or vocabulary.max_length)
         # the sample has decided whether values are counts; a single block could look otherwise
         counts = "linear" if counts == "raw" else counts
         content = digest(n_stored, some.data, some.indices, some.indptr, genes.token_id)
