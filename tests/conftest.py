@@ -68,3 +68,12 @@ def gene_lists(shared, official, tmp_path):
     path = folder / "gene_class_labels" / "is_dosage_sensitive.csv"
     path.write_bytes(("tf,id,sensitive\n" + "".join(rows)).encode())
     return folder
+
+
+@pytest.fixture
+def cellfm_file():
+    """What turns a CellFM into the content of a checkpoint as its authors distribute it."""
+    from .nn.test_cellfm import theirs
+    from .nn.test_mindspore import checkpoint
+
+    return lambda model: checkpoint(theirs(model))

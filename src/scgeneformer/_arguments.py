@@ -69,7 +69,9 @@ RULES: dict[str, tuple[str, Predicate]] = {
     "max_state_cells": ("of at least 2, since a single cell is not a centroid", lambda value: value >= 2),
     "n_permutations": ("of at least 20, since fewer have no standard deviation to speak of", lambda value: value >= 20),
     "emb_layer": ("of at most 0 (0 is the last layer, -1 the second to last)", lambda value: value <= 0),
-    **dict.fromkeys(("size", "vmax", "layer_norm_eps", "norm_eps", "rope_theta", "initializer_range"), ABOVE_0),
+    **dict.fromkeys(
+        ("size", "vmax", "layer_norm_eps", "norm_eps", "rope_theta", "initializer_range", "factor"), ABOVE_0
+    ),
     "reduction_factor": ("above 1", lambda value: value > 1),
     **dict.fromkeys(("train_size", "validation_size", "test_size", "min_score", "max_fdr"), SHARE),
     **dict.fromkeys(("dropout", "attention_dropout", "lora_dropout", "validation", "corruption"), BELOW_1),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scgeneformer.engine.perturb._edits import KINDS, edit, new_rank
+from scgeneformer.engine.perturb._edits import KINDS, edit, edited_values, new_rank
 
 N_SPECIAL, CLS, EOS = 4, 2, 3
 
@@ -188,3 +188,28 @@ def test_new_rank_of_eight_genes():
     assert new_rank(ranks, n_genes, "inhibit", 3).tolist() == [7] * 8
     assert new_rank(ranks, n_genes, "activate", 1).tolist() == [0, 0, 1, 1, 3, 3, 5, 5]
     assert new_rank(ranks, n_genes, "activate", 2).tolist() == [0, 0, 0, 0, 1, 1, 3, 3]
+
+
+@given(
+    cells_and_targets(cls=st.just(True), eos=st.just(False)),
+    st.sampled_from(["delete", "overexpress", "scale"]),
+    st.floats(0.01, 20),
+    st.integers(0, 2**32 - 1),
+)
+def test_values_go_with_their_genes(case, kind, factor, seed):
+    tokens, targets = case
+    drawn = np.random.default_rng(seed).gamma(2.0, size=tokens.shape)
+    values = torch.from_numpy(np.where(tokens > 0, drawn, 0))
+    edited = edit(tokens, targets, kind, n_special=N_SPECIAL)
+    after = edited_values(values, edited, targets, kind, factor)
+    for row, value, asked, new_row, new_value in zip(tokens, values, targets, edited.tokens, after, strict=True):
+        before = dict(zip(row.tolist(), value.tolist(), strict=True))
+        highest = max(value for token, value in before.items() if token >= N_SPECIAL)
+        for token, found in zip(new_row.tolist(), new_value.tolist(), strict=True):
+            expected = before.get(token, highest)
+            if token in asked.tolist() and token and kind != "delete":
+                expected = highest if kind == "overexpress" else np.log1p(np.expm1(before[token]) * factor)
+            assert found == pytest.approx(expected if token else 0, rel=1e-6)
+        kept = {token for token in before if token and (kind != "delete" or token not in asked.tolist())}
+        inserted = {token for token in asked.tolist() if token} if kind == "overexpress" else set()
+        assert set(new_row.tolist()) - {0} == kept | inserted

@@ -119,3 +119,31 @@ def decoder(vocabulary: Vocabulary):
     shape = {"n_layers": 1, "width": 16, "n_heads": 2, "n_kv_heads": 1, "head_width": 8, "feed_forward": 16}
     config = nn.LlamaConfig(len(vocabulary), max_length=vocabulary.max_length, rope_scaling=scaling, **shape)
     return hub.Pretrained("decoder", vocabulary, model=nn.NextGeneModel(config).eval())
+
+
+@pytest.fixture
+def valued(vocabulary: Vocabulary):
+    """A small model that reads values to start classifiers from, and what turns ranked cells into cells for it."""
+    import torch
+
+    from scgeneformer import hub, nn
+
+    genes = vocabulary.ids[vocabulary.n_special :]
+    ids = np.array(["<pad>", "<mask>", "<cls>", *genes])
+    words = Vocabulary("values", ids, np.r_[[np.nan] * 3, np.ones(len(genes))], 64, values=True)
+    torch.manual_seed(0)
+    config = nn.CellFMConfig(len(ids), n_layers=1, width=16, n_heads=2, n_bins=4, max_length=64, dropout=0.0)
+
+    def with_values(cells: ad.AnnData) -> None:
+        """Without <eos>, genes one token lower, and values that fall with the rank."""
+        if f"{KEY}_values" in cells.obsm:
+            return
+        tokens = cells.obsm[KEY].astype(int)
+        tokens = np.where(tokens > 3, tokens - 1, np.where(tokens == 2, 2, 0)).astype(np.uint16)
+        cells.obsm[KEY] = tokens
+        cells.obsm[f"{KEY}_values"] = np.where(tokens > 0, 6 / np.sqrt(1 + np.arange(tokens.shape[1])), 0).astype(
+            np.float32
+        )
+        cells.uns[KEY] = {"params": {"vocabulary": words.name, "vocabulary_hash": words.hash}}
+
+    return hub.Pretrained("values", words, model=nn.CellFM(config).eval()), with_values

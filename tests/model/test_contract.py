@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     import anndata as ad
 
 TOKENS = "geneformer_tokens"
-KINDS = ("masked", "cells", "genes", "genes, BERT's head", "cells, decoder", "genes, decoder")
+KINDS = (
+    "masked",
+    "cells",
+    "genes",
+    "genes, BERT's head",
+    "cells, decoder",
+    "genes, decoder",
+    "cells, values",
+    "genes, values",
+)
 CLASSIFIERS = KINDS[1:]
 
 
@@ -31,9 +40,11 @@ class Case:
     cls: type
     setup: Callable[[ad.AnnData], None]
     make: Callable[[ad.AnnData], Any]
+    prepare: Callable[[ad.AnnData], None] = lambda cells: None
 
     def new(self, cells: ad.AnnData) -> Any:
         torch.manual_seed(0)
+        self.prepare(cells)
         self.setup(cells)
         return self.make(cells)
 
@@ -60,7 +71,7 @@ def quick(quick, case) -> dict:
 
 
 @pytest.fixture(params=KINDS)
-def case(request, vocabulary, start, decoder) -> Case:
+def case(request, vocabulary, start, decoder, valued) -> Case:
     lists = {"late": vocabulary.ids[16:28].tolist(), "early": vocabulary.ids[4:16].tolist()}
     shape = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 16, "dropout": 0.1}
 
@@ -76,6 +87,7 @@ def case(request, vocabulary, start, decoder) -> Case:
 
         return Case(GeneClassifier, GeneClassifier.setup_anndata, make)
 
+    of_values, with_values = valued
     return {
         "masked": Case(
             Geneformer, Geneformer.setup_anndata, lambda cells: Geneformer(cells, vocabulary=vocabulary, **shape)
@@ -85,6 +97,8 @@ def case(request, vocabulary, start, decoder) -> Case:
         "genes, BERT's head": of_genes(start, "bert"),
         "cells, decoder": of_cells(decoder),
         "genes, decoder": of_genes(decoder, "linear"),
+        "cells, values": replace(of_cells(of_values), prepare=with_values),
+        "genes, values": replace(of_genes(of_values, "linear"), prepare=with_values),
     }[request.param]
 
 
@@ -213,6 +227,7 @@ def test_new_cells_of_the_same_vocabulary_need_no_setup(case, cells, toy):
     model.is_trained_ = True
     make_vocabulary, make_cells = toy
     new = make_cells(9, model.vocabulary, seed=3, width=40)
+    case.prepare(new)
     result = case.says(model, new)
     assert len(result) == (9 if case.cls is not GeneClassifier else len(model.predict_genes(new)))
     assert np.isfinite(result).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scgeneformer.nn import CellFM, CellFMConfig, load_cellfm
+from scgeneformer.nn import CellClassifier, CellFM, CellFMConfig, load_cellfm
 
 from .test_mindspore import checkpoint
 
@@ -20,17 +20,19 @@ def model(request) -> CellFM:
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
-        model.gene.weight[0] = 0
+        model.embedding.gene.weight[0] = 0
     return model.double()
 
 
 @pytest.fixture
-def cells() -> tuple[torch.Tensor, torch.Tensor]:
+def cells() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, mask and values of a cell of nine genes and one of six, each behind <cls>."""
     rng = np.random.default_rng(0)
-    tokens = np.stack([rng.permutation(np.arange(1, 30))[:9] for _ in range(2)])
+    tokens = np.stack([np.r_[2, rng.permutation(np.arange(3, 30))[:9]] for _ in range(2)])
     values = rng.gamma(2.0, size=tokens.shape)
-    tokens[1, 6:], values[1, 6:] = 0, 0
-    return torch.from_numpy(tokens), torch.from_numpy(values)
+    tokens[1, 7:], values[1, 7:] = 0, 0
+    tokens = torch.from_numpy(tokens)
+    return tokens, tokens > 0, torch.from_numpy(values)
 
 
 def weights_of(model):
@@ -72,58 +74,66 @@ def layer(x, w, i, n_genes, n_heads, alpha, keys):
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_states_are_those_of_numpy(model, cells, hidden):
-    tokens, values = cells
-    visible = torch.ones_like(tokens, dtype=torch.bool)
+    tokens, mask, values = cells
+    visible = torch.ones_like(mask)
     if hidden:
-        visible[:, [1, 3]] = False
-    totals = torch.tensor([[900.0, 1100.0], [400.0, 500.0]], dtype=torch.float64) if model.config.totals else None
-    found = model(tokens, values=values, totals=totals, visible=visible if hidden else None)
+        visible[:, [2, 4]] = False
+    found = model(tokens, mask, values=values, visible=visible if hidden else None)
     w, alpha = weights_of(model), 6**0.25
-    for cell, length in ((0, 9), (1, 6)):
-        t, v, seen = (part[cell, :length].numpy() for part in (tokens, values, visible))
-        of_value = np.where(seen[:, None], bins(w, "value", v), w["hidden_value"][0])
-        parts = [w["cls"][0]]
-        if totals is not None:
-            parts.append(w["total_kind"][0] + bins(w, "total", np.log1p(totals[cell].numpy() / 1000)))
-        x = np.vstack([*parts, w["gene.weight"][t] + of_value])
-        before = len(x) - length
+    for cell, n_genes in ((0, 9), (1, 6)):
+        genes = slice(1, 1 + n_genes)
+        t, v, seen = (part[cell, genes].numpy() for part in (tokens, values, visible))
+        of_value = np.where(seen[:, None], bins(w, "embedding.value", v), w["embedding.hidden_value"][0])
+        parts = [w["embedding.gene.weight"][2]]
+        if model.config.totals:  # two tokens for the number of counts, which stands at <cls>
+            parts.insert(
+                0, w["embedding.total_kind"][0] + bins(w, "embedding.total", np.repeat(values[cell, 0].numpy(), 2))
+            )
+        x = np.vstack([*parts, w["embedding.gene.weight"][t] + of_value])
+        before = len(x) - n_genes
         for i in range(3):
             keys = np.r_[np.ones(before), seen] if i < 1.5 else np.ones(len(x))
-            x = layer(x, w, i, length, 3, alpha, keys)
-        np.testing.assert_allclose(found[cell, : before + length].detach().numpy(), x, rtol=1e-9, atol=1e-9)
+            x = layer(x, w, i, n_genes, 3, alpha, keys)
+        np.testing.assert_allclose(found[cell, : 1 + n_genes].detach().numpy(), x[before - 1 :], rtol=1e-9, atol=1e-9)
 
 
 def test_order_padding_and_batch_do_not_matter(model, cells):
-    tokens, values = cells
-    whole = model(tokens, values=values)
-    before = model.config.n_prefix
-    order = torch.tensor([4, 0, 8, 2, 1, 7, 3, 6, 5])
+    tokens, mask, values = cells
+    whole = model(tokens, mask, values=values)
+    order = torch.tensor([0, 5, 1, 9, 3, 2, 8, 4, 7, 6])
     turned = model(tokens[:1, order], values=values[:1, order])
-    torch.testing.assert_close(turned[:, before:], whole[:1, before:][:, order])
-    torch.testing.assert_close(turned[:, 0], whole[:1, 0])
-    alone = model(tokens[1:, :6], values=values[1:, :6])
-    torch.testing.assert_close(alone, whole[1:, : before + 6])
-    longer = torch.nn.functional.pad(tokens, (0, 5)), torch.nn.functional.pad(values, (0, 5))
-    torch.testing.assert_close(model(longer[0], longer[0] > 0, values=longer[1])[:, : before + 9], whole)
+    torch.testing.assert_close(turned, whole[:1, order])
+    alone = model(tokens[1:, :7], values=values[1:, :7])
+    torch.testing.assert_close(alone, whole[1:, :7])
+    longer = [torch.nn.functional.pad(part, (0, 5)) for part in cells]
+    torch.testing.assert_close(model(longer[0], longer[1], values=longer[2])[:, :10], whole)
 
 
 def test_the_scale_of_keys_does_not_matter(model, cells):
     """Outputs of heads are brought to one length, so that factors of queries and keys cancel."""
-    tokens, values = cells
-    before = model(tokens, values=values)
+    tokens, mask, values = cells
+    before = model(tokens, mask, values=values)
     with torch.no_grad():
         for block in model.blocks:
             block.retention.key.weight.mul_(3.0)
-    torch.testing.assert_close(model(tokens, values=values), before)
+    torch.testing.assert_close(model(tokens, mask, values=values), before)
+
+
+def test_the_depth_of_a_cell_is_read_where_the_model_has_tokens_for_it(model, cells):
+    tokens, mask, values = cells
+    deeper = values.clone()
+    deeper[:, 0] += 1
+    same = torch.equal(model(tokens, mask, values=deeper), model(tokens, mask, values=values))
+    assert same == (not model.config.totals)
 
 
 def test_layers_stop_where_asked_and_gradients_are_those_of_differences(model, cells):
-    tokens, values = cells
-    assert model(tokens, values=values, n_layers=0, positions=slice(0, 1)).shape == (2, 1, 12)
+    tokens, mask, values = cells
+    assert model(tokens, mask, values=values, n_layers=0, positions=slice(0, 1)).shape == (2, 1, 12)
     values = values.clone().requires_grad_()
 
     def of_cell(v):
-        return model(tokens, values=v)[:, 0].square().sum()
+        return model(tokens, mask, values=v)[:, 0].square().sum()
 
     assert torch.autograd.gradcheck(of_cell, (values + 0.1,), atol=1e-5)
     model.checkpoint_activations = True
@@ -145,8 +155,8 @@ def test_constants_of_the_published_models():
 @pytest.mark.parametrize(
     ("shape", "n_weights"),
     [
-        ({"vocab_size": 24_080, "n_layers": 40}, 797.4e6),
-        ({"vocab_size": 27_856, "n_layers": 2, "totals": True}, 86.2e6),
+        ({"vocab_size": 24_078 + 3, "n_layers": 40}, 797.4e6),
+        ({"vocab_size": 27_855 + 3, "n_layers": 2, "totals": True}, 86.2e6),
     ],
     ids=["800M", "80M"],
 )
@@ -165,25 +175,32 @@ def test_numbers_of_parameters(shape, n_weights):
     ],
 )
 def test_calls_that_cannot_be(model, cells, call, message):
-    tokens, values = cells
+    tokens, mask, values = cells
     with pytest.raises(ValueError, match=message):
-        model(tokens, **{"values": values} | call)
+        model(tokens, mask, **{"values": values} | call)
 
 
 def theirs(model):
     """Weights by the names of the original, from a table written here by hand."""
     names = {
-        "gene.weight": "gene_emb", "cls": "cls_token", "hidden_value": "value_enc.mask_emb",
-        "total_kind": "ST_emb",
-    }  # fmt: skip
-    out = {}
+        "embedding.hidden_value": "value_enc.mask_emb",
+        "embedding.total_kind": "ST_emb",
+    }
+    genes = model.embedding.gene.weight.detach().float().numpy()
+    table = np.random.default_rng(0).normal(size=(-(-(len(genes) - 2) // 8) * 8, genes.shape[1])).astype("f4")
+    table[1 : len(genes) - 2] = genes[
+        3:
+    ]  # row 0 is padding, the last rows fill up to a multiple of 8, and both have numbers
+    out = {"gene_emb": table, "cls_token": genes[2][None, None]}
     for name, value in model.state_dict().items():
+        if name == "embedding.gene.weight":
+            continue
         if name in names:
             new = names[name]
-        elif name.startswith("value."):
-            new = name.replace("value.", "value_enc.value_enc.", 1)
-        elif name.startswith("total."):
-            new = name.replace("total.", "ST_enc.", 1)
+        elif name.startswith("embedding.value."):
+            new = name.replace("embedding.value.", "value_enc.value_enc.", 1)
+        elif name.startswith("embedding.total."):
+            new = name.replace("embedding.total.", "ST_enc.", 1)
         else:
             new = name.replace("blocks.", "encoder.", 1)
             for ours, other in (
@@ -201,12 +218,26 @@ def theirs(model):
 def test_a_checkpoint_of_the_original_is_read(model, cells, tmp_path):
     stored = theirs(model) | {"moment1.gene_emb": np.zeros(3, "f4"), "global_step": np.array([7], "i4")}
     (tmp_path / "a.ckpt").write_bytes(checkpoint(stored))
-    loaded = load_cellfm(tmp_path / "a.ckpt", 31, head_width=4)
+    loaded = load_cellfm(tmp_path / "a.ckpt", 29, head_width=4)
     assert loaded.config == model.config
-    tokens, values = cells
-    torch.testing.assert_close(
-        loaded(tokens, values=values.float()), model.float()(tokens, values=values.float()), rtol=1e-5, atol=1e-5
-    )
+    tokens, mask, values = cells
+    found, expected = (m(tokens, mask, values=values.float()) for m in (loaded, model.float()))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_of_ours_is_read_back(model, cells, tmp_path):
+    from scgeneformer.nn import load_backbone, load_cell_classifier, save_checkpoint
+
+    tokens, mask, values = cells
+    save_checkpoint(tmp_path / "cellfm", model.float())
+    loaded = load_backbone(tmp_path / "cellfm")
+    assert (type(loaded), loaded.config) == (CellFM, model.config)
+    values = values.float()
+    assert torch.equal(loaded(tokens, mask, values=values), model(tokens, mask, values=values))
+    classifier = CellClassifier(model.config, n_outputs=2).eval()
+    save_checkpoint(tmp_path / "classifier", classifier)
+    again = load_cell_classifier(tmp_path / "classifier")
+    assert torch.equal(again(tokens, mask, values=values), classifier(tokens, mask, values=values))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +245,7 @@ def test_a_checkpoint_of_the_original_is_read(model, cells, tmp_path):
     [
         ({}, 40, ValueError, "a table of 32 rows, and 40 genes need 48"),
         ({"cls_token": None}, 31, KeyError, "no weights 'cls_token'"),
+        ({"cls_token": np.zeros((1, 1, 5), "f4")}, 31, KeyError, "'cls_token' of 12 numbers"),
         ({"encoder.1.attn.q_proj.weight": np.zeros((12, 11), "f4")}, 31, ValueError, "have shape"),
         ({"encoder.1.attn.q_proj.weight": np.full((12, 12), np.nan, "f4")}, 31, ValueError, "finite"),
         ({"gene_emb": None}, 31, ValueError, "it is no CellFM"),

@@ -83,3 +83,21 @@ def llama_folder(vocabulary, tmp_path):
         )
     )
     return saved(model, vocabulary, tmp_path / "llama")
+
+
+@pytest.fixture
+def cellfm_folder(adata, tmp_path):
+    """The same of a CellFM encoder, whose genes are the same, with values."""
+    import torch
+
+    torch.manual_seed(0)
+    ids = np.array(["<pad>", "<mask>", "<cls>", *adata.var_names[:28]])
+    symbols = np.array(["", "", "", *adata.var["symbol"][:28]])
+    aliases = dict(zip(symbols[3:].tolist(), ids[3:].tolist(), strict=True))
+    vocabulary = sg.Vocabulary(
+        "values", ids, np.r_[[np.nan] * 3, np.ones(28)], 64, aliases=aliases, symbols=symbols, values=True
+    )
+    config = sg.nn.CellFMConfig(
+        vocab_size=31, n_layers=3, width=16, n_heads=4, n_bins=8, max_length=64, totals=True, dropout=0.0
+    )
+    return saved(sg.nn.CellFM(config), vocabulary, tmp_path / "cellfm")

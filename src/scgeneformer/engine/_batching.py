@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+
+from scgeneformer.tokens import token_of, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,9 +16,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Batch(NamedTuple):
+    """Rows of tokens as a network reads them.
+
+    Attributes
+    ----------
+    tokens
+        int64 (B, L), trimmed to the longest row.
+    mask
+        bool (B, L), True at tokens; None if no row is padded.
+    inputs
+        What the network reads besides: float32 ``"values"`` (B, L), of cells that have them.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+    inputs: dict[str, Tensor]
+
+    def states(self, network: Callable[..., Any], **options: Any) -> Any:
+        """What `network` makes of them."""
+        return network(self.tokens, self.mask, **self.inputs, **options)
+
+
 def row_lengths(tokens: np.ndarray, pad_id: int = 0) -> np.ndarray:
     """Number of tokens in each right-padded row, int64 (n,)."""
-    return np.count_nonzero(tokens != pad_id, axis=1)
+    return np.count_nonzero(token_of(tokens) != pad_id, axis=1)
 
 
 def for_each_batch(
@@ -87,18 +111,13 @@ def release_memory() -> None:
         torch.mps.empty_cache()
 
 
-def to_device(tokens: np.ndarray, lengths: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Rows of tokens, trimmed to the longest, and their mask.
-
-    Returns
-    -------
-    tokens
-        int64 (B, L).
-    mask
-        bool (B, L), True at tokens; None if no row is padded.
-    """
+def to_device(cells: np.ndarray, lengths: np.ndarray, device: torch.device) -> Batch:
+    """Rows of tokens, with values or without, trimmed to the longest."""
     longest = int(lengths.max())
-    batch = torch.from_numpy(tokens[:, :longest].astype(np.int64)).to(device)
+    cells = cells[:, :longest]
+    tokens, values = torch.from_numpy(token_of(cells).astype(np.int64)).to(device), value_of(cells)
+    inputs = {} if values is None else {"values": torch.from_numpy(values.copy()).to(device)}
     if int(lengths.min()) == longest:
-        return batch, None
-    return batch, torch.arange(longest, device=device) < torch.from_numpy(lengths).to(device)[:, None]
+        return Batch(tokens, None, inputs)
+    mask = torch.arange(longest, device=device) < torch.from_numpy(lengths).to(device)[:, None]
+    return Batch(tokens, mask, inputs)

@@ -67,8 +67,8 @@ def classify(
     with on_device(network, place, resolve_precision(precision, place)) as working:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
-            pooled = working.pooled(batch, mask)
+            batch = to_device(tokens[rows], lengths[rows], place)
+            pooled = batch.states(working.pooled)
             for read, values in zip((out.scores, out.states), (working.scores(pooled), pooled), strict=True):
                 read[rows] = values.float().cpu().numpy()
                 check_finite(read[rows])

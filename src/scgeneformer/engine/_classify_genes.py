@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scgeneformer.tokens import token_of
+
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite
@@ -104,14 +106,14 @@ def classify_genes(
     with on_device(network, place, resolve_precision(precision, place)) as working:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
-            where = table[batch]  # (B, L)
-            hidden = working.encoder(batch, mask)[where]  # (M, H)
+            batch = to_device(tokens[rows], lengths[rows], place)
+            where = table[batch.tokens]  # (B, L)
+            hidden, of_genes = batch.states(working.encoder)[where], batch.tokens[where]  # (M, H), (M,)
             scores = working.scores(hidden).float()  # (M, C)
-            sums.index_add_(0, batch[where], working.averaged(scores).to(exact))
+            sums.index_add_(0, of_genes, working.averaged(scores).to(exact))
             if states:
-                of_states.index_add_(0, batch[where], hidden.to(exact))
-            counts.index_add_(0, batch[where], torch.ones_like(batch[where]))
+                of_states.index_add_(0, of_genes, hidden.to(exact))
+            counts.index_add_(0, of_genes, torch.ones_like(of_genes))
             if occurrences:
                 row, position = (part.cpu().numpy() for part in torch.nonzero(where, as_tuple=True))
                 proba = (scores / temperature).softmax(-1)
@@ -144,4 +146,4 @@ def count_tokens(tokens: np.ndarray, n_tokens: int) -> np.ndarray:
 
 def _parts(tokens: np.ndarray) -> Iterator[np.ndarray]:
     """Pieces of the matrix, so that what is made of it stays small."""
-    return (tokens[start : start + _ROWS_AT_ONCE] for start in range(0, len(tokens), _ROWS_AT_ONCE))
+    return (token_of(tokens[start : start + _ROWS_AT_ONCE]) for start in range(0, len(tokens), _ROWS_AT_ONCE))

@@ -123,7 +123,7 @@ def embed(
     encoder
         Left as it is, on whatever device.
     tokens
-        uint16 (n, L), right-padded with 0.
+        uint16 (n, L), right-padded with 0; with values, :data:`~scgeneformer.tokens.VALUED`.
     pooling
         ``"mean"`` over genes, special tokens left out; ``"cls"``, the state of the first token; or ``"eos"``, that of the last. The model's
         config says which of them it has.
@@ -160,14 +160,15 @@ def embed(
     with on_device(encoder, place, resolve_precision(precision, place)) as network:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
-            hidden = network(batch, mask, n_layers=n_layers, positions=first_only)  # (B, L or 1, H)
-            pooled = pool(hidden, batch, pooling, n_special).cpu().numpy()
+            batch = to_device(tokens[rows], lengths[rows], place)
+            hidden = batch.states(network, n_layers=n_layers, positions=first_only)  # (B, L or 1, H)
+            pooled = pool(hidden, batch.tokens, pooling, n_special).cpu().numpy()
             check_finite(pooled, has_states(tokens[rows], pooling, n_special))
             if genes:
-                there = batch >= n_special
-                sums.index_add_(0, batch[there], hidden[there].float())
-                counts.index_add_(0, batch[there], torch.ones_like(batch[there]))
+                there = batch.tokens >= n_special
+                of_genes = batch.tokens[there]
+                sums.index_add_(0, of_genes, hidden[there].float())
+                counts.index_add_(0, of_genes, torch.ones_like(of_genes))
             cells[rows] = pooled
 
         budget = token_budget or default_token_budget(place)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from scgeneformer.tokens import token_of
+
 
 def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None:
     """Raise if the model gives no number where it had something to read.
@@ -33,4 +35,4 @@ def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None
 
 def has_states(tokens: np.ndarray, pooling: str, n_special: int) -> np.ndarray:
     """Which rows have something to pool, bool (n,): a gene for ``"mean"``, else any token."""
-    return np.any(tokens >= (n_special if pooling == "mean" else 1), axis=1)
+    return np.any(token_of(tokens) >= (n_special if pooling == "mean" else 1), axis=1)

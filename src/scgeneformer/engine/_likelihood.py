@@ -96,7 +96,7 @@ def next_gene_likelihood(
     with on_device(network, place, resolve_precision(precision, place)) as working:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
+            batch, mask, _ = to_device(tokens[rows], lengths[rows], place)
             row, position = torch.nonzero(batch[:, 1:] >= n_special, as_tuple=True)
             targets = batch[row, position + 1]
             states = working.encoder(batch, mask)[row, position]  # (M, H)
@@ -151,7 +151,7 @@ def masked_likelihood(
 
         def step(rows: np.ndarray) -> None:
             number, cells = np.divmod(rows, len(tokens))
-            batch, mask = to_device(tokens[cells], lengths[cells], place)
+            batch, mask, _ = to_device(tokens[cells], lengths[cells], place)
             of_row = torch.from_numpy(number).to(place)
             masked = (batch >= n_special) & (pass_of_rank[: batch.shape[1]] == of_row[:, None])  # (B, L)
             targets = batch[masked]

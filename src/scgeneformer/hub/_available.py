@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import _registry, _vocabularies
+from . import _cellfm, _registry, _vocabularies
 from ._cache import is_cached
 
 
@@ -28,6 +28,7 @@ def available() -> pd.DataFrame:
     """
     bundled = [_bundled()] if (_vocabularies.DEFAULT_FOLDER / "config.json").is_file() else []
     rows = bundled + [_published(model) for model in _registry.MODELS.values()]
+    rows += [_of_user(name, model) for name, model in _cellfm.PUBLISHED.items()]
     return pd.DataFrame(rows).set_index("name")
 
 
@@ -47,6 +48,23 @@ def _published(model: _registry.Model) -> dict[str, Any]:
         "licence": model.licence,
         "source": model.source,
         "description": model.description,
+    }
+
+
+def _of_user(name: str, model: _cellfm.Published) -> dict[str, Any]:
+    return {
+        "name": name,
+        "generation": _cellfm.name_of_vocabulary(model.n_genes),
+        "backbone": _registry.CELLFM,
+        "layers": model.n_layers,
+        "width": model.width,
+        "parameters": model.parameters,
+        "max_length": _cellfm.MAX_LENGTH,
+        "download_mb": 0.0,
+        "cached": all(path.is_file() for path in (model.path, model.path.with_name(model.genes))),
+        "licence": _cellfm.LICENCE,
+        "source": "",
+        "description": "Zeng 2025; reads values of genes; not downloaded, but read from the files of its user",
     }
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scgeneformer._arguments import checked
 
-from . import _registry
+from . import _cellfm, _registry
 from ._cache import fetch, sha256_of
-from ._vocabularies import find_folder, fitting, of_folder, official, vocabulary
+from ._vocabularies import find_folder, fitting, of_checkpoint, of_folder, official, vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ class Pretrained:
     vocabulary
         Gene vocabulary.
     folder
-        Folder with config and weights in the Hugging Face layout; None for a model in memory.
+        Folder with config and weights in the Hugging Face layout, or CellFM's ``.ckpt`` file; None for a model in memory.
     model
         A module of :mod:`scgeneformer.nn` in memory (a backbone, or one with `.encoder`); None for a folder.
     pinned_sha256
@@ -64,8 +64,10 @@ class Pretrained:
         """Backbone in evaluation mode and float32, read once; of a model in memory, its own and not a copy."""
         if self.folder is None:
             return cast("Backbone", getattr(self.model, "encoder", self.model))
-        from scgeneformer.nn import load_backbone
+        from scgeneformer.nn import load_backbone, load_cellfm
 
+        if self.folder.is_file():
+            return load_cellfm(self.folder, len(self.vocabulary) - self.vocabulary.n_special)
         return load_backbone(self.folder)
 
     def masked_gene_model(self) -> MaskedGeneModel:
@@ -107,7 +109,9 @@ class Pretrained:
         """Name or folder by which :func:`load` finds the weights; None if they are in memory only."""
         if self.folder is None:
             return None
-        return self.name if self.name in (_registry.DEFAULT, *_registry.MODELS) else str(self.folder)
+        return (
+            self.name if self.name in (_registry.DEFAULT, *_registry.MODELS, *_cellfm.PUBLISHED) else str(self.folder)
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -118,7 +122,7 @@ class Pretrained:
             return _sha256_of_parameters(cast("nn.Module", self.model))
         from scgeneformer.nn import weights_file
 
-        return sha256_of(weights_file(self.folder))
+        return sha256_of(self.folder if self.folder.is_file() else weights_file(self.folder))
 
 
 def _sha256_of_parameters(model: nn.Module) -> str:
@@ -139,11 +143,13 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     ----------
     model
         Name or source in :func:`available`, such as ``"V2-104M"`` or ``"ctheodoris/Geneformer/Geneformer-V2-104M"``, at a pinned revision; folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older
-        ``pytorch_model.bin``, from which only tensors are unpickled), such as one written by ``save`` of a model class; a
+        ``pytorch_model.bin``, from which only tensors are unpickled), such as one written by ``save`` of a model class; CellFM's ``.ckpt`` file,
+        or its name if that file and its list of genes lie in the folder ``CellFM`` of the cache; a
         :class:`Pretrained`; or a trained model with `.to_pretrained()`.
     vocabulary
         Vocabulary that the model was trained with, in any form that :func:`vocabulary` accepts. By default the file in the folder
-        (``vocabulary.json``, ``vocabulary.json.gz`` or ``vocabulary.parquet``), else the official vocabulary of the same size.
+        (``vocabulary.json``, ``vocabulary.json.gz`` or ``vocabulary.parquet``), else the official vocabulary of the same size; for CellFM the
+        list of genes beside the file, ``gene_info.csv`` or ``expand_gene_info.csv``, or the path of another CSV file.
 
     Returns
     -------
@@ -168,6 +174,9 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
         return _with_vocabulary(_from_object(model), vocabulary)
     if (published := _registry.find(model)) is not None:
         return _from_registry(published, vocabulary)
+    if (checkpoint := _cellfm.find_checkpoint(model)) is not None:
+        name = str(model) if model in _cellfm.PUBLISHED else checkpoint.stem
+        return Pretrained(name, of_checkpoint(checkpoint, vocabulary), checkpoint)
     folder = find_folder(model)
     model_vocabulary = of_folder(folder, vocabulary)
     from scgeneformer.nn import weights_file

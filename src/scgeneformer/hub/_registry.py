@@ -13,7 +13,7 @@ _REVISIONS = {
     GENEFORMER: "05fcbeb8a27d49e0a7a4349152202ee2c1cbfd28",
     MAXTOKI: "21aa7b7f844c146c16fb79ffb3aa75d9b07a3d77",
 }
-BERT, LLAMA = "BERT encoder", "LLaMA decoder"  # as `kind` of the classes in `nn`
+BERT, LLAMA, CELLFM = "BERT encoder", "LLaMA decoder", "CellFM encoder"  # as `kind` of the classes in `nn`
 DEFAULT = "default"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scgeneformer._arguments import check
 from scgeneformer.tokens import Vocabulary
 
-from . import _registry
+from . import _cellfm, _registry
 from ._cache import fetch
 from ._token_dictionary import DICTIONARY, read_token_dictionary
 
@@ -65,9 +66,44 @@ def vocabulary(model: Any) -> Vocabulary:
         return official(_registry.GENERATIONS[model])
     if (published := _registry.find(model)) is not None:
         return official(_registry.GENERATIONS[published.generation])
+    if (checkpoint := _cellfm.find_checkpoint(model)) is not None:
+        return of_checkpoint(checkpoint)
     if Path(model).expanduser().is_file():
         return Vocabulary.load(Path(model).expanduser())
     return of_folder(find_folder(model))
+
+
+def of_checkpoint(checkpoint: Path, given: Any = None) -> Vocabulary:
+    """Vocabulary of CellFM's `checkpoint`: `given` by the user, also as the path of a list of genes, or the list beside it.
+
+    Raises
+    ------
+    ValueError
+        If what was given has no values.
+    """
+    if given is None:
+        return _cellfm.read_gene_list(_cellfm.list_beside(checkpoint), _names_of_genes())
+    if isinstance(given, str | os.PathLike) and Path(given).suffix == ".csv" and Path(given).expanduser().is_file():
+        return _cellfm.read_gene_list(Path(given).expanduser(), _names_of_genes())
+    found = vocabulary(given)
+    if not found.values:
+        msg = f"Vocabulary {found.name!r} is of ranked genes, but {checkpoint} reads genes with values. Name the list of genes that belongs to it."
+        raise ValueError(msg)
+    return found
+
+
+def _names_of_genes() -> Vocabulary:
+    """The vocabulary that knows the Ensembl ids of symbols."""
+    try:
+        return vocabulary("V2")
+    except (FileNotFoundError, ConnectionError) as error:
+        bundled = vocabulary("default")
+        msg = (
+            f"Ensembl ids and aliases of CellFM's genes are taken from Geneformer's V2, which cannot be had ({error}). Those of the bundled model are taken, "
+            f"which knows {len(bundled):,} genes: other genes are found by their symbols only."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+        return bundled
 
 
 def find_folder(model: str | os.PathLike[str]) -> Path:

@@ -16,7 +16,7 @@ from scgeneformer import engine
 from scgeneformer._settings import engine_options
 from scgeneformer.model.training._random import generators_restored
 from scgeneformer.model.training._train import device_of
-from scgeneformer.tokens import token_ids, token_params
+from scgeneformer.tokens import token_ids, token_of, token_params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def expression_features(tokens: np.ndarray, genes: np.ndarray, vocabulary: Vocab
     """
     n_tokens, n_special = len(vocabulary), vocabulary.n_special
     ranks, n_cells = np.zeros(n_tokens), engine.count_tokens(tokens, n_tokens)
-    for row in tokens:
+    for row in token_of(tokens):
         of_cell = row[row >= n_special]
         ranks[of_cell] += np.arange(len(of_cell)) / max(len(of_cell), 1)
     n_cells = n_cells[genes]

@@ -10,6 +10,7 @@ import pandas as pd
 from scgeneformer import engine
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
+from scgeneformer.tokens import token_of
 
 from ._classifier import Classifier
 from ._unlabelled_cells import UnlabelledCells
@@ -130,7 +131,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
             table.insert(0, "rank", scores.positions - int(self.vocabulary.has_cls))
             table.insert(0, "cell", self._names(adata, indices)[scores.rows])
             return table.set_axis(
-                pd.Index(self.vocabulary.ids[cells[scores.rows, scores.positions]], name="gene_id"), axis=0
+                pd.Index(self.vocabulary.ids[token_of(cells)[scores.rows, scores.positions]], name="gene_id"), axis=0
             )
         table = prediction_table(tokens, scores.proba[tokens], self._classes.names, self.vocabulary)
         return table.assign(n_cells=scores.n_cells[tokens])

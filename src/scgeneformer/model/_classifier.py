@@ -260,7 +260,7 @@ class Backbone:
         Source of its weights; None if they are filled in later.
     """
 
-    config: nn.EncoderConfig | nn.LlamaConfig
+    config: nn.EncoderConfig | nn.LlamaConfig | nn.CellFMConfig
     vocabulary: Vocabulary | Mapping[str, Any] | None
     pretrained: hub.Pretrained | None
 
@@ -280,7 +280,7 @@ class Backbone:
         start = hub.load(pretrained, vocabulary=vocabulary)
         if start.model is not None:  # which may be trained further, while this is where the classifier started
             start = replace(start, model=copy.deepcopy(start.encoder))
-        shape = cast("nn.EncoderConfig | nn.LlamaConfig", start.encoder.config)
+        shape = cast("nn.EncoderConfig | nn.LlamaConfig | nn.CellFMConfig", start.encoder.config)
         dropout = shape.dropout if dropout is None else dropout
         if isinstance(shape, nn.EncoderConfig):
             shape = replace(shape, dropout=dropout, attention_dropout=attention_dropout, n_decoder_layers=0)
@@ -301,8 +301,10 @@ class Backbone:
             encoder.load_state_dict(self.pretrained.encoder.state_dict())
 
 
-def _restored(config: Mapping[str, Any]) -> nn.EncoderConfig | nn.LlamaConfig:
+def _restored(config: Mapping[str, Any]) -> nn.EncoderConfig | nn.LlamaConfig | nn.CellFMConfig:
     """The shape that `saved_config` gave."""
+    if "n_bins" in config:
+        return nn.CellFMConfig(**config)
     if "n_kv_heads" not in config:
         return nn.EncoderConfig(**config)
     scaling = config["rope_scaling"]

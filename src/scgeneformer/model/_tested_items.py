@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import evaluation
+from scgeneformer.tokens import token_of
 
 from ._baselines import (
     cell_embedding,
@@ -185,7 +186,7 @@ class TestedGenes(TestedItems):
     def predict(self, trained: GeneClassifier, test: np.ndarray) -> np.ndarray:
         tokens = self.genes.tokens[test]
         scores = trained.score_tokens(self.tokens, tokens, occurrences=True)
-        truth = self.genes.code_of_token(len(self.counts), test)[self.tokens[scores.rows, scores.positions]]
+        truth = self.genes.code_of_token(len(self.counts), test)[token_of(self.tokens)[scores.rows, scores.positions]]
         report = evaluation.classification(truth, scores.occurrences, self.genes.names)
         self.occurrence_scores.append(report.scores)
         return scores.proba[tokens]

@@ -19,6 +19,7 @@ from .checkpoints import (
     add_to_config,
     load_backbone,
     load_cell_classifier,
+    load_cellfm,
     load_encoder,
     load_encoder_decoder,
     load_gene_classifier,
@@ -30,7 +31,7 @@ from .checkpoints import (
     save_checkpoint,
     weights_file,
 )
-from .retention import CellFM, CellFMConfig, load_cellfm
+from .retention import CellFM, CellFMConfig
 
 __all__ = [
     "Backbone",

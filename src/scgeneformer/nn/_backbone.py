@@ -1,4 +1,4 @@
-"""What the rest of the package needs of a network that reads ranked cells."""
+"""What the rest of the package needs of a network that reads cells."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ Ability = Literal[
     "derivatives by genes",
     "low-rank adapters",
     "completion of cells",
+    "ranks of genes",
+    "values of genes",
 ]
 
 
@@ -48,8 +50,9 @@ class Backbone(nn.Module, ABC):
         Whether the state of a token depends on the tokens before it only.
     abilities
         What it offers beyond states: ``"estimates of perturbations"`` by gates of tokens (:func:`scgeneformer.tl.screen`), ``"attention weights"``
-        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), ``"low-rank adapters"`` (:func:`add_lora`), and
-        ``"completion of cells"`` (:func:`scgeneformer.tl.complete`).
+        and ``"derivatives by genes"`` (:func:`scgeneformer.tl.network`), ``"low-rank adapters"`` (:func:`add_lora`),
+        ``"completion of cells"`` (:func:`scgeneformer.tl.complete`), ``"ranks of genes"``, by which they can be moved, or ``"values of genes"``, by which
+        they can be scaled (:func:`scgeneformer.tl.perturb`).
     checkpoint_activations
         Compute activations again in the backward pass, in place of keeping them.
     config
@@ -82,9 +85,11 @@ class Backbone(nn.Module, ABC):
         *,
         n_layers: int | None = None,
         positions: slice | None = None,
-        ranks: Tensor | None = None,
     ) -> Any:
-        """Hidden states after `n_layers` blocks, all by default; arguments as of :meth:`Encoder.forward`."""
+        """Hidden states after `n_layers` blocks, all by default; arguments as of :meth:`Encoder.forward`.
+
+        A backbone with ranks of genes takes ``ranks`` (B, L), one with values ``values`` (B, L).
+        """
 
     def n_to_run(self, n_layers: int | None) -> int:
         """How many blocks `n_layers` asks for, None for all.

@@ -150,7 +150,13 @@ class Encoder(Backbone):
     kind: ClassVar[str] = "BERT encoder"
     causal: ClassVar[bool] = False
     abilities: ClassVar[frozenset[Ability]] = frozenset(
-        ("estimates of perturbations", "attention weights", "derivatives by genes", "low-rank adapters")
+        (
+            "estimates of perturbations",
+            "attention weights",
+            "derivatives by genes",
+            "low-rank adapters",
+            "ranks of genes",
+        )
     )
     config: EncoderConfig
 

@@ -12,6 +12,7 @@ from ._dropout import Dropout
 from ._encoder import _ACTIVATIONS, Encoder, init_weights
 from ._llama import Llama
 from ._llama_config import LlamaConfig
+from .retention import CellFM, CellFMConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 HEADS = ("bert", "linear")
 
 
-def new_backbone(config: EncoderConfig | LlamaConfig) -> Encoder | Llama:
+def new_backbone(config: EncoderConfig | LlamaConfig | CellFMConfig) -> Encoder | Llama | CellFM:
     """A backbone of this shape with new weights."""
-    return Llama(config) if isinstance(config, LlamaConfig) else Encoder(config)
+    if isinstance(config, LlamaConfig):
+        return Llama(config)
+    return CellFM(config) if isinstance(config, CellFMConfig) else Encoder(config)
 
 
 class MaskedGeneHead(nn.Module):
@@ -138,7 +141,7 @@ class CellClassifier(nn.Module):
 
     def __init__(
         self,
-        config: EncoderConfig | LlamaConfig,
+        config: EncoderConfig | LlamaConfig | CellFMConfig,
         n_outputs: int,
         pooling: Literal["cls", "mean", "eos", "attention"] = "cls",
         n_special: int = 0,
@@ -170,11 +173,11 @@ class CellClassifier(nn.Module):
         for part in parts:
             init_weights(part, self.encoder.config.initializer_range)
 
-    def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The state that stands for each cell: (B, H)."""
+    def pooled(self, tokens: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """The state that stands for each cell, (B, H); `inputs` are what the backbone reads besides."""
         if self.pooling == "cls":
-            return self.encoder(tokens, mask, positions=slice(0, 1))[:, 0]
-        x = self.encoder(tokens, mask)  # (B, L, H)
+            return self.encoder(tokens, mask, positions=slice(0, 1), **inputs)[:, 0]
+        x = self.encoder(tokens, mask, **inputs)  # (B, L, H)
         if self.pooling == "eos":
             return x[torch.arange(len(x), device=x.device), (tokens > 0).sum(1) - 1]
         if self.pooling == "mean":
@@ -190,8 +193,8 @@ class CellClassifier(nn.Module):
         x = torch.tanh(self.pooler(pooled)) if self.head == "bert" else self.standardise(pooled)  # (B, H)
         return self.classifier(self.dropout(x))
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.scores(self.pooled(tokens, mask))  # (B, outputs)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        return self.scores(self.pooled(tokens, mask, **inputs))  # (B, outputs)
 
 
 class GeneClassifier(nn.Module):
@@ -217,7 +220,10 @@ class GeneClassifier(nn.Module):
     """
 
     def __init__(
-        self, config: EncoderConfig | LlamaConfig, n_classes: int, head: Literal["bert", "linear"] = "bert"
+        self,
+        config: EncoderConfig | LlamaConfig | CellFMConfig,
+        n_classes: int,
+        head: Literal["bert", "linear"] = "bert",
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -248,5 +254,5 @@ class GeneClassifier(nn.Module):
         """Probabilities of genes from the means of what is averaged, (..., classes); only scores have a temperature."""
         return (means / temperature).softmax(-1) if self.head == "linear" else means
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.scores(self.encoder(tokens, mask))  # (B, L, classes)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        return self.scores(self.encoder(tokens, mask, **inputs))  # (B, L, classes)

@@ -156,7 +156,7 @@ class Llama(Backbone):
     causal
         True: a token sees itself and those before it.
     abilities
-        ``"completion of cells"``.
+        ``"completion of cells"`` and ``"ranks of genes"``.
 
     Notes
     -----
@@ -171,7 +171,7 @@ class Llama(Backbone):
 
     kind: ClassVar[str] = "LLaMA decoder"
     causal: ClassVar[bool] = True
-    abilities: ClassVar[frozenset[Ability]] = frozenset(("completion of cells",))
+    abilities: ClassVar[frozenset[Ability]] = frozenset(("completion of cells", "ranks of genes"))
     config: LlamaConfig
 
     def __init__(self, config: LlamaConfig) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from scgeneformer.engine._batching import Batch
     from scgeneformer.nn import Encoder
 
 
@@ -48,19 +49,19 @@ def attention(
     """
     chosen = list(range(encoder.config.n_heads) if heads is None else heads)
 
-    def measure(network: Encoder, batch: Tensor, mask: Tensor | None, _: Tensor) -> list[tuple[Tensor, Tensor]]:
-        keys = None if mask is None else mask[:, None, None, :]
-        x = network.embedding(batch)
-        weights = x.new_zeros(*batch.shape, batch.shape[1])  # (B, L, L)
+    def measure(network: Encoder, batch: Batch, _: Tensor) -> list[tuple[Tensor, Tensor]]:
+        tokens, keys = batch.tokens, None if batch.mask is None else batch.mask[:, None, None, :]
+        x = network.embedding(tokens)
+        weights = x.new_zeros(*tokens.shape, tokens.shape[1])  # (B, L, L)
         for number, block in enumerate(network.blocks[: max(blocks) + 1]):
             if number in blocks:
                 weights += block.attention.weights(x, keys)[:, chosen].mean(1)
             x = block(x, keys)
-        n_tokens = (batch != 0).sum(1)
+        n_tokens = (tokens != 0).sum(1)
         of_keys = (
             weights.transpose(1, 2) * n_tokens[:, None, None] / len(set(blocks))
         )  # row: attended to, column: attends
-        genes = [torch.nonzero(cell >= options["n_special"])[:, 0] for cell in batch]
+        genes = [torch.nonzero(cell >= options["n_special"])[:, 0] for cell in tokens]
         return [(at, of_cell[at]) for at, of_cell in zip(genes, of_keys, strict=True)]
 
     return mean_over_cells(encoder, tokens, measure, rank_corrected=rank_corrected, desc="attention", **options)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from scgeneformer.engine._batching import Batch
     from scgeneformer.nn import Backbone
 
 
@@ -37,10 +38,10 @@ def contextual(
     """
     n_layers = layers_to_run(encoder, emb_layer)
 
-    def measure(network: Backbone, batch: Tensor, mask: Tensor | None, _: Tensor) -> list[tuple[Tensor, Tensor]]:
-        states = network(batch, mask, n_layers=n_layers)
+    def measure(network: Backbone, batch: Batch, _: Tensor) -> list[tuple[Tensor, Tensor]]:
+        states = batch.states(network, n_layers=n_layers)
         states = torch.nn.functional.normalize(states.float(), dim=-1)  # (B, L, H)
-        genes = [torch.nonzero(cell >= options["n_special"])[:, 0] for cell in batch]
+        genes = [torch.nonzero(cell >= options["n_special"])[:, 0] for cell in batch.tokens]
         return [(at, of_cell[at] @ of_cell.T) for at, of_cell in zip(genes, states, strict=True)]
 
     return mean_over_cells(encoder, tokens, measure, rank_corrected=rank_corrected, desc="contextual", **options)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from scgeneformer.engine._batching import Batch
     from scgeneformer.nn import Encoder
 
 _AT_ONCE = 8  # sources: more do not run faster on a CPU
@@ -46,10 +47,10 @@ def gradient(
     """
     n_layers = layers_to_run(encoder, emb_layer)
 
-    def measure(network: Encoder, batch: Tensor, _: Tensor | None, is_source: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def measure(network: Encoder, batch: Batch, is_source: Tensor) -> list[tuple[Tensor, Tensor]]:
         measured = []
-        lengths = (batch != 0).sum(1).tolist()
-        for cell, sources, length in zip(batch, is_source, lengths, strict=True):
+        lengths = (batch.tokens != 0).sum(1).tolist()
+        for cell, sources, length in zip(batch.tokens, is_source, lengths, strict=True):
             at = torch.nonzero(sources)[:, 0]
             values = torch.zeros(len(at), len(cell), device=cell.device)
             if len(at):

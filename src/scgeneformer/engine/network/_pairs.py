@@ -11,12 +11,14 @@ import torch
 from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
 from scgeneformer.engine._finite import check_finite
+from scgeneformer.tokens import token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from scgeneformer.engine._batching import Batch
     from scgeneformer.nn import Backbone
 
 Network = TypeVar("Network", bound="Backbone")
@@ -101,7 +103,7 @@ def _index(genes: np.ndarray, n_tokens: int) -> Tensor:
 def mean_over_cells(
     encoder: Network,
     tokens: np.ndarray,
-    measure: Callable[[Network, Tensor, Tensor | None, Tensor], list[tuple[Tensor, Tensor]]],
+    measure: Callable[[Network, Batch, Tensor], list[tuple[Tensor, Tensor]]],
     *,
     sources: np.ndarray,
     targets: np.ndarray,
@@ -122,7 +124,7 @@ def mean_over_cells(
     tokens
         uint16 (n, L), right-padded with 0.
     measure
-        Scores of one batch: from a network, tokens (B, L), their mask, and which positions may be sources (B, L), of each cell the positions
+        Scores of one batch: from a network, tokens (B, L) with their mask, and which positions may be sources (B, L), of each cell the positions
         of R sources (R,) and their scores with all positions (R, L).
     sources, targets
         Tokens of the genes, (S,) and (G,).
@@ -147,9 +149,9 @@ def mean_over_cells(
     with on_device(encoder, place, resolve_precision(precision, place), gradients=True) as network:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
-            measured = measure(network, batch, mask, sums.row_of[batch] >= 0)
-            for cell, (at, values) in zip(batch, measured, strict=True):
+            batch = to_device(tokens[rows], lengths[rows], place)
+            measured = measure(network, batch, sums.row_of[batch.tokens] >= 0)
+            for cell, (at, values) in zip(batch.tokens, measured, strict=True):
                 sums.add(cell, at, values)
                 if rank_corrected:
                     sums.add_ranks(cell, at, values)
@@ -158,7 +160,7 @@ def mean_over_cells(
             lengths, token_budget or default_token_budget(place), step, progress=progress, desc=desc, unit="cells"
         )
         if rank_corrected:
-            for row, length in zip(tokens, lengths, strict=True):
+            for row, length in zip(token_of(tokens), lengths, strict=True):
                 sums.subtract_expected(torch.from_numpy(row[:length].astype(np.int64)).to(place))
     total, n_cells = sums.total.cpu().numpy(), sums.n_cells.cpu().numpy()
     check_finite(total)

@@ -15,6 +15,7 @@ from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
 from scgeneformer.engine._embed import layers_to_run
 from scgeneformer.engine._finite import check_finite
+from scgeneformer.tokens import token_of
 
 from ._measure import cosine, measure
 
@@ -84,12 +85,13 @@ def own_shifts(
     with on_device(encoder, place, resolve_precision(precision, place)) as network:
 
         def step(rows: np.ndarray) -> None:
-            batch, mask = to_device(tokens[rows], lengths[rows], place)
-            hidden = network(batch, mask, n_layers=n_layers).float().cpu().double().numpy()  # (B, L, H)
+            batch = to_device(tokens[rows], lengths[rows], place)
+            hidden = batch.states(network, n_layers=n_layers).float().cpu().double().numpy()  # (B, L, H)
             for row, vectors in zip(rows, hidden, strict=True):
-                genes, of_row = tokens[row, : len(vectors)] >= n_special, np.flatnonzero(row_of == row)
+                of_cell = token_of(tokens[row, : len(vectors)])
+                genes, of_row = of_cell >= n_special, np.flatnonzero(row_of == row)
                 check_finite(vectors[genes])
-                deleted = (tokens[row, : len(vectors), None] == edits.targets[of_row, None]).any(2)  # (E, L)
+                deleted = (of_cell[:, None] == edits.targets[of_row, None]).any(2)  # (E, L)
                 left = genes & ~deleted
                 before, after = vectors[genes].mean(0), left @ vectors / left.sum(1, keepdims=True)
                 shifts[of_row] = cosine(after[:, None], goal) - cosine(before, goal)

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Kind = Literal["delete", "overexpress", "inhibit", "activate"]
-KINDS: tuple[Kind, ...] = ("delete", "overexpress", "inhibit", "activate")
+Kind = Literal["delete", "overexpress", "inhibit", "activate", "scale"]
+KINDS: tuple[Kind, ...] = ("delete", "overexpress", "inhibit", "activate")  # of ranked genes
 Positions = Literal["renumbered", "kept"]
 POSITIONS: tuple[Positions, ...] = ("renumbered", "kept")
 _NOWHERE = 2**31 - 1
@@ -26,7 +26,7 @@ class Edited(NamedTuple):
     tokens
         int64 (B, L'), right-padded with 0.
     source
-        int64 (B, L'): from which position of the original row each token came; L or more for tokens that were put in and for padding.
+        int64 (B, L'): from which position of the original row each token came; L or more for tokens that were put in or scaled, and for padding.
     lengths
         int64 (B,).
     """
@@ -49,7 +49,7 @@ def edit(
         int64 (B, K), 0 for none, else distinct. Genes that are not in a row come in by ``"overexpress"`` only.
     kind
         ``"delete"`` takes genes out. ``"overexpress"`` puts them before all others, in the order of `targets`. ``"inhibit"`` and ``"activate"``
-        move them down or up by quartiles or by ranks, see `new_rank`.
+        move them down or up by quartiles or by ranks, see `new_rank`. ``"scale"`` leaves all where they are: it is for genes with values.
     n_special
         Token ids below this one are special.
     quartiles, ranks
@@ -62,6 +62,9 @@ def edit(
     """
     length = tokens.shape[1]
     same = (tokens[:, :, None] == targets[:, None, :]) & (targets > 0)[:, None, :]  # (B, L, K)
+    if kind == "scale":
+        place = torch.arange(length, device=tokens.device)
+        return Edited(tokens, torch.where(same.any(2) | (tokens == 0), length, place), (tokens > 0).sum(1))
     kept = (tokens > 0) & ~same.any(2)
     first = int(tokens[0, 0] < n_special)  # <cls> comes before all genes
     if kind == "delete":
@@ -98,3 +101,17 @@ def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, quartiles: int, ranks: i
     quartile = 4 * rank // n_genes + (quartiles if kind == "inhibit" else -quartiles)
     middle = (2 * quartile + 1) * n_genes // 8
     return torch.where(quartile < 0, 0, torch.where(quartile > 3, n_genes - 1, middle))
+
+
+def edited_values(values: Tensor, edited: Edited, targets: Tensor, kind: Kind, factor: float) -> Tensor:
+    """Values of edited rows, float (B, L'), from those of the rows before, log1p of counts (B, L).
+
+    Genes that are not perturbed keep theirs. A gene that is overexpressed gets the highest of the cell, and of one that is scaled, the count is
+    multiplied by `factor`.
+    """
+    if kind == "scale":
+        scaled = (edited.tokens[:, :, None] == targets[:, None, :]).any(2) & (edited.tokens > 0)
+        return torch.where(scaled, torch.log1p(values.expm1() * factor), values)
+    highest = values[:, 1:].amax(1, keepdim=True)  # behind <cls>, whose value is the depth
+    after = torch.cat([values, highest.expand(-1, targets.shape[1])], 1).gather(1, edited.source)
+    return torch.where(edited.tokens > 0, after, 0)

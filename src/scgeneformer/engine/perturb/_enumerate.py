@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer.engine._batching import row_lengths
+from scgeneformer.tokens import token_of
 
 if TYPE_CHECKING:
     from ._edits import Kind, Positions
@@ -35,6 +36,8 @@ class Perturbation:
     every
         Whether a set is perturbed only in cells that express every gene of it, as the official tool does for deletions; else in those
         that express any. Overexpression of a set works in every cell.
+    factor
+        By what ``"scale"`` multiplies counts.
     official
         Compare cells at the length limit with the originals that the official tool takes: see `_make_room`.
     """
@@ -49,6 +52,7 @@ class Perturbation:
     every: bool = False
     official: bool = False
     ranks: int | None = None
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def select(tokens: np.ndarray, perturbation: Perturbation, n_special: int) -> tu
     Left out are perturbations that would leave no gene, and overexpression of the gene that already is at the top (as in the official
     tool), unless it is in a set.
     """
+    tokens = token_of(tokens)
     if perturbation.genes is None:
         return _select_sets(tokens, perturbation, n_special)
     return _select_genes(tokens, perturbation, perturbation.genes, n_special)
@@ -202,13 +207,14 @@ def _make_room(
     """
     if perturbation.kind != "overexpress":
         return tokens, cells, tokens, cells
-    n_inserted = _n_inserted(tokens, cells, targets)
+    ids = token_of(tokens)
+    n_inserted = _n_inserted(ids, cells, targets)
     lengths = row_lengths(tokens)[cells]
     too_many = np.maximum(lengths + n_inserted - max_length, 0)
     # the room depends on what is perturbed only where that is among the lowest genes, which stays
     own = np.full(len(cells), -1)
     for p in np.flatnonzero((too_many > 0) & ((targets > 0).sum(1) > n_inserted)):
-        genes = tokens[cells[p]][tokens[cells[p]] >= n_special]
+        genes = ids[cells[p]][ids[cells[p]] >= n_special]
         if np.isin(genes[-too_many[p] :], targets[p]).any():
             own[p] = what[p]
     base, rows = _shortened(tokens, cells, too_many, own, targets, n_special)
@@ -246,7 +252,7 @@ def _shortened(
     out = tokens[keys[:, 0]].copy()
     for row, (_, n, _), p in zip(out, keys, first, strict=True):
         if n:
-            lowest = np.flatnonzero((row >= n_special) & ~np.isin(row, targets[p]))[-n:]
+            lowest = np.flatnonzero((token_of(row) >= n_special) & ~np.isin(token_of(row), targets[p]))[-n:]
             kept = np.delete(row, lowest)
             row[:] = 0
             row[: len(kept)] = kept

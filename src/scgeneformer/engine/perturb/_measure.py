@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
+from scgeneformer.engine._batching import Batch, for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
 from scgeneformer.engine._embed import check_pooling, embed, layers_to_run, pool
 from scgeneformer.engine._finite import check_finite
 
-from ._edits import edit
+from ._edits import edit, edited_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,10 +106,10 @@ def measure(
 
         def step(batch: np.ndarray) -> None:
             row = rows[batch]
-            original, _ = to_device(tokens[row], lengths[row], place)  # (B, L)
+            original = to_device(tokens[row], lengths[row], place)  # (B, L)
             targets = torch.from_numpy(edits.targets[batch]).to(place)
             edited = edit(
-                original,
+                original.tokens,
                 targets,
                 perturbation.kind,
                 n_special=n_special,
@@ -118,8 +118,14 @@ def measure(
             )
             width = edited.tokens.shape[1]
             there = None if int(edited.lengths.min()) == width else edited.tokens > 0
-            ranks = edited.source.clamp(max=original.shape[1] - 1) if perturbation.positions == "kept" else None
-            hidden = network(edited.tokens, there, n_layers=n_layers, positions=first_only, ranks=ranks)
+            length = original.tokens.shape[1]
+            inputs = {
+                name: edited_values(values, edited, targets, perturbation.kind, perturbation.factor)
+                for name, values in original.inputs.items()
+            }
+            if perturbation.positions == "kept" and not inputs:  # genes with values have no order
+                inputs = {"ranks": edited.source.clamp(max=length - 1)}
+            hidden = Batch(edited.tokens, there, inputs).states(network, n_layers=n_layers, positions=first_only)
             if not by_gene:
                 after = pool(hidden, edited.tokens, pooling, n_special).cpu().double().numpy()
                 check_finite(after)
@@ -128,7 +134,7 @@ def measure(
                     directions.add(edits.what[batch], _unit(after) - _unit(before[of[batch]]))
             if genes is None:
                 return
-            cosines = genes(hidden, edited, original.shape[1], row)  # (B, L'), NaN elsewhere
+            cosines = genes(hidden, edited, length, row)  # (B, L'), NaN elsewhere
             if by_gene:
                 values[batch, 0] = torch.nanmean(cosines.cpu().double(), 1)
             if effects is not None:
@@ -185,8 +191,8 @@ class _GeneComparison:
         self.kept = {row: self.kept[row] for row in needed if row in self.kept}
         for row in needed:
             if row not in self.kept:
-                batch, _ = to_device(self.tokens[[row]], self.lengths[[row]], place)
-                self.kept[row] = self.network(batch, n_layers=self.n_layers)[0]  # (L, H)
+                batch = to_device(self.tokens[[row]], self.lengths[[row]], place)
+                self.kept[row] = batch.states(self.network, n_layers=self.n_layers)[0]  # (L, H)
         stacked = torch.nn.utils.rnn.pad_sequence([self.kept[row] for row in needed], batch_first=True)
         return stacked[torch.from_numpy(of).to(place)]
 

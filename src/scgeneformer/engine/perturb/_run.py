@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from scgeneformer.engine._batching import row_lengths
+from scgeneformer.tokens import token_of
 
 from ._decompose import N_PARTS, decompose_shifts
 from ._directions import Directions
@@ -177,7 +178,7 @@ def _work(tokens: np.ndarray, perturbation: Perturbation) -> np.ndarray:
         return np.full(len(tokens), len(perturbation.sets))
     if perturbation.absent:
         return np.full(len(tokens), len(perturbation.genes))
-    return np.isin(tokens, perturbation.genes).sum(1)
+    return np.isin(token_of(tokens), perturbation.genes).sum(1)
 
 
 def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -172,7 +172,7 @@ class _Screen:
             for_each_batch(self.lengths, budget, step, bar=bar)
 
     def load(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        return to_device(self.tokens[rows], self.lengths[rows], self.place)
+        return to_device(self.tokens[rows], self.lengths[rows], self.place)[:2]
 
     def readout(self, pooled: Tensor) -> Tensor:
         """Cosine to each state, (B, S)."""

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scgeneformer.tokens import token_of, value_of
+
 from ._masking import FIXED_EPOCH
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ class TokenDataset(Dataset[dict[str, torch.Tensor]]):
     Parameters
     ----------
     tokens
-        (n_obs, L) unsigned integers, right-padded.
+        (n_obs, L) unsigned integers, right-padded, or pairs of these and values.
     cells
         Row in `tokens` of each cell of this set, shape (n_cells,).
     lengths
@@ -162,9 +164,11 @@ class TokenDataset(Dataset[dict[str, torch.Tensor]]):
 def make_batch(
     tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray, epoch: int, targets: Targets
 ) -> dict[str, torch.Tensor]:
-    """Tensors ``tokens`` int64 (B, L), ``lengths`` (B,), and those of `targets`, which may replace the tokens."""
-    tokens = tokens.astype(np.int64)
+    """Tensors ``tokens`` int64 (B, L), ``values`` float32 (B, L) of cells that have them, ``lengths`` (B,), and those of `targets`, which may replace the tokens."""
+    values = value_of(tokens)
+    tokens = token_of(tokens).astype(np.int64)
     batch = {"tokens": tokens, "lengths": lengths.astype(np.int64)} | targets(rows, tokens, epoch)
+    batch |= {} if values is None else {"values": values.copy()}
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 

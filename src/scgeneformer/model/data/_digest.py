@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scgeneformer.tokens import token_of, value_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -23,12 +25,13 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def digest_of_cells(tokens: np.ndarray, lengths: np.ndarray, rows: np.ndarray) -> str:
-    """Sha256 of some cells: their rows, lengths and tokens in the order of `rows`, however wide their padding is."""
+    """Sha256 of some cells: their rows, lengths, tokens and values in the order of `rows`, however wide their padding is."""
     sha256 = hashlib.sha256(digest(rows.astype(np.int64), lengths[rows].astype(np.int64)).encode())
     for some in np.split(rows, range(_ROWS, len(rows), _ROWS)):
         width = int(lengths[some].max(initial=0))
-        cells = np.asarray(tokens[some, :width])
-        sha256.update(cells[np.arange(width) < lengths[some, None]].astype(np.uint16, copy=False).data)
+        cells = np.asarray(tokens[some, :width])[np.arange(width) < lengths[some, None]]
+        sha256.update(token_of(cells).astype(np.uint16).data)
+        sha256.update(b"" if (values := value_of(cells)) is None else values.tobytes())
     return sha256.hexdigest()
 
 

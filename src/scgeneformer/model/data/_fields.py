@@ -97,11 +97,12 @@ def field_registry(slot: str, key: str, state: dict[str, Any]) -> dict[str, Any]
 
 
 def registered_tokens(manager: AnnDataManager, vocabulary: Vocabulary) -> tuple[Any, np.ndarray]:
-    """Token matrix of registered data (NumPy or dask), checked, and the length of each row."""
+    """Token matrix of registered data (NumPy or dask), checked, with values if the vocabulary has them, and the length of each row."""
     where = manager.data_registry[TOKENS_FIELD]
     cells = manager.adata if where.get("mod_key") is None else manager.adata[where["mod_key"]]
     tokens = read_tokens(cells, where["attr_key"], vocabulary, model=vocabulary.name)
-    return tokens, np.asarray((tokens != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
+    ids = tokens["token"] if vocabulary.values else tokens
+    return tokens, np.asarray((ids != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
 
 
 class ColumnField(BaseAnnDataField):

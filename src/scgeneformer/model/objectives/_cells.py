@@ -205,9 +205,9 @@ class CellClassifierModule(TokenModule):
         of_loss = {"task_weights": dict(self.task_weights), "class_weights": weights}
         return super().fingerprint() | {"pooling": self.network.pooling, "head": self.network.head} | of_loss
 
-    def inference(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def inference(self, tokens: Tensor, mask: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """The state of each cell: (B, H)."""
-        return {"pooled": self.network.pooled(tokens, mask)}
+        return {"pooled": self.network.pooled(tokens, mask, **inputs)}
 
     def generative(self, pooled: Tensor) -> dict[str, Tensor]:
         """Scores of all tasks: (B, outputs), in float32."""

@@ -166,9 +166,9 @@ class GeneClassifierModule(TokenModule):
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super()._get_inference_input(tensors) | {"where": tensors["labels"] >= 0}
 
-    def inference(self, tokens: Tensor, mask: Tensor, where: Tensor) -> dict[str, Tensor]:
+    def inference(self, tokens: Tensor, mask: Tensor, where: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """Hidden states of the labelled positions only: (M, H)."""
-        return {"hidden": self.network.encoder(tokens, mask)[where]}
+        return {"hidden": self.network.encoder(tokens, mask, **inputs)[where]}
 
     def generative(self, hidden: Tensor) -> dict[str, Tensor]:
         """Logits of the classes at the labelled positions: (M, C), in float32."""

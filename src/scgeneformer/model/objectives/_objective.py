@@ -93,7 +93,9 @@ class TokenModule(BaseModuleClass):
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tokens, lengths = tensors["tokens"], tensors["lengths"]
-        return {"tokens": tokens, "mask": torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]}
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        further = {name: tensors[name] for name in ("values",) if name in tensors}
+        return {"tokens": tokens, "mask": mask, **further}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor]

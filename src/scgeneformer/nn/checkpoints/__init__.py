@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._cellfm import load_cellfm
 from ._folder import add_to_config, read_config, weights_file
 from ._mindspore import read_mindspore
 from ._models import (
@@ -20,6 +21,7 @@ __all__ = [
     "add_to_config",
     "load_backbone",
     "load_cell_classifier",
+    "load_cellfm",
     "load_encoder",
     "load_encoder_decoder",
     "load_gene_classifier",

@@ -12,6 +12,7 @@ from scgeneformer.nn._encoder import Encoder
 from scgeneformer.nn._heads import CellClassifier, GeneClassifier, MaskedGeneModel
 from scgeneformer.nn._llama import Llama, NextGeneModel
 from scgeneformer.nn._llama_config import LlamaConfig
+from scgeneformer.nn.retention import CellFM, CellFMConfig
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -56,6 +57,7 @@ _LLAMA = {
 _BACKBONES: dict[type, tuple[dict[str, str], str]] = {
     Encoder: (BERT, "bert."),
     Llama: (_LLAMA, "model."),
+    CellFM: ({"encoder.": "cellfm."}, "cellfm."),
 }
 _HEADS = {
     MaskedGeneModel: {
@@ -85,6 +87,7 @@ HF_CLASS = {
     GeneClassifier: "BertForTokenClassification",
     Llama: "LlamaModel",
     NextGeneModel: "LlamaForCausalLM",
+    CellFM: "CellFM",
 }
 WHAT = {  # what a folder holds, and what loads it
     Encoder: ("an encoder without a head", "sg.hub.load"),
@@ -94,12 +97,19 @@ WHAT = {  # what a folder holds, and what loads it
     GeneClassifier: ("a classifier of genes", "sg.model.GeneClassifier.from_pretrained"),
     Llama: ("a decoder without scores of genes", "sg.hub.load"),
     NextGeneModel: ("a decoder with scores of the next gene", "sg.hub.load"),
+    CellFM: ("a CellFM encoder", "sg.hub.load"),
 }
+_MODEL_TYPES: dict[object, tuple[type, Any]] = {"llama": (Llama, LlamaConfig), "cellfm": (CellFM, CellFMConfig)}
 
 
-def backbone_of(config: Mapping[str, Any]) -> type[Encoder | Llama]:
-    """The class of the backbone that a ``config.json`` describes."""
-    return Llama if config.get("model_type") == "llama" else Encoder
+def backbone_of(config: Mapping[str, Any]) -> type[Encoder | Llama | CellFM]:
+    """The class of the backbone that a ``config.json`` describes; BERT's, which refuses other types, by default."""
+    return _classes_of(config)[0]
+
+
+def _classes_of(config: Mapping[str, Any]) -> tuple[type, Any]:
+    model_type = config.get("model_type")
+    return _MODEL_TYPES.get(model_type if isinstance(model_type, str) else None, (Encoder, EncoderConfig))
 
 
 def root_of(model: nn.Module) -> str:
@@ -107,9 +117,9 @@ def root_of(model: nn.Module) -> str:
     return _BACKBONES[type(getattr(model, "encoder", model))][1]
 
 
-def read_shape(config: dict[str, Any]) -> EncoderConfig | LlamaConfig:
+def read_shape(config: dict[str, Any]) -> EncoderConfig | LlamaConfig | CellFMConfig:
     """The shape of the backbone that a ``config.json`` describes."""
-    return LlamaConfig.from_hf(config) if backbone_of(config) is Llama else EncoderConfig.from_hf(config)
+    return _classes_of(config)[1].from_hf(config)
 
 
 def head_prefixes(model: nn.Module) -> dict[str, str]:
@@ -158,12 +168,12 @@ def kind_of(config: Mapping[str, Any], names: Collection[str]) -> type:
     """The class of model that a folder holds: as its config says, else as the `names` of its weights show."""
     if POOLING in config:
         return CellClassifier
-    if backbone_of(config) is Llama:
-        return GeneClassifier if HEAD in config else NextGeneModel if "lm_head.weight" in names else Llama
+    if (backbone := backbone_of(config)) is not Encoder:
+        return GeneClassifier if HEAD in config else NextGeneModel if "lm_head.weight" in names else backbone
     if config.get("n_decoder_layers"):
         return EncoderDecoder
     for cls, name in HF_CLASS.items():
-        if cls not in (Llama, NextGeneModel) and name in (config.get("architectures") or ()):
+        if cls not in (Llama, NextGeneModel, CellFM) and name in (config.get("architectures") or ()):
             return cls
     if any(name.startswith("cls.predictions.") for name in names):
         return MaskedGeneModel

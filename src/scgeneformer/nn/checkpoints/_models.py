@@ -16,6 +16,7 @@ from scgeneformer.nn._heads import CellClassifier, GeneClassifier, MaskedGeneMod
 from scgeneformer.nn._llama import Llama, NextGeneModel
 from scgeneformer.nn._quantize import is_quantized
 from scgeneformer.nn._weights import checked, read_weights
+from scgeneformer.nn.retention import CellFM
 
 from ._folder import CONFIG, WEIGHTS, read_config, weights_file
 from ._layouts import (
@@ -88,8 +89,8 @@ def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     return state
 
 
-def load_backbone(folder: str | Path) -> Encoder | Llama:
-    """Load the backbone of any checkpoint, BERT or LLaMA, with whatever head, in evaluation mode and float32.
+def load_backbone(folder: str | Path) -> Encoder | Llama | CellFM:
+    """Load the backbone of any checkpoint in Hugging Face's layout, with whatever head, in evaluation mode and float32.
 
     Examples
     --------
@@ -213,12 +214,19 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
 
 def save_checkpoint(
     folder: str | Path,
-    model: Encoder | MaskedGeneModel | EncoderDecoder | CellClassifier | GeneClassifier | Llama | NextGeneModel,
+    model: Encoder
+    | MaskedGeneModel
+    | EncoderDecoder
+    | CellClassifier
+    | GeneClassifier
+    | Llama
+    | NextGeneModel
+    | CellFM,
     *,
     dtype: torch.dtype | None = None,
     labels: list[str] | None = None,
 ) -> None:
-    """Write `model` to `folder` as ``config.json`` and ``model.safetensors``, which `transformers` loads.
+    """Write `model` to `folder` as ``config.json`` and ``model.safetensors``, which `transformers` loads unless it is a CellFM.
 
     Parameters
     ----------
@@ -245,13 +253,13 @@ def save_checkpoint(
         msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
         raise ValueError(msg)
     config = shape.config.to_hf() | {"architectures": [HF_CLASS[type(model)]]}
-    # with another pooling or head than BERT's, or on a decoder, it is, to others, a backbone and some more weights
-    is_decoder = isinstance(shape, Llama)
-    bare = {"architectures": [HF_CLASS[Llama if is_decoder else Encoder]]}
-    if isinstance(model, CellClassifier) and (model.pooling, model.head) != ("cls", "bert"):
+    # with another pooling or head than BERT's, or on another backbone, it is, to others, a backbone and some more weights
+    is_bert = not isinstance(shape, Llama | CellFM)
+    bare = {"architectures": [HF_CLASS[Encoder if is_bert else type(shape)]]}
+    if isinstance(model, CellClassifier) and not (is_bert and (model.pooling, model.head) == ("cls", "bert")):
         config |= bare | {POOLING: [model.pooling, model.n_special, model.head]}
-    if isinstance(model, GeneClassifier) and (is_decoder or is_standardised(model)):
-        config |= (bare if is_decoder else {}) | {HEAD: model.head}
+    if isinstance(model, GeneClassifier) and not (is_bert and not is_standardised(model)):
+        config |= ({} if is_bert else bare) | {HEAD: model.head}
     if isinstance(model, CellClassifier | GeneClassifier):
         n_classes = model.classifier.out_features
         labels = labels or [f"LABEL_{i}" for i in range(n_classes)]

@@ -1,6 +1,6 @@
 """CellFM: genes with values, whose blocks look at all others by linear attention, to be read from top to bottom.
 
-Shapes: B cells, L genes, n = P + L states with P before those of genes, H width, N heads, D head size, K bins of values.
+Shapes: B cells, L tokens (the cell's and those of genes), n = L + 2 states where totals have tokens and else L, H width, N heads, D head size, K bins of values.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SLOPE = 0.2  # of the leaky ReLU below zero
 _LEAST = 1e-12  # norm of a head's output
+N_SPECIAL = 3  # padding, mask and <cls>, before the genes
+N_TOTALS = 2
 
 
 class SoftBins(nn.Module):
@@ -39,6 +41,31 @@ class SoftBins(nn.Module):
         """Numbers (...) as vectors (..., H)."""
         h = F.leaky_relu(self.w1(values[..., None]), _SLOPE)  # (..., K)
         return self.table((self.w3(h) + self.a * h).softmax(-1))
+
+
+class Embedding(nn.Module):
+    """The sum of a gene's vector and that of its value; tokens for totals come before."""
+
+    def __init__(self, config: CellFMConfig) -> None:
+        super().__init__()
+        self.n_totals = N_TOTALS if config.totals else 0
+        self.gene = nn.Embedding(config.vocab_size, config.width, padding_idx=0)
+        self.value = SoftBins(config)
+        self.hidden_value = nn.Parameter(torch.zeros(1, 1, config.width))
+        if self.n_totals:
+            self.total_kind = nn.Parameter(torch.zeros(1, N_TOTALS, config.width))
+            self.total = SoftBins(config)
+
+    def forward(self, tokens: Tensor, values: Tensor, visible: Tensor | None = None) -> Tensor:
+        """States before the first block, (B, n, H); arguments as of :meth:`CellFM.forward`."""
+        values = values.to(self.hidden_value.dtype)
+        of_value = self.value(values)
+        if visible is not None:
+            of_value = torch.where(visible[..., None], of_value, self.hidden_value)
+        x = self.gene(tokens) + of_value * (tokens >= N_SPECIAL)[..., None]  # (B, L, H); the row of padding is zero
+        if not self.n_totals:
+            return x
+        return torch.cat([self.total_kind + self.total(values[:, :1].expand(-1, N_TOTALS)), x], 1)
 
 
 class Retention(nn.Module):
@@ -111,7 +138,7 @@ class CellFM(Backbone):
     causal
         False.
     abilities
-        None beyond states.
+        ``"values of genes"``.
 
     Notes
     -----
@@ -119,33 +146,26 @@ class CellFM(Backbone):
     MindSpore, in which the model was trained. It was not compared with the original, whose weights are licensed CC BY-NC-ND 4.0 and can be
     had from its authors only.
 
-    Genes have no order: states are the same whatever the order of the columns.
+    Genes have no order: states are the same whatever the order of the columns. The two tokens by which the 80M model is told how many counts a cell had
+    before and behind a thinning, which here are the same, have no states in what is returned.
 
     Examples
     --------
     >>> model = sg.nn.CellFM(sg.nn.CellFMConfig(vocab_size=24, n_layers=2, width=8, n_heads=2))
-    >>> model(
-    ...     torch.tensor([[3, 7, 9]]), values=torch.tensor([[1.2, 0.4, 2.0]])
-    ... ).shape  # a state of the cell, and three of genes
-    torch.Size([1, 4, 8])
+    >>> model(torch.tensor([[2, 7, 9]]), values=torch.tensor([[0.9, 0.4, 2.0]])).shape  # of the cell and two genes
+    torch.Size([1, 3, 8])
     """
 
     kind: ClassVar[str] = "CellFM encoder"
     causal: ClassVar[bool] = False
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: ClassVar[frozenset[Ability]] = frozenset(("values of genes",))
     config: CellFMConfig
 
     def __init__(self, config: CellFMConfig) -> None:
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
-        self.gene = nn.Embedding(config.vocab_size, config.width, padding_idx=0)
-        self.value = SoftBins(config)
-        self.hidden_value = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
-        if config.totals:
-            self.total_kind = nn.Parameter(torch.zeros(1, 2, config.width))
-            self.total = SoftBins(config)
+        self.embedding = Embedding(config)
         blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
         self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
         self._draw()
@@ -156,23 +176,21 @@ class CellFM(Backbone):
             if isinstance(module, nn.Linear):
                 plain = not name.startswith("blocks.") or name.endswith((".query", ".key"))
                 nn.init.xavier_normal_(module.weight, gain=1.0 if plain else self.config.initial_gain)
-        nn.init.normal_(self.gene.weight, std=0.02)
-        nn.init.normal_(self.cls, std=0.02)
+        nn.init.normal_(self.embedding.gene.weight, std=self.config.initializer_range)
         with torch.no_grad():
-            self.gene.weight[0].zero_()
+            self.embedding.gene.weight[0].zero_()
 
     @property
     def token_vectors(self) -> Tensor:
         """The vector of each gene before the first block, without a value, (V, H)."""
-        return self.gene.weight
+        return self.embedding.gene.weight
 
-    def forward(  # type: ignore[override]  # values have no default: ranks say nothing here
+    def forward(  # type: ignore[override]  # values have no default, and ranks say nothing here
         self,
         tokens: Tensor,
         mask: Tensor | None = None,
         *,
         values: Tensor,
-        totals: Tensor | None = None,
         visible: Tensor | None = None,
         n_layers: int | None = None,
         positions: slice | None = None,
@@ -182,14 +200,12 @@ class CellFM(Backbone):
         Parameters
         ----------
         tokens
-            Genes, int64 (B, L), 0 for padding.
+            ``<cls>`` (2) and genes (3 and above), int64 (B, L), right-padded with 0.
         mask
-            True at genes, False at padding, (B, L). None means that no row is padded.
+            True at tokens, False at padding, (B, L). None means that no row is padded.
         values
-            log1p of counts per 10,000 of the genes of the vocabulary, float (B, L).
-        totals
-            Counts of each cell behind and before a thinning, (B, 2); for a model with tokens for them. Defaults to no thinning of a cell with
-            1,000 counts.
+            Float (B, L): of genes log1p of counts per 10,000 counts of genes of the vocabulary, of ``<cls>`` log1p of the cell's counts over 1,000, which only a
+            model with tokens for totals reads.
         visible
             False at genes whose value is hidden, (B, L). Defaults to all visible. In the first half of the blocks nothing looks at them.
         n_layers
@@ -199,47 +215,26 @@ class CellFM(Backbone):
 
         Returns
         -------
-        Hidden states (B, P + L, H): that of the cell, of the two totals if the model has them, and of the genes.
+        Hidden states (B, L, H), the first that of the cell.
 
         Raises
         ------
         ValueError
-            If shapes disagree, there is no such layer, or `totals` are given to a model without tokens for them.
+            If shapes disagree, or there is no such layer.
         """
         config, n_layers = self.config, self.n_to_run(n_layers)
         if values.shape != tokens.shape:
             msg = f"values have shape {tuple(values.shape)}, and tokens {tuple(tokens.shape)}: a value belongs to each gene."
             raise ValueError(msg)
-        if totals is not None and not config.totals:
-            msg = "This model has no tokens for totals. Leave them out."
-            raise ValueError(msg)
-        mask = tokens > 0 if mask is None and bool((tokens == 0).any()) else mask
-        x = self.embed(tokens, mask, values, totals, visible)
-        before = x.new_ones(len(tokens), config.n_prefix, 1)
+        x, n_before = self.embedding(tokens, values, visible), self.embedding.n_totals
         shown = mask if visible is None else visible if mask is None else mask & visible
         seen, looked_at = (
-            None if part is None else torch.cat([before, part[..., None].to(x.dtype)], 1) for part in (mask, shown)
+            None if part is None else F.pad(part, (n_before, 0), value=True)[..., None].to(x.dtype)
+            for part in (mask, shown)
         )
-        n_genes = (
-            x.new_full((len(tokens), 1, 1), tokens.shape[1]) if mask is None else mask.sum(1)[:, None, None].to(x.dtype)
-        )
+        n_genes = (tokens >= N_SPECIAL).sum(1).clamp(min=1)[:, None, None].to(x.dtype)
         for i, block in enumerate(self.blocks[:n_layers]):
             keys = looked_at if i < config.n_layers / 2 else seen
-            x = run_block(block, x, keys, n_genes.clamp(min=1), again=self.checkpoint_activations)
+            x = run_block(block, x, keys, n_genes, again=self.checkpoint_activations)
+        x = x[:, n_before:]
         return x if positions is None else x[:, positions]
-
-    def embed(
-        self, tokens: Tensor, mask: Tensor | None, values: Tensor, totals: Tensor | None, visible: Tensor | None
-    ) -> Tensor:
-        """States before the first block, (B, P + L, H); arguments as of `forward`."""
-        of_value = self.value(values)
-        if visible is not None:
-            of_value = torch.where(visible[..., None], of_value, self.hidden_value)
-        genes = self.gene(tokens) + of_value  # (B, L, H)
-        if mask is not None:
-            genes = genes * mask[..., None]
-        parts = [self.cls.expand(len(tokens), -1, -1)]
-        if self.config.totals:
-            counts = values.new_full((len(tokens), 2), 1000.0) if totals is None else totals.to(values.dtype)
-            parts.append(self.total_kind + self.total((counts / 1000).log1p()))
-        return torch.cat([*parts, genes], 1)

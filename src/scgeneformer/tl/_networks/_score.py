@@ -11,6 +11,7 @@ from scipy import sparse
 from scgeneformer import _keys as keys
 from scgeneformer._settings import settings
 from scgeneformer.tl._perturbation._write import columns_by_token
+from scgeneformer.tokens import token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -252,7 +253,7 @@ def check_pairs(
     for group, rows in used.items():
         n_cells = np.zeros((len(sources), len(targets)), dtype=np.float32)
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            tokens = np.asarray(inputs.tokens[rows[start : start + ROWS_AT_ONCE]])
+            tokens = token_of(np.asarray(inputs.tokens[rows[start : start + ROWS_AT_ONCE]]))
             has = np.zeros((len(tokens), len(inputs.vocabulary)), dtype=bool)
             has[np.arange(len(tokens))[:, None], tokens] = True
             of_source, of_target = (has[:, inputs.token_id[genes]].astype(np.float32) for genes in (sources, targets))

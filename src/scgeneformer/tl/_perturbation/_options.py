@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.engine import Pooling
     from scgeneformer.engine.perturb import Kind, Positions
+    from scgeneformer.nn._backbone import Ability
 
     from ._states import Centroids
 
@@ -54,6 +55,7 @@ class PerturbOptions:
     n_reference: int = 0
     n_random: int = 0
     untrained: bool = False
+    factor: float | None = None
     allow_poor: bool = False
 
     @property
@@ -65,6 +67,14 @@ class PerturbOptions:
     def inserts(self) -> bool:
         """Whether genes may be inserted that a cell does not express."""
         return self.kind == "overexpress"
+
+    @property
+    def needs(self) -> dict[Ability, str]:
+        """Abilities that the model must have, and what asks for them."""
+        of_ranks = {"kind": self.kind in MOVES, "positions": self.positions == "kept", "compat": self.official}
+        asked = [f"{name}={getattr(self, name)!r}" for name, is_asked in of_ranks.items() if is_asked]
+        needs: dict[Ability, str] = {"ranks of genes": ", ".join(asked)} if asked else {}
+        return needs | ({"values of genes": f"kind={self.kind!r}"} if self.kind == "scale" else {})
 
     @property
     def official(self) -> bool:
@@ -103,6 +113,10 @@ class PerturbOptions:
                 self.ranks is not None and (self.kind not in MOVES or self.quartiles != 1),
                 f"ranks={self.ranks!r} moves genes that are inhibited or activated, in place of `quartiles`: leave out one of the two, or take "
                 f"kind='inhibit' or 'activate' in place of {self.kind!r}.",
+            ),
+            (
+                (self.factor is None) == (self.kind == "scale"),
+                f"kind={self.kind!r} with factor={self.factor!r}: a factor, such as 0.5, is what kind='scale' multiplies counts by. Take both, or neither.",
             ),
             (
                 kept and self.kind != "delete",
@@ -147,6 +161,7 @@ class PerturbOptions:
             "kind": self.kind,
             "quartiles": self.quartiles if self.kind in MOVES and self.ranks is None else None,
             "ranks": self.ranks,
+            "factor": self.factor,
             "positions": self.positions if self.positions == "kept" else None,
             "decompose": self.decompose or None,
             "directions": self.directions or None,
@@ -192,6 +207,12 @@ DOCS = {
             Where other genes stand after ``"delete"``. ``"renumbered"``: those behind the gene move up by one, in the ordinary, official
             deletion. ``"kept"``: where they stood, so that they lose the gene as something to attend to, it leaves the mean, and
             nothing else changes.
+        """,
+    "factor": """
+        factor
+            What ``kind="scale"`` multiplies the count of a gene by, with all other values as they were: below 1 a knock-down, such as 0.5, above 1
+            overexpression. Only for models that read values (CellFM), which have no ranking: there ``"overexpress"`` gives a gene the highest value of
+            the cell, and genes are neither inhibited nor activated.
         """,
     "states": """
         groupby

@@ -31,7 +31,8 @@ def perturb(
     model: str | Path | Pretrained | Geneformer | None = None,
     genes: Sequence[str] | Literal["vocabulary"] | None = None,
     *,
-    kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
+    kind: Literal["delete", "overexpress", "inhibit", "activate", "scale"] = "delete",
+    factor: float | None = None,
     quartiles: Literal[1, 2, 3] = 1,
     ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
@@ -75,6 +76,7 @@ def perturb(
         cell. Listed genes are deleted, inhibited or activated in the cells that express them, and overexpressed in all cells.
         ``"vocabulary"``, for ``"overexpress"``, takes all genes of `var` in the vocabulary, expressed or not.
     {kind}
+    {factor}
     {states}
     target
         State towards which shifts are measured. Without it the distance that a cell moves is measured.
@@ -150,6 +152,7 @@ def perturb(
     """
     options = PerturbOptions(
         kind=kind,
+        factor=factor,
         quartiles=quartiles,
         ranks=ranks,
         positions=positions,

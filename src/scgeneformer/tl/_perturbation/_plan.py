@@ -153,6 +153,8 @@ class PerturbRun:
             fingerprint["positions"] = "kept"
         if perturbation.ranks is not None:
             fingerprint["ranks"] = perturbation.ranks
+        if perturbation.kind == "scale":
+            fingerprint["factor"] = perturbation.factor
         if method == "screen" and perturbation.positions != "kept":
             fingerprint["tolerance"] = engine.perturb.TOLERANCE
         if self.group is not None:

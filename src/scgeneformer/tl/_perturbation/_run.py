@@ -11,6 +11,7 @@ from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 from scgeneformer.tl._model_inputs import model_inputs
+from scgeneformer.tokens import token_of
 
 from ._agreement import agreement_of, sample_cells
 from ._outputs import with_outputs
@@ -103,9 +104,11 @@ def run_perturbation(
     )
     if refine is not None:
         inputs.pretrained.encoder.check_offers("estimates of perturbations", verb)
+    for ability, asked in options.needs.items():
+        inputs.pretrained.encoder.check_offers(ability, f"{verb}({asked})")
     targets = resolve_targets(inputs, options, genes=genes, sets=sets, anchor=anchor)
     runs = plan_runs(data, inputs, options, members, mod)
-    targets.check_expressed(inputs, [run.tokens for run in runs])
+    targets.check_expressed(inputs, [token_of(run.tokens) for run in runs])
     obs = keys.obs_frame(data, mod)
     if options.within is None and options.source is not None and target is not None:
         warn_of_types(obs, members[options.source], members[target], options)
@@ -174,7 +177,7 @@ def _measure_groups(runs: list[PerturbRun], targets: Targets, options: PerturbOp
         measured, outcome = _measure(run, targets.perturbation, refine)
         listed += [] if measured is None else [measured]
         outcomes = [(targets.perturbation, outcome)]
-        beside = targets.beside(run.tokens, options)
+        beside = targets.beside(token_of(run.tokens), options)
         besides.append(beside)
         if beside is not None:
             measured, outcome = _measure_beside(run, beside, screened=refine is not None)

@@ -161,7 +161,12 @@ def resolve_targets(
     column_of = columns_by_token(inputs.token_id, len(inputs.vocabulary))
     missing, inserts = options.missing, options.inserts
     edit = Perturbation(
-        options.kind, int(options.quartiles), options.positions, official=options.official, ranks=options.ranks
+        options.kind,
+        int(options.quartiles),
+        options.positions,
+        official=options.official,
+        ranks=options.ranks,
+        factor=1.0 if options.factor is None else options.factor,
     )
     if sets is not None:
         of_set = tokens_of_sets(inputs, sets, missing=missing, inserted=inserts)
@@ -247,7 +252,7 @@ def tokens_of_sets(inputs: ModelInputs, sets: Any, *, missing: str, inserted: bo
 
 
 def _check_room(inputs: ModelInputs, sets: dict[str, np.ndarray]) -> None:
-    room = inputs.pretrained.encoder.config.max_length - (2 if inputs.vocabulary.has_cls else 0)
+    room = inputs.pretrained.encoder.config.max_length - inputs.vocabulary.n_enclosing
     too_large = [name for name, genes in sets.items() if len(genes) >= room]
     if too_large:
         msg = f"Sets {too_large} have as many genes as the model has ranks ({room}), so that none of the cell's would be left. Split them."

@@ -34,7 +34,8 @@ def perturb_sets(
     sets: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | Sequence[str] | pd.DataFrame | Path | None = None,
     *,
     anchor: str | None = None,
-    kind: Literal["delete", "overexpress", "inhibit", "activate"] = "delete",
+    kind: Literal["delete", "overexpress", "inhibit", "activate", "scale"] = "delete",
+    factor: float | None = None,
     quartiles: Literal[1, 2, 3] = 1,
     ranks: int | None = None,
     positions: Literal["renumbered", "kept"] = "renumbered",
@@ -76,6 +77,7 @@ def perturb_sets(
     anchor
         Gene that is perturbed together with each gene of `sets`, in the cells that express both; overexpressed in all if `sets` is given.
     {kind}
+    {factor}
     {states}
     target
         State towards which shifts are measured. Without it the distance that a cell moves is measured.
@@ -142,6 +144,7 @@ def perturb_sets(
     genes, together = (None, by_name) if anchor is None else (by_name, None)
     options = PerturbOptions(
         kind=kind,
+        factor=factor,
         quartiles=quartiles,
         ranks=ranks,
         positions=positions,

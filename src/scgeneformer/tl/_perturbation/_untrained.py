@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scgeneformer.tokens import token_of
+
 from ._write import Measured
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def _small_run(run: PerturbRun, model: Pretrained) -> PerturbRun | None:
         for rows, most in ((chosen, N_CELLS), (members, N_STATE_CELLS))
     )
     tokens = np.asarray(run.inputs.tokens[of_target])
-    if (tokens >= run.inputs.vocabulary.n_special).any(axis=1).sum() < 2:
+    if (token_of(tokens) >= run.inputs.vocabulary.n_special).any(axis=1).sum() < 2:
         return None
     return replace(
         run,

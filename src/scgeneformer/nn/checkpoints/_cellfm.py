@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from scgeneformer.nn._weights import checked
-from scgeneformer.nn.checkpoints._layouts import renamed
-from scgeneformer.nn.checkpoints._mindspore import read_mindspore
+import torch
 
-from ._cellfm import CellFM
-from ._config import CellFMConfig
+from scgeneformer.nn._weights import checked
+from scgeneformer.nn.retention import CellFM, CellFMConfig
+from scgeneformer.nn.retention._cellfm import N_SPECIAL
+
+from ._layouts import renamed
+from ._mindspore import read_mindspore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +21,10 @@ if TYPE_CHECKING:
 
 # ours -> theirs, see `renamed`
 _NAMES = {
-    "gene.weight": "gene_emb",
-    "cls": "cls_token",
-    "value.": "value_enc.value_enc.",
-    "hidden_value": "value_enc.mask_emb",
-    "total.": "ST_enc.",
-    "total_kind": "ST_emb",
+    "embedding.value.": "value_enc.value_enc.",
+    "embedding.hidden_value": "value_enc.mask_emb",
+    "embedding.total.": "ST_enc.",
+    "embedding.total_kind": "ST_emb",
     "blocks.{}.retention.query.": "encoder.{}.attn.q_proj.",
     "blocks.{}.retention.key.": "encoder.{}.attn.k_proj.",
     "blocks.{}.retention.value.": "encoder.{}.attn.v_proj.",
@@ -69,8 +69,10 @@ def load_cellfm(path: str | Path, n_genes: int, *, head_width: int = HEAD_WIDTH)
     """
     weights = read_mindspore(path)
     model = CellFM(_config(path, weights, n_genes, head_width))
-    state = {}
+    state = {"embedding.gene.weight": _gene_vectors(path, weights, n_genes)}
     for ours, value in model.state_dict().items():
+        if ours in state:
+            continue
         theirs = renamed(ours, _NAMES)
         if theirs not in weights:
             msg = f"{path} has no weights {theirs!r}, which CellFM needs."
@@ -79,9 +81,20 @@ def load_cellfm(path: str | Path, n_genes: int, *, head_width: int = HEAD_WIDTH)
             msg = f"Weights {theirs!r} in {path} have shape {tuple(weights[theirs].shape)}, not {tuple(value.shape)}."
             raise ValueError(msg)
         state[ours] = checked(weights[theirs], value.dtype, theirs, path)
-    state["gene.weight"][0] = 0  # padding, which they multiply out
     model.load_state_dict(state)
     return model.eval()
+
+
+def _gene_vectors(path: str | Path, weights: dict[str, Tensor], n_genes: int) -> Tensor:
+    """Vectors of our tokens: zero for padding and mask, that of the cell, and those of genes; the rows that fill theirs up are left out."""
+    cls, table = weights.get("cls_token"), weights["gene_emb"]
+    if cls is None or cls.numel() != table.shape[1]:
+        msg = f"{path} has no weights 'cls_token' of {table.shape[1]} numbers, which CellFM needs."
+        raise KeyError(msg)
+    vectors = torch.zeros(N_SPECIAL + n_genes, table.shape[1])
+    vectors[N_SPECIAL - 1] = checked(cls, torch.float32, "cls_token", path).flatten()
+    vectors[N_SPECIAL:] = checked(table, torch.float32, "gene_emb", path)[1 : n_genes + 1]
+    return vectors
 
 
 def _config(path: str | Path, weights: dict[str, Tensor], n_genes: int, head_width: int) -> CellFMConfig:
@@ -96,7 +109,7 @@ def _config(path: str | Path, weights: dict[str, Tensor], n_genes: int, head_wid
         raise ValueError(msg)
     layers = [int(found[1]) for found in map(_LAYER.match, weights) if found is not None]
     return CellFMConfig(
-        vocab_size=rows,
+        vocab_size=N_SPECIAL + n_genes,
         n_layers=max(layers, default=-1) + 1,
         width=width,
         n_heads=width // head_width,
