@@ -51,7 +51,7 @@ def make_cells() -> Callable[..., ad.AnnData]:
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders with untrained models of the bundled vocabulary, an encoder and a decoder: as deep as pages need, and narrow."""
+    """Folders with untrained models of the bundled vocabulary, two encoders and a decoder: as deep as pages need, and narrow."""
     import torch
 
     vocabulary, models = sg.hub.vocabulary("default"), tmp_path_factory.mktemp("models")
@@ -66,6 +66,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         torch.manual_seed(0)
         networks = {
             "V2-104M": sg.nn.MaskedGeneModel(sg.nn.EncoderConfig(n_layers=7, **shape)),
+            "V1-10M_CellClassifier_cardiomyopathies": sg.nn.CellClassifier(
+                sg.nn.EncoderConfig(n_layers=2, **shape), n_outputs=3, head="bert"
+            ),
             "MaxToki-217M": sg.nn.NextGeneModel(sg.nn.LlamaConfig(n_layers=2, n_kv_heads=1, head_width=4, **shape)),
         }
     for name, network in networks.items():

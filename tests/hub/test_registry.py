@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BERTS = {"V1-10M": 10_288_722, "V2-104M": 104_386_867, "V2-104M_CLcancer": 104_386_867, "V2-316M": 316_354_867}
-PARAMETERS = BERTS | {"MaxToki-217M": 216_946_576, "MaxToki-1B": 1_049_036_544}
+FINE_TUNED = "V1-10M_CellClassifier_cardiomyopathies"
+PARAMETERS = BERTS | {FINE_TUNED: 10_263_555, "MaxToki-217M": 216_946_576, "MaxToki-1B": 1_049_036_544}
 
 
 def described(path: Path) -> tuple[str, int]:
@@ -44,8 +45,10 @@ def test_files_are_in_the_list_of_the_repository(shared: Path) -> None:
         RemoteFile(path, sha256, int(size))
         for path, sha256, size in re.findall(r"^\| (\S+) \| ([0-9a-f]{64}) \| (\d+) \|$", text, flags=re.MULTILINE)
     }
-    pinned = {MODELS[name].weights for name in BERTS} | {f for g in GENERATIONS.values() for f in g.files}
-    assert len(pinned) == 4 + 8
+    pinned = {MODELS[name].weights for name in (*BERTS, FINE_TUNED)} | {
+        f for g in GENERATIONS.values() for f in g.files
+    }
+    assert len(pinned) == 5 + 8
     assert pinned <= listed
 
 
@@ -55,7 +58,7 @@ def test_files_of_maxtoki_are_in_the_list_of_its_repository(shared: Path) -> Non
         (path, int(size), sha256)
         for path, size, sha256 in re.findall(r"^\| (\S+) \| (\d+) \| ([0-9a-f]{64}) \|$", text, flags=re.MULTILINE)
     }
-    pinned = [file for name in MODELS.keys() - BERTS.keys() for file in MODELS[name].files]
+    pinned = [file for name in MODELS if name.startswith("MaxToki") for file in MODELS[name].files]
     assert {(file.path, file.size, file.sha256) for file in pinned} <= listed
     assert {file.sources[0] for file in pinned} == {
         "https://huggingface.co/theodoris-lab/MaxToki/resolve/21aa7b7f844c146c16fb79ffb3aa75d9b07a3d77/"
@@ -99,8 +102,8 @@ def test_shapes_are_those_of_the_configs(shared: Path) -> None:
 def test_weights_have_the_size_of_their_parameters() -> None:
     table = hub.available()
     for name, model in MODELS.items():
-        header = model.weights.size - 4 * table.loc[name, "parameters"]  # float32, after a JSON header
-        assert 0 < header < 50_000
+        header = model.weights.size - 4 * table.loc[name, "parameters"]  # float32, after a JSON header or in a pickle
+        assert 0 < header < 70_000
 
 
 def test_available(cache: Path) -> None:
@@ -121,8 +124,8 @@ def test_available(cache: Path) -> None:
         )
     ]
     assert table["parameters"].to_dict() == PARAMETERS
-    assert table["max_length"].tolist() == [2048, *[4096] * 5]
-    assert table["layers"].tolist() == [6, 12, 12, 18, 11, 20]
+    assert table["max_length"].tolist() == [2048, *[4096] * 3, 2048, *[4096] * 2]
+    assert table["layers"].tolist() == [6, 12, 12, 18, 6, 11, 20]
     assert set(table["licence"]) == {"Apache-2.0"}
     assert not table["cached"].any()
     assert table.loc["V1-10M", "download_mb"] == pytest.approx(44.6, abs=0.05)

@@ -164,7 +164,7 @@ def test_bad_input(classifier, query, tokenized, folder) -> None:
         sg.tl.annotate(query, classifier, task="type", tokens_key="other")
     with pytest.raises(TypeError, match="not a CellClassifier"):
         sg.tl.annotate(query, sg.hub.load(folder))
-    with pytest.raises(FileNotFoundError, match="no folder 'nowhere'"):
+    with pytest.raises(ValueError, match="No model 'nowhere': there is no such folder, and the names are"):
         sg.tl.annotate(query, "nowhere")
     with pytest.raises(ValueError, match="not trained"):
         sg.tl.annotate(query, sg.model.CellClassifier(tokenized, folder), task="type")

@@ -17,7 +17,7 @@ def available() -> pd.DataFrame:
     Returns
     -------
     One row per model, indexed by name: `generation` (of the vocabulary), `backbone`, `layers`, `width`, `parameters` (scores of
-    genes included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included), `cached`
+    genes included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included, files of unknown size not), `cached`
     (whether all files are in the cache), `licence`, `source` (repository on Hugging Face and folder in it), `description`.
 
     Examples
@@ -43,7 +43,7 @@ def _published(model: _registry.Model) -> dict[str, Any]:
         "width": model.width,
         "parameters": model.parameters,
         "max_length": generation.max_length,
-        "download_mb": round(sum(file.size for file in files) / 1e6, 1),
+        "download_mb": round(sum(file.size or 0 for file in files) / 1e6, 1),
         "cached": all(is_cached(file) for file in files),
         "licence": model.licence,
         "source": model.source,

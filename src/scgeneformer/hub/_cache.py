@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +20,16 @@ from ._download import download, without_password
 if TYPE_CHECKING:
     from ._registry import RemoteFile
 
-_hashed: dict[Path, tuple[str, int, int, int, int, int]] = {}  # files that this process found to be the expected ones
+_hashed: dict[
+    Path, tuple[str | None, int, int, int, int, int]
+] = {}  # files that this process found to be the expected ones
 
 
 def fetch(file: RemoteFile) -> Path:
     """Path of the local copy of `file`, downloaded if it is not cached.
 
     A cached file is hashed once in each process, which takes seconds for the largest weights, and again when it was changed or replaced
-    since. A cached file needs no network.
+    since. A cached file needs no network. Where this package knows no sha256, that of the first copy is pinned in the cache, with a warning.
 
     Raises
     ------
@@ -37,11 +41,13 @@ def fetch(file: RemoteFile) -> Path:
         If the downloaded file has another size or sha256; it is removed.
     """
     path = settings.cache_dir / file.path
+    file = _pinned(path, file)
     if _is_checked(path, file):
         return path
     sources = _sources(path, file)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(path.name + ".lock")):
+        file = _pinned(path, file)
         if _is_checked(path, file):  # another process was first
             return path
         if path.exists():
@@ -49,19 +55,46 @@ def fetch(file: RemoteFile) -> Path:
             warnings.warn(msg, stacklevel=3)
             path.unlink()
         _bring_from_any(sources, path, file)
-        _hashed[path] = _state(path, file)
+        _hashed[path] = _state(path, _pinned(path, file))
     return path
 
 
 def is_cached(file: RemoteFile) -> bool:
     """Whether a file of the expected size is in the cache; `fetch` verifies its content."""
     path = settings.cache_dir / file.path
-    return path.is_file() and path.stat().st_size == file.size
+    return path.is_file() and file.size in (None, path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:
     """Sha256 of a file's content, in hexadecimal."""
     return pooch.file_hash(str(path), alg="sha256")
+
+
+def _pinned(path: Path, file: RemoteFile) -> RemoteFile:
+    """`file` with sha256 and size: its own, else those of the first copy; as it is if there was none."""
+    if file.sha256 is not None:
+        return file
+    if path.is_file() and not _pin_of(path).is_file():  # copied here by hand
+        _pin(path, path)
+    if not _pin_of(path).is_file():
+        return file
+    pinned = re.fullmatch(r"([0-9a-f]{64}) (\d{1,12})\n", _pin_of(path).read_text(errors="replace"))
+    if pinned is None:
+        msg = f"{_pin_of(path)} does not hold the sha256 and size of {path.name}. Remove it, to pin those of the next copy."
+        raise ValueError(msg)
+    return replace(file, sha256=pinned[1], size=int(pinned[2]))
+
+
+def _pin(path: Path, copy: Path) -> None:
+    """Expect the content of `copy` at `path` from now on."""
+    sha256 = sha256_of(copy)
+    _pin_of(path).write_text(f"{sha256} {copy.stat().st_size}\n")
+    msg = f"The official sha256 of {path} is not known to this version of scgeneformer. That of this copy, {sha256}, was pinned in {_pin_of(path).name}: other files will be refused."
+    warnings.warn(msg, stacklevel=2)
+
+
+def _pin_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
 
 
 def _sources(path: Path, file: RemoteFile) -> tuple[str, ...]:
@@ -88,9 +121,8 @@ def _bring_from_any(sources: tuple[str, ...], path: Path, file: RemoteFile) -> N
     missing = []
     for source in sources:
         # pooch, which reports the address, does not get its password
-        manager = pooch.create(
-            settings.cache_dir, without_password(source), registry={file.path: f"sha256:{file.sha256}"}
-        )
+        known = None if file.sha256 is None else f"sha256:{file.sha256}"
+        manager = pooch.create(settings.cache_dir, without_password(source), registry={file.path: known})
         try:
             manager.fetch(file.path, downloader=partial(_bring, source=source, path=path, file=file))
         except FileNotFoundError as error:
@@ -106,11 +138,14 @@ def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Pa
     url, part = f"{source}{file.path}", path.with_name(path.name + ".part")
     if part.is_symlink() or (part.exists() and not part.is_file()):  # writing there would change another file, or hang
         part.unlink()
+    if file.sha256 is None:  # nothing would tell that it was begun with another file
+        part.unlink(missing_ok=True)
     if _is_url(url):
         is_resumed = part.exists()
         joined = download(url, part, file.size, progress=settings.progress)
         found = _found(part, file)
-        if found != _expected(file) and (is_resumed or joined):  # the pieces may be of two different files
+        # the pieces may be of two different files
+        if file.sha256 is not None and found != _expected(file) and (is_resumed or joined):
             part.unlink()
             download(url, part, file.size, progress=settings.progress)
             found = _found(part, file)
@@ -120,9 +155,13 @@ def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Pa
             raise FileNotFoundError(msg)
         shutil.copyfile(url, part)
         found = _found(part, file)
-    if found != _expected(file):
+    if file.sha256 is None:
+        _pin(path, part)
+    elif found != _expected(file):
         part.unlink()
         msg = f"{without_password(url)} is not the expected file and was removed: expected {_expected(file)}, found {found}."
+        if _pin_of(path).is_file():
+            msg += f" What is expected was pinned on the first download: if you trust the new file, remove {_pin_of(path)}."
         raise ValueError(msg)
     part.replace(output)
 
@@ -141,7 +180,7 @@ def _found(path: Path, file: RemoteFile) -> str:
     return f"{size:,} bytes" if size != file.size else f"{size:,} bytes with sha256 {sha256_of(path)}"
 
 
-def _state(path: Path, file: RemoteFile) -> tuple[str, int, int, int, int, int]:
+def _state(path: Path, file: RemoteFile) -> tuple[str | None, int, int, int, int, int]:
     """What was expected of a file when it was hashed, and by what a change or another file is noticed."""
     stat = path.stat()
     return file.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino

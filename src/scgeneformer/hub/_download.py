@@ -21,6 +21,7 @@ _CHUNK = 2**16  # bytes that an interruption may lose
 _TIMEOUT = (10, 60)  # seconds to connect, and between two reads
 _WINDOW = 60.0  # seconds in which a server must send
 _LEAST = 2**16  # bytes
+_MOST_UNKNOWN = 2**20  # bytes of a file of unknown size, such as a config
 _BUSY = (408, 425, 429)
 _GONE = (404, 410)
 _BAD_RANGE = 416
@@ -44,7 +45,7 @@ def without_password(address: str) -> str:
     return re.sub(r"://[^/\s]*@", "://***@", address)
 
 
-def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool:
+def download(url: str, part: Path, size: int | None, *, progress: bool = False) -> bool:
     """Download the `size` bytes at `url` to `part`.
 
     Bytes already in `part` are kept and the rest is requested by HTTP Range; the download starts anew if the server does not support that
@@ -57,7 +58,7 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
     part
         File to write; it is kept after an interruption, to be resumed by the next call.
     size
-        Expected size in bytes.
+        Expected size in bytes; None for what the server says, at most 1 MiB.
     progress
         Show a progress bar.
 
@@ -74,6 +75,7 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
     ValueError
         If the file has another size; `part` is removed.
     """
+    size = _told_size(url, part) if size is None else size
     best, tries, joined = _size(part), 0, False
     with tqdm(
         total=size, desc=part.stem, unit="B", unit_scale=True, unit_divisor=1000, disable=not progress, initial=best
@@ -96,6 +98,21 @@ def download(url: str, part: Path, size: int, *, progress: bool = False) -> bool
                     raise ConnectionError(msg) from error
                 time.sleep(PAUSE * 2**tries / 2 if tries else 0)
     return joined
+
+
+def _told_size(url: str, part: Path) -> int:
+    try:
+        with _answer(url, {"Accept-Encoding": "identity"}) as response:
+            _check_status(response, part)
+            _, size = _extent(response, continued=False)
+    except _TRANSIENT as error:
+        msg = f"Could not download {without_password(url)}: {without_password(str(error))}. Call again."
+        raise ConnectionError(msg) from error
+    if size is None or size > _MOST_UNKNOWN:
+        size_text = "no size" if size is None else f"{size:,} bytes"
+        msg = f"{without_password(url)} was not downloaded: its sha256 is not known, and the server tells {size_text}, where at most {_MOST_UNKNOWN:,} bytes are taken."
+        raise ValueError(msg)
+    return size
 
 
 def _size(path: Path) -> int:
@@ -175,7 +192,7 @@ def _check_status(response: requests.Response, part: Path) -> None:
         msg = f"{without_password(response.url)}: {answer}."
         raise FileNotFoundError(msg)
     if code == _BAD_RANGE:  # what is here does not belong to the server's file
-        part.unlink()
+        part.unlink(missing_ok=True)
     if code == _BAD_RANGE or code in _BUSY or code >= _SERVER_ERROR:
         raise _InterruptedTransfer(answer)
     msg = f"{without_password(response.url)}: the server answered {answer}."

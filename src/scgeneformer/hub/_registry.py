@@ -19,11 +19,14 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """File of an official repository; `path` is also its path in the cache folder and in a mirror, where all repositories are one tree."""
+    """File of an official repository; `path` is also its path in the cache folder and in a mirror, where all repositories are one tree.
+
+    Without `sha256` and `size`, which are not known of every file, those of the first download are pinned in the cache.
+    """
 
     path: str
-    sha256: str
-    size: int
+    sha256: str | None = None
+    size: int | None = None
     repository: str = GENEFORMER
 
     @property
@@ -146,6 +149,23 @@ def _model(
     )
 
 
+def _fine_tuned(name: str, parameters: int, folder: str, weights: tuple[str, int], description: str) -> Model:
+    """A fine-tuned V1-10M, of whose ``config.json`` no hash was published."""
+    folder = f"fine_tuned_models/{folder}"
+    return Model(
+        name,
+        "V1",
+        BERT,
+        6,
+        256,
+        parameters,
+        config=RemoteFile(f"{folder}/config.json"),
+        weights=RemoteFile(f"{folder}/pytorch_model.bin", *weights),
+        licence="Apache-2.0",
+        description=description,
+    )
+
+
 def _maxtoki(size: str, shape: tuple[int, int, int], config: tuple[str, int], weights: tuple[str, int]) -> Model:
     """A MaxToki, whose dictionaries are those of V2, with ``<bos>`` for ``<cls>``."""
     name = f"MaxToki-{size}"
@@ -191,6 +211,13 @@ MODELS = {
             ("2cc4af3442644e84af71814a607b61c958d7b4e5ebde6791ab77b5f534ac6f6e", 591),
             ("965ceccea81953d362081ef3843560a0e4fef88d396c28017881f1e94b1246f3", 1_265_455_076),
             "Chen 2024; pretrained on 104 million human cells, the largest",
+        ),
+        _fine_tuned(
+            "V1-10M_CellClassifier_cardiomyopathies",
+            10_263_555,
+            "Geneformer-V1-10M_CellClassifier_cardiomyopathies_220224",
+            ("12ead3bad8cf4b853bac87eadeb79c9308ae492e9d29f32da1a2c85e8586108d", 41_115_113),
+            "Theodoris 2023; V1-10M, fine-tuned to tell apart cells of non-failing, hypertrophic and dilated hearts",
         ),
         _maxtoki(
             "217M",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -355,7 +355,8 @@ class CellClassifier(LabelledCells):
         Parameters
         ----------
         folder
-            Folder written by :meth:`export`, by the official tool, or by ``BertForSequenceClassification`` of transformers.
+            Folder written by :meth:`export`, by the official tool, or by ``BertForSequenceClassification`` of transformers; or the name of a
+            classifier in :func:`scgeneformer.hub.available`.
         adata
             Tokenized data. Defaults to none.
         labels_key
@@ -372,7 +373,8 @@ class CellClassifier(LabelledCells):
         >>> sg.pp.tokenize(adata, loaded.vocabulary)
         >>> predicted = loaded.predict(adata)
         """
-        vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
+        pretrained = hub.load(folder, vocabulary=vocabulary)
+        vocabulary, folder = pretrained.vocabulary, cast("Path", pretrained.folder)
         network, config = nn.load_cell_classifier(folder), nn.read_config(folder)
         n_outputs = network.classifier.out_features
         tasks = {name: CellTask.restored(name, state) for name, state in config.get(_TASKS, {}).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -298,7 +298,8 @@ class GeneClassifier(ClassifiedGenes):
         Parameters
         ----------
         folder
-            Folder written by :meth:`export`, by the official tool, or by ``BertForTokenClassification`` of transformers.
+            Folder written by :meth:`export`, by the official tool, or by ``BertForTokenClassification`` of transformers; or the name of a
+            classifier in :func:`scgeneformer.hub.available`.
         adata
             Tokenized data. Defaults to none.
         classes
@@ -312,7 +313,8 @@ class GeneClassifier(ClassifiedGenes):
         ValueError
             If the number of classes differs from the number of outputs of the head.
         """
-        vocabulary = hub.load(folder, vocabulary=vocabulary).vocabulary
+        pretrained = hub.load(folder, vocabulary=vocabulary)
+        vocabulary, folder = pretrained.vocabulary, cast("Path", pretrained.folder)
         network, config = nn.load_gene_classifier(folder), nn.read_config(folder)
         n_classes, labels = network.classifier.out_features, config.get("id2label", {})
         lists = config.get(_CLASSES) or {str(labels.get(str(i), f"LABEL_{i}")): [] for i in range(n_classes)}

@@ -55,8 +55,9 @@ def annotate(
     adata
         Tokenized by :func:`scgeneformer.pp.tokenize`; labels are not needed.
     model
-        A trained :class:`scgeneformer.model.CellClassifier`; or a folder, written by its ``save`` or ``export``, by the official
-        tool, or by ``BertForSequenceClassification`` of transformers.
+        A trained :class:`scgeneformer.model.CellClassifier`; a folder, written by its ``save`` or ``export``, by the official
+        tool, or by ``BertForSequenceClassification`` of transformers; or the name of a published classifier,
+        ``"V1-10M_CellClassifier_cardiomyopathies"``.
     task
         Which column of labels, where the classifier has learned several.
     min_score

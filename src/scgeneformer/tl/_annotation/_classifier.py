@@ -1,4 +1,4 @@
-"""A trained classifier, or the one in a folder."""
+"""A trained classifier, or the one of a name or in a folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def load_classifier(
     model: Any, kind: Literal["GeneClassifier"], adata: AnnData | MuData | None = None
 ) -> GeneClassifier: ...
 def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None) -> Any:
-    """The classifier itself, or the one in a folder.
+    """The classifier itself, or the one of this name or in this folder.
 
     Parameters
     ----------
     model
-        Classifier, or a folder that its ``save`` or ``export``, or transformers, has written.
+        Classifier, the name of one in :func:`scgeneformer.hub.available`, or a folder that its ``save`` or ``export``, or transformers, has written.
     kind
         Class of :mod:`scgeneformer.model` that it is to be of.
     adata
@@ -35,10 +35,8 @@ def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder.
     TypeError, ValueError
-        If it is neither, or of another kind.
+        If it is none of them, or of another kind.
     """
     from scgeneformer import model as models
 
@@ -48,10 +46,6 @@ def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None
     if not isinstance(model, str | os.PathLike):
         msg = f"model is a {type(model).__name__}, not a {kind} or the folder of one. Train one: `sg.model.{kind}(adata, ...)`."
         raise TypeError(msg)
-    folder = Path(model)
-    if not folder.is_dir():
-        msg = f"There is no folder {str(model)!r} with a classifier, as `model.save(folder)` and `model.export(folder)` write it."
-        raise FileNotFoundError(msg)
-    if (folder / "config.json").is_file() and not wanted.is_saved(folder):
-        return wanted.from_pretrained(folder, adata)
-    return wanted.load(folder, adata=False if adata is None else adata)
+    if Path(model).is_dir() and (wanted.is_saved(model) or not (Path(model) / "config.json").is_file()):
+        return wanted.load(model, adata=False if adata is None else adata)
+    return wanted.from_pretrained(model, adata)
