@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -155,6 +156,11 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     -------
     The model, whose weights are read when first used, and its vocabulary.
 
+    Warns
+    -----
+    UserWarning
+        If the config of a folder names a classifier and the weights have no head. The encoder can be used all the same.
+
     Raises
     ------
     ValueError
@@ -179,9 +185,11 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
         return Pretrained(name, of_checkpoint(checkpoint, vocabulary), checkpoint)
     folder = find_folder(model)
     model_vocabulary = of_folder(folder, vocabulary)
-    from scgeneformer.nn import weights_file
+    from scgeneformer.nn.checkpoints import missing_head, weights_file
 
     weights_file(folder)  # raises now, rather than at first use, if there are no weights
+    if (message := missing_head(folder)) is not None:
+        warnings.warn(message, stacklevel=3)
     name = _registry.DEFAULT if model == _registry.DEFAULT else folder.resolve().name
     return Pretrained(name, model_vocabulary, folder)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
@@ -76,13 +76,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            msg = f"{path} is not a safetensors file, or is damaged ({error}). Fetch it again from its source."
-            raise ValueError(msg) from None
+            raise _damaged(path, error) from None
     weights = load_plain(path)
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         msg = f"{path} does not hold tensors by name. Save the model with `save_pretrained` of transformers."
         raise ValueError(msg)
     return weights
+
+
+def weight_names(path: str | Path) -> set[str]:
+    """Names of the tensors in a file, without their values where it is safetensors."""
+    if Path(path).suffix != ".safetensors":
+        return set(read_weights(path))
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str | Path, error: SafetensorError) -> ValueError:
+    return ValueError(f"{path} is not a safetensors file, or is damaged ({error}). Fetch it again from its source.")
 
 
 def checked(value: Tensor, dtype: torch.dtype, name: str, path: str | Path) -> Tensor:

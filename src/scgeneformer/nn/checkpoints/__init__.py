@@ -13,6 +13,7 @@ from ._models import (
     load_gene_classifier,
     load_masked_gene_model,
     load_next_gene_model,
+    missing_head,
     read_state,
     save_checkpoint,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "load_gene_classifier",
     "load_masked_gene_model",
     "load_next_gene_model",
+    "missing_head",
     "read_config",
     "read_mindspore",
     "read_state",

@@ -15,7 +15,7 @@ from scgeneformer.nn._encoder import Encoder
 from scgeneformer.nn._heads import CellClassifier, GeneClassifier, MaskedGeneModel
 from scgeneformer.nn._llama import Llama, NextGeneModel
 from scgeneformer.nn._quantize import is_quantized
-from scgeneformer.nn._weights import checked, read_weights
+from scgeneformer.nn._weights import checked, read_weights, weight_names
 from scgeneformer.nn.retention import CellFM
 
 from ._folder import CONFIG, WEIGHTS, read_config, weights_file
@@ -34,9 +34,12 @@ from ._layouts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor, nn
+
+_CLASSIFIERS = (CellClassifier, GeneClassifier)
+_HEAD_WEIGHTS = "classifier.weight"
 
 
 def read_state(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -176,6 +179,19 @@ def load_gene_classifier(folder: str | Path) -> GeneClassifier:
     return _load(GeneClassifier, folder, _n_classes(folder), read_config(folder).get(HEAD, "bert"))
 
 
+def missing_head(folder: str | Path, names: Collection[str] | None = None) -> str | None:
+    """What to say of a folder whose config names a classifier and whose weights, of these `names`, have no head; None of any other."""
+    kind = kind_of(read_config(folder), ())
+    if kind not in _CLASSIFIERS:
+        return None
+    if _HEAD_WEIGHTS in (weight_names(weights_file(folder)) if names is None else names):
+        return None
+    return (
+        f"{folder} has no trained head: its {CONFIG} names a {HF_CLASS[kind]}, but {weights_file(folder).name} has no {_HEAD_WEIGHTS!r}. "
+        f"Its encoder can be used as it is; train a head with `sg.model.{kind.__name__}(adata, {str(folder)!r})`."
+    )
+
+
 def _n_classes(folder: str | Path) -> int:
     """Number of classes of a classifier; Hugging Face leaves it out of ``config.json`` when it is two."""
     config = read_config(folder)
@@ -205,7 +221,11 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
     if cls not in (backbone_of(settings), kind):
         (what, function), (wanted, _) = WHAT[kind], WHAT[cls]
         msg = f"{folder} holds {what} ({HF_CLASS[kind]}), not {wanted}. Load it with `{function}({str(folder)!r})`."
+        if cls in _CLASSIFIERS and kind not in _CLASSIFIERS:
+            msg += f" Or train one from it with `sg.model.{cls.__name__}(adata, {str(folder)!r})`."
         raise TypeError(msg)
+    if cls in _CLASSIFIERS and (msg := missing_head(folder, weights)) is not None:
+        raise ValueError(msg)
     with torch.device("meta"):  # nothing is drawn only to be overwritten
         model = cls(config, *args)
     model.load_state_dict(_state(model, weights, path), assign=True)
