@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from . import applications, counts, files, labels, perturbing, references, results, tokens
+from . import applications, backbones, counts, files, labels, perturbing, references, results, tokens
 from .verdict import Tally
 
 AREAS = {
     module.__name__.rsplit(".", 1)[1]: module
-    for module in (counts, tokens, perturbing, results, labels, files, references, applications)
+    for module in (counts, tokens, perturbing, results, labels, files, references, applications, backbones)
 }
 
 

@@ -70,6 +70,17 @@ def test_tokens_of_time_follow_those_of_genes(tmp_path: Path, tiny_vocabulary: V
     assert found.encoder.config.vocab_size == 16
 
 
+def test_folders_of_another_backbone_are_named(tmp_path: Path, tiny_vocabulary: Vocabulary, folder: Path) -> None:
+    save(tmp_path, 11)
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(KeyError, match=r"no weights 'model\.embed.*Llama needs, but has 'bert\..*of another model"):
+        _ = hub.load(tmp_path, vocabulary=tiny_vocabulary).encoder
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 11, "n_positions": 16}))
+    for load in (hub.load, hub.vocabulary):
+        with pytest.raises(ValueError, match=r"a model of type 'gpt2'.*\('bert', 'llama'\) are read"):
+            load(tmp_path)
+
+
 def test_damaged_dictionaries_are_refused(tmp_path: Path, tiny_vocabulary: Vocabulary) -> None:
     save(tmp_path, 16)
     good = dictionary(tiny_vocabulary, "-1", "0", "1", "<boq>", "<eoq>")

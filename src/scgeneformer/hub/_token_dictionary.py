@@ -31,7 +31,7 @@ def read_token_dictionary(path: Path) -> tuple[list[str], int]:
         msg = f"{path} is not a JSON dictionary of tokens, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
     wrong = [
-        f"{name!r} is token {tokens.get(name)}, not {token}"
+        f"{name!r} is token {tokens.get(name)!r}, not {token}"
         for name, token in _SPECIAL.items()
         if tokens.get(name) != token
     ]

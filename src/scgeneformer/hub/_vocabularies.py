@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.json.gz", "vocabulary.parquet")
 _CONFIG, _PICKLE = "config.json", "model.pt"
+_KINDS = ("bert", "llama")  # as `model_type` in a config
 _SIZES = {"vocab_size": "vocab_size", "max_length": "max_position_embeddings"}
 
 
@@ -133,11 +134,19 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
     """Vocabulary of the model in `folder`: `given` by the user, stored in the folder, or the official one of that size."""
     try:
         config = json.loads((folder / _CONFIG).read_bytes())
+        kind = config.get("model_type", "bert")
+    except (ValueError, AttributeError, RecursionError):
+        msg = f"{folder / _CONFIG} is not a JSON dictionary, or is damaged. Fetch it again from its source."
+        raise ValueError(msg) from None
+    if kind not in _KINDS:
+        msg = f"{folder / _CONFIG} is of a model of type {kind!r}. Of folders in the Hugging Face layout, those of {_KINDS} are read."
+        raise ValueError(msg)
+    try:
         n_tokens, max_length = (check(name, "int", config[theirs]) for name, theirs in _SIZES.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         msg = f"{folder / _CONFIG} does not describe a model, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
-    if config.get("model_type") != "llama":
+    if kind != "llama":
         return _of_size(folder, given, n_tokens, max_length)
     if not (folder / DICTIONARY).is_file():
         found = _of_size(folder, given, n_tokens, max_length)

@@ -82,7 +82,8 @@ def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
         ):  # a checkpoint with a head keeps the encoder under "bert."
             theirs = root + theirs
         if theirs not in weights:
-            msg = f"{path} has no weights {theirs!r}, which a {type(model).__name__} needs."
+            others = f", but has {next(iter(weights))!r} and others: is it of another model?" if weights else "."
+            msg = f"{path} has no weights {theirs!r}, which the class {type(model).__name__} needs{others}"
             raise KeyError(msg)
         if weights[theirs].shape != value.shape:
             found, expected = tuple(weights[theirs].shape), tuple(value.shape)
