@@ -63,6 +63,16 @@ def test_the_result_is_read_as_tokens(adata, llama_folder):
     assert adata.uns["geneformer_completed"]["params"]["n_genes"] == 4
 
 
+def test_lazy_tokens_are_read_as_far_as_they_are_kept(adata):
+    import dask.array as da
+
+    lazy, tokens = adata.copy(), adata.obsm["geneformer_tokens"]
+    lazy.obsm["geneformer_tokens"] = da.from_array(tokens, chunks=(3, 20))
+    for each in (adata, lazy):
+        sg.tl.complete(each, n_genes=4, top_k=3, rng=1)
+    np.testing.assert_array_equal(lazy.obsm["geneformer_completed"], adata.obsm["geneformer_completed"])
+
+
 def test_bad_requests(adata, folder, llama_folder):
     before = set(adata.obsm)
     with pytest.raises(ValueError, match=r"tl\.complete needs completion of cells, and this model is a BERT encoder"):

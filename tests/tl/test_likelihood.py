@@ -93,12 +93,28 @@ def test_a_cell_does_not_depend_on_others_or_on_batches(adata, which, request):
     np.testing.assert_allclose(few.obs["geneformer_loglik"], adata.obs["geneformer_loglik"].iloc[[7, 3]], atol=1e-5)
 
 
+@pytest.mark.parametrize("which", ["llama_folder", "masked_folder"])
+def test_lazy_tokens_are_read_block_by_block(adata, which, request):
+    import dask.array as da
+
+    folder = request.getfixturevalue(which)
+    sg.pp.tokenize(adata, folder)
+    lazy, tokens = adata.copy(), adata.obsm["geneformer_tokens"]
+    lazy.obsm["geneformer_tokens"] = da.from_array(tokens, chunks=((13, 13, 1, 13), (20, tokens.shape[1] - 20)))
+    for each in (adata, lazy):
+        sg.tl.likelihood(each, genes=True, rng=3)
+    np.testing.assert_allclose(lazy.obs["geneformer_loglik"], adata.obs["geneformer_loglik"], atol=1e-5)
+    for column in ("geneformer_loglik", "geneformer_loglik_n"):
+        np.testing.assert_allclose(lazy.var[column], adata.var[column], atol=1e-5)
+
+
 def test_every_gene_is_masked_once_and_as_many_in_each_pass(adata, masked_folder):
     sg.pp.tokenize(adata, masked_folder)
     tokens, seen = adata.obsm["geneformer_tokens"][:1], []
     model = sg.hub.load(masked_folder).masked_gene_model()
     model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-    engine.masked_likelihood(model, tokens, n_special=4, mask_id=1, n_passes=5, rng=np.random.default_rng(0))
+    passes = engine.passes_of_ranks(tokens.shape[1], 5, np.random.default_rng(0))
+    engine.masked_likelihood(model, tokens, n_special=4, mask_id=1, pass_of_rank=passes)
     masked = torch.cat(seen) == 1
     genes = torch.from_numpy(tokens[:, : masked.shape[1]].astype(np.int64))[0] >= 4
     assert torch.equal(masked.sum(0), genes.long())

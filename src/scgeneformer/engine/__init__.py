@@ -9,7 +9,7 @@ from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
 from ._complete import complete
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
-from ._likelihood import Likelihoods, masked_likelihood, next_gene_likelihood
+from ._likelihood import Likelihoods, masked_likelihood, next_gene_likelihood, passes_of_ranks
 
 __all__ = [
     "CellScores",
@@ -27,6 +27,7 @@ __all__ = [
     "masked_likelihood",
     "network",
     "next_gene_likelihood",
+    "passes_of_ranks",
     "perturb",
     "resolve_device",
     "resolve_layer",

@@ -14,7 +14,7 @@ from ._device import default_token_budget, on_device, resolve_device, resolve_pr
 from ._finite import check_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -40,6 +40,14 @@ class Likelihoods:
     cells: np.ndarray
     genes: np.ndarray
     n_cells: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Likelihoods]) -> Likelihoods:
+        """The likelihoods of all cells, of which `parts` are blocks."""
+        n_cells = np.sum([part.n_cells for part in parts], axis=0)
+        sums = np.sum([np.nan_to_num(part.genes) * part.n_cells for part in parts], axis=0)
+        with np.errstate(invalid="ignore"):
+            return cls(np.concatenate([part.cells for part in parts]), sums / n_cells, n_cells)
 
 
 class _Sums:
@@ -107,14 +115,23 @@ def next_gene_likelihood(
     return sums.means()
 
 
+def passes_of_ranks(n_ranks: int, n_passes: int, rng: np.random.Generator) -> np.ndarray:
+    """In which of `n_passes` each rank is masked, int64 (n_ranks,).
+
+    Of every `n_passes` consecutive ranks each pass masks one, drawn at random and the same in all cells, so that what a cell gets does not
+    depend on other cells.
+    """
+    blocks = -(-n_ranks // n_passes)
+    return np.concatenate([rng.permutation(n_passes) for _ in range(blocks)])[:n_ranks]
+
+
 def masked_likelihood(
     network: MaskedGeneModel,
     tokens: np.ndarray,
     *,
     n_special: int,
     mask_id: int,
-    n_passes: int,
-    rng: np.random.Generator,
+    pass_of_rank: np.ndarray,
     device: str = "auto",
     precision: str = "auto",
     token_budget: int | None = None,
@@ -122,19 +139,14 @@ def masked_likelihood(
 ) -> Likelihoods:
     """Log-probability of each gene of a cell where it is masked, each in one of several passes.
 
-    Of every `n_passes` consecutive ranks each pass masks one, drawn at random and the same in all cells, so that what a cell gets does not
-    depend on other cells.
-
     Parameters
     ----------
     network, tokens, n_special, device, precision, token_budget, progress
         As of `next_gene_likelihood`.
     mask_id
         Token of masked genes.
-    n_passes
-        Number of passes; one gene of so many is masked in each.
-    rng
-        Generator.
+    pass_of_rank
+        In which pass each rank is masked, (L,), of :func:`passes_of_ranks`.
 
     Raises
     ------
@@ -142,9 +154,7 @@ def masked_likelihood(
         If the model gives NaN or infinite numbers.
     """
     place, lengths = resolve_device(device), row_lengths(tokens)
-    blocks = -(-tokens.shape[1] // n_passes)
-    in_pass = np.concatenate([rng.permutation(n_passes) for _ in range(blocks)])[: tokens.shape[1]]
-    pass_of_rank = torch.from_numpy(in_pass).to(place)
+    n_passes, in_pass = int(pass_of_rank.max(initial=-1)) + 1, torch.from_numpy(pass_of_rank).to(place)
     sums = _Sums(len(tokens), network.encoder.config.vocab_size)
     with on_device(network, place, resolve_precision(precision, place)) as working:
         table = working.encoder.token_vectors
@@ -153,7 +163,7 @@ def masked_likelihood(
             number, cells = np.divmod(rows, len(tokens))
             batch, mask, _ = to_device(tokens[cells], lengths[cells], place)
             of_row = torch.from_numpy(number).to(place)
-            masked = (batch >= n_special) & (pass_of_rank[: batch.shape[1]] == of_row[:, None])  # (B, L)
+            masked = (batch >= n_special) & (in_pass[: batch.shape[1]] == of_row[:, None])  # (B, L)
             targets = batch[masked]
             states = working.encoder(batch.masked_fill(masked, mask_id), mask)[masked]  # (M, H)
             found = _log_probabilities(states, targets, lambda x: working.head(x, table), len(sums.of_tokens))

@@ -45,7 +45,7 @@ def complete(
     Parameters
     ----------
     adata
-        Tokenized by `scgeneformer.pp.tokenize`.
+        Tokenized by `scgeneformer.pp.tokenize`. Of dask tokens only those that are kept are read into memory, where the result is too.
     model
         Name of a decoder, path of its checkpoint, or a loaded one. Defaults to the model that the tokens were made for; to be named where several
         models share its vocabulary.
@@ -86,7 +86,7 @@ def complete(
         If the checkpoint has no scores of genes.
     ValueError
         If the model is no decoder, its vocabulary has no token that ends a cell, `n_genes` leaves nothing to draw, the tokens were made for another
-        vocabulary or are a dask array, or a slot holds something else than earlier results.
+        vocabulary, or a slot holds something else than earlier results.
 
     Notes
     -----
@@ -121,7 +121,7 @@ def complete(
     if not n_genes + 2 < longest <= vocabulary.max_length:
         msg = f"max_length={longest} must be above n_genes={n_genes} and two special tokens, and at most {vocabulary.max_length}, the model's own."
         raise ValueError(msg)
-    prompts = inputs.tokens_in_memory("cells are completed in memory")[:, : n_genes + 1].copy()
+    prompts = np.array(inputs.tokens[:, : n_genes + 1])
     prompts[prompts == vocabulary.eos_id] = 0
     is_empty = ~(prompts >= vocabulary.n_special).any(axis=1)
     prompts[is_empty] = 0

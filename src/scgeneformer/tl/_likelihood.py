@@ -12,7 +12,7 @@ from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
 
 from ._embed import by_gene
-from ._model_inputs import model_inputs
+from ._model_inputs import blocks_of, model_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def likelihood(
     Parameters
     ----------
     adata
-        Tokenized by `scgeneformer.pp.tokenize`.
+        Tokenized by `scgeneformer.pp.tokenize`. Dask tokens are read chunk by chunk.
     model
         Name of a model, path of a checkpoint, or a pretrained model, with scores of genes. Defaults to the model that the tokens were made for;
         to be named where several models share its vocabulary.
@@ -84,7 +84,7 @@ def likelihood(
     TypeError
         If the checkpoint has no scores of genes.
     ValueError
-        If the tokens were made for another vocabulary or are a dask array, or a slot holds something else than earlier likelihoods.
+        If the tokens were made for another vocabulary, or a slot holds something else than earlier likelihoods.
 
     Notes
     -----
@@ -108,24 +108,21 @@ def likelihood(
     written = [f"obs/{key_added}", *([f"var/{key_added}", f"var/{key_added}_n"] if genes else [])]
     slots.check_free(cells, "tl.likelihood", key_added, [*written, f"uns/{key_added}"])
     inputs = model_inputs(cells, model, tokens_key=tokens_key, pooling=None, emb_layer=None)
-    tokens = inputs.tokens_in_memory("likelihoods need tokens in memory")
     pretrained, token_id = inputs.pretrained, inputs.token_id if genes else None
     options = {name: inputs.options[name] for name in ("n_special", "device", "precision", "token_budget")}
     start = logg.info(f"scoring {cells.n_obs} cells with {pretrained.name}")
+    options["progress"] = settings.progress
     if pretrained.encoder.causal:
         kind: dict[str, Any] = {"kind": "causal"}
-        found = engine.next_gene_likelihood(pretrained.next_gene_model(), tokens, progress=settings.progress, **options)
+        decoder = pretrained.next_gene_model()
+        parts = [engine.next_gene_likelihood(decoder, block, **options) for block in blocks_of(inputs.tokens)]
     else:
         kind = {"kind": "pseudo", "n_passes": n_passes}
-        found = engine.masked_likelihood(
-            pretrained.masked_gene_model(),
-            tokens,
-            mask_id=inputs.vocabulary.mask_id,
-            n_passes=n_passes,
-            rng=np.random.default_rng(rng),
-            progress=settings.progress,
-            **options,
-        )
+        network = pretrained.masked_gene_model()
+        options["mask_id"] = inputs.vocabulary.mask_id
+        options["pass_of_rank"] = engine.passes_of_ranks(inputs.tokens.shape[1], n_passes, np.random.default_rng(rng))
+        parts = [engine.masked_likelihood(network, block, **options) for block in blocks_of(inputs.tokens)]
+    found = engine.Likelihoods.joined(parts)
     values = [found.cells]
     if token_id is not None:
         means, n_cells = (

@@ -12,6 +12,8 @@ from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids, token_params
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
     from scgeneformer.engine import Pooling
@@ -55,19 +57,6 @@ class ModelInputs:
         """Token of each gene in `var`, -1 if none, (n_vars,)."""
         return token_ids(self.cells, self.tokens_key, self.vocabulary)
 
-    def tokens_in_memory(self, why: str) -> np.ndarray:
-        """The tokens; an error says `why` they cannot be a dask array.
-
-        Raises
-        ------
-        ValueError
-            If they are.
-        """
-        if not isinstance(self.tokens, np.ndarray):
-            msg = f".obsm[{self.tokens_key!r}] is a dask array, and {why}. Call .compute() on it first."
-            raise ValueError(msg)
-        return self.tokens
-
     @property
     def provenance(self) -> dict[str, Any]:
         """What `uns` keeps of a result."""
@@ -79,6 +68,12 @@ class ModelInputs:
             "tokens_key": self.tokens_key,
             **{name: self.options[name] for name in ("pooling", "emb_layer", "precision")},
         }
+
+
+def blocks_of(tokens: Any) -> Iterator[np.ndarray]:
+    """Rows of tokens in memory: all at once, or those of a dask array by its chunks."""
+    ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])
+    return (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
 
 
 def model_inputs(

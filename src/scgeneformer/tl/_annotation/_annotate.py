@@ -11,6 +11,7 @@ from scgeneformer import stats
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
+from scgeneformer.tl._model_inputs import blocks_of
 from scgeneformer.tokens import read_tokens
 
 from ._classifier import load_classifier
@@ -149,9 +150,7 @@ def annotate(
     start = logg.info(f"labelling {data.n_obs} cells by {target.name!r}")
     if reference is None and target.kind != "continuous":
         logg.info(f"    without {keys.distance_key(key)!r} and {keys.novelty_key(key)!r}: {NO_REFERENCE}")
-    ends = np.cumsum((len(tokens),) if isinstance(tokens, np.ndarray) else tokens.chunks[0])  # lazy ones by chunk
-    parts = (np.asarray(tokens[first:last]) for first, last in zip([0, *ends[:-1]], ends, strict=True))
-    answers = [classifier.answer(part, task=target.name, **options) for part in parts]
+    answers = [classifier.answer(block, task=target.name, **options) for block in blocks_of(tokens)]
     answer = np.concatenate([each.answer for each in answers])
     n_empty = int(np.isnan(answer.reshape(len(answer), -1)[:, 0]).sum())
     if n_empty:
