@@ -172,7 +172,7 @@ def test_options_that_a_decoder_does_not_have(adata, llama_folder):
     sg.model.CellClassifier.setup_anndata(adata, "state")
     for options, message in (
         ({"attention_dropout": 0.1}, "attention_dropout=0.1 has no meaning"),
-        ({"lora": 4}, "LoRA needs low-rank adapters"),
+        ({"lora": 4}, "lora=4 needs low-rank adapters"),
         ({"pooling": "cls"}, "pooling='cls' is not one of"),
     ):
         with pytest.raises(ValueError, match=message):

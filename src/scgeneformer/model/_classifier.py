@@ -323,10 +323,13 @@ def limit_training(
     Raises
     ------
     ValueError
-        If there are not that many layers, or both are requested.
+        If there are not that many layers, both are requested, or the backbone has no adapters.
     ImportError
         If adapters or quantized layers need a package that is not installed.
     """
+    for name, value in (("lora", lora), ("quantize", quantize)):
+        if value is not None:
+            network.encoder.check_offers("low-rank adapters", f"{name}={value!r}")
     n_layers = network.encoder.config.n_layers
     if freeze != "all" and not (isinstance(freeze, int) and 0 <= freeze <= n_layers):
         msg = f"freeze={freeze!r} must be a number of layers from 0 to {n_layers}, or 'all'."
