@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _keys as keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import pandas as pd
 
 
@@ -29,8 +30,22 @@ def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | N
     if unknown is None:
         return labels
     labels = labels.as_unordered().add_categories([keys.UNKNOWN])
-    labels[novelty < unknown] = keys.UNKNOWN
+    is_unknown = novelty < unknown
+    _warn_of_many(int(is_unknown.sum()), int((~np.isnan(novelty)).sum()), unknown)
+    labels[is_unknown] = keys.UNKNOWN
     return labels
+
+
+def _warn_of_many(n_unknown: int, n: int, unknown: float) -> None:
+    """Say that more cells are unknown than if all were like those compared with: twice as many, and more than chance explains."""
+    from scanpy import logging as logg
+
+    if n_unknown > max(2 * unknown * n, unknown * n + 3 * np.sqrt(unknown * (1 - unknown) * n)):
+        logg.warning(
+            f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} takes at most {unknown:.0%} of cells that are like the "
+            "labelled ones. Either their types are missing there, or studies or technologies differ, which makes known types look new: compare their "
+            "distances by cluster and batch before you believe either."
+        )
 
 
 def check_unknown(unknown: float | None, classes: Sequence[object]) -> None:

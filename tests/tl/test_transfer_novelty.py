@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from scanpy import logging as logg
 
 import scgeneformer as sg
 
@@ -47,6 +48,22 @@ def false_unknowns(alpha: float, n_runs: int = 8, **options) -> tuple[float, flo
 def test_known_cells_are_unknown_at_most_as_often_as_asked_for(alpha: float) -> None:
     share, error = false_unknowns(alpha)
     assert alpha / 3 < share < alpha + 3 * error
+
+
+def test_far_more_unknown_cells_than_were_asked_for_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
+    reference, query = cells(500, 0), cells(200, 1)
+    transfer(query, reference, unknown=0.05)
+    assert warnings == []
+    query.obsm["X_pca"][:60] += 20  # of another study, or of a type that the reference lacks
+    labels = transfer(query, reference, unknown=0.05).obs["new"]
+    n_unknown = int((labels == "unknown").sum())
+    assert n_unknown >= 60
+    (said,) = warnings
+    assert said.startswith(
+        f"{n_unknown} of 200 cells ({n_unknown / 200:.0%}) are unknown, but unknown=0.05 takes at most 5%"
+    )
 
 
 def test_cells_of_new_donors_need_donors_left_out() -> None:
