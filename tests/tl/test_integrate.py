@@ -201,6 +201,21 @@ def test_scvi_stands_beside_on_request(compared, monkeypatch, caplog, recwarn):
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 
+def test_the_compilation_of_scores_is_announced_once(compared, monkeypatch):
+    from scanpy import logging as logg
+
+    from scgeneformer.evaluation import embeddings
+
+    said = []
+    monkeypatch.setattr(logg, "info", lambda text, **_: said.append(text))
+    monkeypatch.setattr(_compare.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(embeddings, "by_scib_metrics", lambda *_: {"total": 0.5})
+    _compare._announce_compilation.cache_clear()
+    for metrics in ("sklearn", "scib", "scib"):
+        sg.tl.compare_embeddings(compared, "batch", "type", metrics=metrics, baselines=[])
+        assert sum("compiles its functions on the first call" in text for text in said) == (metrics == "scib")
+
+
 def test_batches_of_few_cells_and_unknown_libraries_are_refused(compared, monkeypatch):
     compared.obs["small"] = np.where(np.arange(120) < 4, "few", "many")
     with pytest.raises(ValueError, match=r"Batch 'few' of \.obs\['small'\] has 4 cells; it takes 10"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -241,6 +241,14 @@ def _library(metrics: str | None) -> str:
     return metrics
 
 
+@cache
+def _announce_compilation() -> None:
+    """Say once why the first scores take longer."""
+    from scanpy import logging as logg
+
+    logg.info("    scib-metrics compiles its functions on the first call in a session, which can take a minute")
+
+
 def _draw(batches: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """`n` cells of each batch, in order."""
     drawn = [rng.choice(np.flatnonzero(batches == batch), n, replace=False) for batch in range(batches.max() + 1)]
@@ -255,5 +263,6 @@ def _scores(
 
     labels = np.unique(labels, return_inverse=True)[1]  # a label may not have been drawn
     if library == "scib":
+        _announce_compilation()
         return embeddings.by_scib_metrics(points, labels, batches, before)
     return embeddings.by_scikit_learn(points, labels, batches, before, rng=rng)
