@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from anndata import AnnData
+from scanpy import logging as logg
 from scipy import sparse
 
 import scgeneformer as sg
@@ -70,6 +71,24 @@ def test_all_groups_at_once(toy):
     copied = sg.tl.centrality(toy, copy=True)  # replaces them
     assert list(copied.var) == [f"centrality_{name}" for name in MEASURES]
     assert "centrality_a_pagerank" in toy.var
+
+
+def test_betweenness_of_a_network_with_few_sources(toy, monkeypatch):
+    """Without edges between sources nothing is between two genes; with them only sources are."""
+    warnings = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
+    weights = np.zeros((15, 15), np.float32)
+    weights[:2, 2:12] = np.random.default_rng(0).uniform(1, 2, (2, 10))
+    toy.varp["network"] = sparse.csr_matrix(weights)
+    sg.tl.centrality(toy)
+    assert (toy.var["centrality_betweenness"][:12] == 0).all()
+    (warning,) = warnings
+    assert "betweenness is 0 for all" in warning
+    weights[0, 1], weights[0, 2:7] = 100, 0
+    toy.varp["network"] = sparse.csr_matrix(weights)
+    sg.tl.centrality(toy)
+    assert toy.var["centrality_betweenness"][:12].to_numpy().nonzero()[0].tolist() == [1]
+    assert len(warnings) == 1
 
 
 def test_bad_networks_are_refused(toy, monkeypatch):

@@ -59,7 +59,9 @@ def centrality(
     ``centrality_in_degree``, ``centrality_out_degree``
         Number of edges to and from the gene.
     ``centrality_betweenness``
-        Fraction of the shortest paths between two other genes that go through the gene; an edge is 1 divided by its weight long.
+        Fraction of the shortest paths between two other genes that go through the gene; an edge is 1 divided by its weight long. Of a network
+        with `tfs`, whose edges start at these only, no other gene can have any: it is 0 for all, with a warning, where no edges of one of the
+        `tfs` lead on to another.
     ``centrality_closeness``
         Inverse of the mean distance from the gene to those that can be reached; 0 if none can.
 
@@ -99,6 +101,11 @@ def centrality(
     for group, (slot, matrix) in matrices.items():
         columns, n = _centralities(matrix, n_edges, slot)
         n_taken.append(n)
+        if not columns["betweenness"][columns["out_degree"] + columns["in_degree"] > 0].any():
+            logg.warning(
+                f"No gene of .varp[{slot!r}] is on a shortest path between two others, so that its betweenness is 0 for all. Edges of a network with `tfs` start at "
+                "these only: rank genes by another measure, or make a network without `tfs`."
+            )
         values |= {f"var/{keys.centrality_key(names[group], measure)}": column for measure, column in columns.items()}
     slots.write(cells, "tl.centrality", key_added, values, network=key, n_edges=n_edges, n_edges_taken=n_taken)
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
