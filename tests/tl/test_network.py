@@ -139,6 +139,22 @@ def test_effects_of_deletions(tokenized, folder):
     assert set(sg.get.edges(tokenized, key="few")["target"]) == set(names[[1, 2, 9]])
 
 
+def test_edges_of_few_cells_are_left_out_on_request(tokenized, folder):
+    sg.tl.network(tokenized, folder, tfs=TFS, min_cells=5)
+    edges = sg.get.edges(tokenized)
+    least = int(edges["n_cells"].median())
+    supported = sg.get.edges(tokenized, min_cells=least)
+    assert 0 < len(supported) < len(edges)
+    pd.testing.assert_frame_equal(supported, edges[edges["n_cells"] >= least].reset_index(drop=True))
+    few = sg.get.edges(tokenized, genes=["SYM1"], min_cells=least)
+    assert set(map(tuple, few[["source", "target"]].to_numpy())) < set(
+        map(tuple, supported[["source", "target"]].to_numpy())
+    )
+    sg.tl.network(tokenized, folder, tfs=TFS, score="token", key_added="same")
+    with pytest.raises(ValueError, match="min_cells=5 has no meaning"):
+        sg.get.edges(tokenized, key="same", min_cells=5)
+
+
 def test_a_table_of_edges(tokenized, folder):
     sg.tl.network(tokenized, folder, score="contextual")
     edges = sg.get.edges(tokenized, gene_symbols="symbol")

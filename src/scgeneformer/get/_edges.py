@@ -25,6 +25,7 @@ def edges(
     key: str = _keys.NETWORK,
     group: str | None = None,
     genes: Sequence[str] | None = None,
+    min_cells: int | None = None,
     n_top: int | None = None,
     gene_symbols: str | None = None,
     mod: str = "rna",
@@ -43,6 +44,9 @@ def edges(
         Group of cells, if there is a network for each.
     genes
         Leave out edges that neither start nor end at one of these genes, given by names in ``var_names`` or symbols.
+    min_cells
+        Leave out edges with fewer cells behind them. Their scores are means, and means of few cells go to extremes: without this, edges of few
+        cells come first. Defaults to those of the network itself.
     n_top
         Maximum number of edges.
     gene_symbols
@@ -60,7 +64,8 @@ def edges(
     KeyError
         If there is no such network, or no column `gene_symbols`.
     ValueError
-        If the network is empty, there are several and `group` names none of them, or none of `genes` is in ``.var``.
+        If the network is empty, there are several and `group` names none of them, none of `genes` is in ``.var``, or `min_cells` is given for a
+        score that is not of cells.
 
     Examples
     --------
@@ -75,14 +80,23 @@ def edges(
     names = data.var_names.astype(str).to_numpy() if symbols is None else symbols
     pairs = matrix.tocoo()
     frame = pd.DataFrame({"source": names[pairs.row], "target": names[pairs.col], "weight": pairs.data})
+    is_wanted = np.ones(len(frame), dtype=bool)
     frame["percentile"] = frame["weight"].rank(pct=True) * 100
     if _keys.pairs_key(name) in data.varp:
         numbers = sparse.csr_matrix(data.varp[_keys.pairs_key(name)])
         frame["n_cells"] = np.asarray(numbers[pairs.row, pairs.col]).ravel()
+    if min_cells is not None:
+        if "n_cells" not in frame:
+            msg = (
+                f"min_cells={min_cells} has no meaning for .varp[{name!r}], whose score is not of cells. Leave it out."
+            )
+            raise ValueError(msg)
+        is_wanted &= (frame["n_cells"] >= min_cells).to_numpy()
     if genes is not None:
         columns = _keys.gene_columns(data, [genes] if isinstance(genes, str) else genes, gene_symbols)
         if (columns < 0).all():
             msg = f"None of genes={genes!r} is in .var. Name genes by var_names or symbols."
             raise ValueError(msg)
-        frame = frame[np.isin(pairs.row, columns) | np.isin(pairs.col, columns)]
+        is_wanted &= np.isin(pairs.row, columns) | np.isin(pairs.col, columns)
+    frame = frame[is_wanted]
     return frame.sort_values("weight", ascending=False, kind="stable")[:n_top].reset_index(drop=True)

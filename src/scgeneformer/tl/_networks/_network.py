@@ -98,7 +98,8 @@ def network(
     max_cells
         Maximum number of cells of each group, drawn at random, for scores that run the model.
     min_cells
-        Minimum number of cells that express both genes of an edge.
+        Minimum number of cells that express both genes of an edge. Means of few cells go to extremes, so that edges of few cells rank first: take
+        more for a list of the strongest, here or in :func:`~scgeneformer.get.edges`.
     layers
         Of the attention, counted as `emb_layer`: 0 is the last. Defaults to all.
     heads
