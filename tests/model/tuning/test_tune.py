@@ -96,7 +96,8 @@ def toys():
 
 @pytest.fixture(scope="module")
 def found(cluster, toys, tmp_path_factory):
-    return search(*toys, tmp_path_factory.mktemp("tune") / "found", poisoned=True)
+    """One trial after the other: which ones ASHA stops depends on the order in which they report, and if each is better than those before, none."""
+    return search(*toys, tmp_path_factory.mktemp("tune") / "found", poisoned=True, max_concurrent=1)
 
 
 def test_trials_that_die_are_in_the_table_and_the_others_go_on(found):
