@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from scgeneformer import evaluation
+from scgeneformer import evaluation, nn
 from scgeneformer._run_folder import locked
 from scgeneformer.model import GeneClassifier
 from scgeneformer.model._baselines import expression_features, profile_features
@@ -29,6 +29,34 @@ def quick(quick) -> dict:
 def model(ranked, vocabulary, start):
     genes = vocabulary.ids[4:]
     return GeneClassifier(ranked, {"late": genes[[*range(12, 24), 25]], "early": genes[[*range(12), 24]]}, start)
+
+
+@pytest.mark.parametrize("train", [{}, TRAIN | {"recipe": "plain"}], ids=["probe", "plain"])
+def test_folds_of_a_frozen_encoder_share_its_passes(model, ranked, start, quick, train, monkeypatch):
+    frozen = GeneClassifier(ranked, model.classes, start, freeze="all")
+    options = {name: value for name, value in quick.items() if name != "recipe"} | train
+    read = []
+    forward = nn.Encoder.forward
+    monkeypatch.setattr(
+        nn.Encoder,
+        "forward",
+        lambda self, tokens, *args, **kw: read.append(len(tokens)) or forward(self, tokens, *args, **kw),
+    )
+    cv = frozen.cross_validate(3, baselines=(), n_bootstrap=0, **options)
+    if not train:
+        assert sum(read) == 2 * ranked.n_obs  # states once, and probabilities of occurrences once
+    for number in range(3):
+        fold = cv.table["fold"].to_numpy()
+        test, rest = np.flatnonzero(fold == number), np.flatnonzero((fold >= 0) & (fold != number))
+        twin = frozen.untrained()
+        twin.train(split=evaluation.Split(rest, rest[:0], test), rng=0, **options)
+        scores = twin.score_tokens(ranked.obsm[KEY], frozen._classes.tokens[test], occurrences=True)
+        proba = scores.proba[frozen._classes.tokens[test]]
+        np.testing.assert_allclose(cv.predictions.to_numpy()[test], proba, atol=1e-6)
+        truth = frozen._classes.code_of_token(len(frozen.vocabulary), test)
+        truth = truth[ranked.obsm[KEY][scores.rows, scores.positions]]
+        expected = evaluation.classification(truth, scores.occurrences, cv.classes).scores
+        pd.testing.assert_series_equal(cv.per_occurrence.loc[0, number], expected, check_names=False, atol=1e-6)
 
 
 def test_every_gene_that_occurs_is_judged_once_by_a_model_that_was_not_told(model, quick, monkeypatch):

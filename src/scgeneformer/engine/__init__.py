@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import network, perturb
 from ._batching import for_each_batch, row_lengths, to_device
 from ._classify import CellScores, classify
-from ._classify_genes import GeneScores, classify_genes, count_tokens, rows_with
+from ._classify_genes import GeneScores, classify_genes, classify_genes_together, count_tokens, rows_with
 from ._complete import complete
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
@@ -20,6 +20,7 @@ __all__ = [
     "check_options",
     "classify",
     "classify_genes",
+    "classify_genes_together",
     "complete",
     "count_tokens",
     "embed",

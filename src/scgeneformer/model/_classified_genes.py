@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .data._gene_labels import GeneClasses
     from .objectives._genes import GeneClassifierModule
+    from .recipes._genes import StatesOfGenes
 
 
 class ClassifiedGenes(Classifier, UnlabelledCells):
@@ -33,6 +34,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
     temperature_: float
     trained_genes_: np.ndarray
     _classes: GeneClasses
+    known_states: StatesOfGenes | None = None  # shared by the folds of a cross-validation
 
     @property
     def classes(self) -> dict[str, list[str]]:

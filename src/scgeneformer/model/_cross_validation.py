@@ -19,7 +19,7 @@ from ._tested_items import CELL_BASELINES, GENE_BASELINES, TestedCells, TestedGe
 from .training._checkpoint_files import alone_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scgeneformer.tokens import Vocabulary
 
@@ -198,12 +198,18 @@ def _cross_validate(
     scores: dict[tuple[str, int, int], pd.Series] = {}
     kept: dict[tuple[int, int], dict[str, str]] = {}
     for repeat, items in enumerate(repeats):
-        for number in range(folds.n_folds):
+
+        def trained(repeat: int = repeat, items: TestedCells | TestedGenes = items) -> Iterator[tuple[Any, np.ndarray]]:
+            for number in range(folds.n_folds):
+                test, rest = items.of_fold(number)
+                twin = _trained(model, repeat, number, items, items.split(rest, test), folds, train_kwargs)
+                if getattr(twin, "selected", None) is not None:
+                    kept[repeat, number] = {"kept": twin.selected.kept, "reason": twin.selected.reason}
+                yield twin, test
+
+        for number, predicted in enumerate(items.predicted(trained())):
             test, rest = items.of_fold(number)
-            trained = _trained(model, repeat, number, items.split(rest, test), folds, train_kwargs)
-            if getattr(trained, "selected", None) is not None:
-                kept[repeat, number] = {"kept": trained.selected.kept, "reason": trained.selected.reason}
-            predictions[CLASSIFIER][repeat, test] = items.predict(trained, test)
+            predictions[CLASSIFIER][repeat, test] = predicted
             for name, values in features.items():
                 finite = np.isfinite(values).all(1)  # not cells without tokens
                 tested = test[finite[test]]
@@ -274,6 +280,7 @@ def _trained(
     model: CellClassifier | GeneClassifier,
     repeat: int,
     number: int,
+    items: TestedCells | TestedGenes,
     split: evaluation.Split,
     folds: Folds,
     train_kwargs: Mapping[str, Any],
@@ -284,5 +291,7 @@ def _trained(
         name = f"fold{number}" if folds.n_repeats == 1 else f"repeat{repeat}-fold{number}"
         train_kwargs = {**train_kwargs, "checkpoints": Path(train_kwargs["checkpoints"]) / name}
     twin = model.untrained()
+    if isinstance(items, TestedGenes):
+        items.prepare(twin)
     twin.train(split=split, rng=seed, **train_kwargs)
     return twin

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scgeneformer import evaluation
+from scgeneformer import engine, evaluation
+from scgeneformer._settings import engine_options
 from scgeneformer.tokens import token_of
 
 from ._baselines import (
@@ -20,8 +22,11 @@ from ._baselines import (
 )
 from .data._gene_labels import few, most_probable
 from .data._splits import Sizes, choose_folds, choose_split
+from .recipes._genes import StatesOfGenes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ._cell_classifier import CellClassifier
     from ._gene_classifier import GeneClassifier
     from .data._cell_labels import CellTask
@@ -30,7 +35,7 @@ CELL_BASELINES = {"expression": "expression", "probe": "linear probe"}
 GENE_BASELINES = {"expression": "expression level", "profiles": "expression profile", "probe": "linear probe"}
 
 
-class TestedItems:
+class TestedItems(ABC):
     """Cells or genes, each of which is tested in one fold.
 
     Attributes
@@ -48,6 +53,14 @@ class TestedItems:
     def shape(self) -> tuple[int, int]:
         """That of predictions."""
         return len(self.fold), len(self.columns)
+
+    def predicted(self, trained: Iterable[tuple[Any, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Predictions of the items of each fold, by the model that was trained for it, (n_items, columns)."""
+        return (self.predict(model, test) for model, test in trained)
+
+    @abstractmethod
+    def predict(self, trained: Any, test: np.ndarray) -> np.ndarray:
+        """Predictions of some items by one model."""
 
     def of_fold(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Items that a fold tests, and those that other folds test."""
@@ -147,6 +160,7 @@ class TestedGenes(TestedItems):
         codes = np.where(self.occurs, self.genes.codes, -1)
         self.fold = evaluation.folds(codes, n_folds, classes=self.genes.names, rng=rng)
         self.occurrence_scores: list[pd.Series] = []
+        self.states = StatesOfGenes()
 
     @property
     def scored(self) -> np.ndarray:
@@ -183,13 +197,43 @@ class TestedGenes(TestedItems):
         inner = evaluation.split(self.genes.codes[rest], classes=self.genes.names, rng=self.rng, **sizes)
         return evaluation.Split(rest[inner.train], rest[inner.validation], test)
 
+    def prepare(self, model: GeneClassifier) -> None:
+        """Frozen encoders are the same in all folds, and so are the states of genes."""
+        if model.module.frozen:
+            model.known_states = self.states
+
+    def predicted(self, trained: Iterable[tuple[GeneClassifier, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Predictions of each fold; of frozen encoders by one pass for all."""
+        if not self.model.module.frozen:
+            yield from super().predicted(trained)
+            return
+        networks, tests, temperatures = [], [], []
+        for model, test in trained:
+            network = model.module.network
+            network.encoder = networks[0].encoder if networks else network.encoder  # one copy is enough
+            networks.append(network)
+            tests.append(test)
+            temperatures.append(model.temperature_)
+        scores = engine.classify_genes_together(
+            networks,
+            self.tokens,
+            wanted=[self.genes.wanted(len(self.counts), test) for test in tests],
+            temperatures=temperatures,
+            occurrences=True,
+            **engine_options(),
+        )
+        yield from map(self._judged, scores, tests)
+
     def predict(self, trained: GeneClassifier, test: np.ndarray) -> np.ndarray:
         tokens = self.genes.tokens[test]
-        scores = trained.score_tokens(self.tokens, tokens, occurrences=True)
+        return self._judged(trained.score_tokens(self.tokens, tokens, occurrences=True), test)
+
+    def _judged(self, scores: engine.GeneScores, test: np.ndarray) -> np.ndarray:
+        """Probabilities of these genes; the scores of their occurrences are noted."""
         truth = self.genes.code_of_token(len(self.counts), test)[token_of(self.tokens)[scores.rows, scores.positions]]
         report = evaluation.classification(truth, scores.occurrences, self.genes.names)
         self.occurrence_scores.append(report.scores)
-        return scores.proba[tokens]
+        return scores.proba[self.genes.tokens[test]]
 
     def linear(self, features: np.ndarray, train: np.ndarray, test: np.ndarray, *, scaled: bool) -> np.ndarray:
         codes, n_classes = self.genes.codes[train], len(self.columns)

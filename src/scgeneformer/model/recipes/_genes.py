@@ -17,7 +17,7 @@ from ._items import TrainingItems
 from ._probe import fit_probe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from scgeneformer.model._gene_classifier import GeneClassifier
 
 EXPRESSION = "expression level"
+
+
+class StatesOfGenes:
+    """Mean states of genes that several trainings with one frozen encoder share, by the cells that they are read from."""
+
+    def __init__(self) -> None:
+        self._states: dict[bytes, np.ndarray] = {}
+
+    def of(self, cells: np.ndarray, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Those in these cells, (n_genes, H), which `read` makes at the first time."""
+        key = cells.tobytes()
+        if key not in self._states:
+            self._states[key] = read()
+        return self._states[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +95,12 @@ class TrainingGenes(TrainingItems):
 
     def states(self, items: np.ndarray) -> np.ndarray:
         """Their mean states."""
+        known = self.model.known_states
+        if known is None:
+            return self._states_of(items)
+        return known.of(self.cells, lambda: self._states_of(np.arange(len(self.labels))))[items]
+
+    def _states_of(self, items: np.ndarray) -> np.ndarray:
         return self._read(items, states=True).states[self.model._classes.tokens[items]].astype(np.float32)
 
     def scores(self, items: np.ndarray) -> np.ndarray:
