@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import torch
@@ -142,7 +142,8 @@ def classify_genes_together(
     shared = ModuleList(networks)
     shared.training = networks[0].training
 
-    with on_device(shared, place, resolve_precision(precision, place)) as working:
+    with on_device(shared, place, resolve_precision(precision, place)) as moved:
+        working = cast("Sequence[GeneClassifier]", moved)
 
         def step(rows: np.ndarray) -> None:
             batch = to_device(tokens[rows], lengths[rows], place)

@@ -27,6 +27,8 @@ from .recipes._genes import StatesOfGenes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from scgeneformer import nn
+
     from ._cell_classifier import CellClassifier
     from ._gene_classifier import GeneClassifier
     from .data._cell_labels import CellTask
@@ -207,7 +209,8 @@ class TestedGenes(TestedItems):
         if not self.model.module.frozen:
             yield from super().predicted(trained)
             return
-        networks, tests, temperatures = [], [], []
+        networks: list[nn.GeneClassifier] = []
+        tests, temperatures = [], []
         for model, test in trained:
             network = model.module.network
             network.encoder = networks[0].encoder if networks else network.encoder  # one copy is enough

@@ -225,8 +225,8 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
         if cls in _CLASSIFIERS and kind not in _CLASSIFIERS:
             msg += f" Or train one from it with `sg.model.{cls.__name__}(adata, {str(folder)!r})`."
         raise TypeError(msg)
-    if cls in _CLASSIFIERS and (msg := missing_head(folder, weights)) is not None:
-        raise ValueError(msg)
+    if cls in _CLASSIFIERS and (untrained := missing_head(folder, weights)) is not None:
+        raise ValueError(untrained)
     with torch.device("meta"):  # nothing is drawn only to be overwritten
         model = cls(config, *args)
     model.load_state_dict(_state(model, weights, path), assign=True)
