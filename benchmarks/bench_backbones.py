@@ -3,8 +3,7 @@
     python benchmarks/bench_backbones.py [--only V1-10M ...] [--cells 8] [--runs 3] [--threads 2]
 
 Shapes are the published ones and weights random, on which speed does not depend. Cells are the recorded PBMC where the shared folder is there, else random ones
-of their lengths. Encoders and decoders run as `engine.embed` runs them, at the layer of their kind; CellFM, which takes values, in batches of similar length under
-the same budget of tokens. Counted are the multiplications and additions that the states need, in a decoder those of pairs that see each other; the share is that
+of their lengths; the values that CellFM reads are random. All run as `engine.embed` runs them, at the layer of their kind. Counted are the multiplications and additions that the states need, in a decoder those of pairs that see each other; the share is that
 of the rate of a square product of 2,048 in the same precision, which is measured in turn with the models.
 """
 
@@ -22,6 +21,7 @@ import torch
 from bench_embed import POOLING, SHAPES, cells, flops, matrix_rate, timed
 
 from scgeneformer import engine, nn
+from scgeneformer.tokens import with_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LLAMA = nn.LlamaConfig(
     20_275, n_layers=11, width=1232, n_heads=8, n_kv_heads=8, head_width=154, feed_forward=2464, max_length=4096
 )
-CELLFM = nn.CellFMConfig(vocab_size=27_856, n_layers=2, width=1536, n_heads=48, totals=True)
-BUDGET = 4096  # tokens in a batch of CellFM
+CELLFM = nn.CellFMConfig(vocab_size=27_858, n_layers=2, width=1536, n_heads=48, totals=True)
 
 
 @dataclass(frozen=True)
@@ -73,27 +72,14 @@ def cellfm_flops(lengths: np.ndarray) -> float:
     return float(((of_value + CELLFM.n_layers * block) * lengths).sum())
 
 
-def genes_only(n: int) -> np.ndarray:
-    """Cells without special tokens, at most as long as CellFM reads."""
+def with_random_values(n: int) -> np.ndarray:
+    """Cells as CellFM reads them: its token, the genes of ranked cells, and values."""
     tokens = cells("V2-104M", n)
     genes = np.zeros((n, CELLFM.max_length), dtype=np.uint16)
     for out, row in zip(genes, tokens, strict=True):
-        kept = row[row >= 4][: CELLFM.max_length]
-        out[: len(kept)] = kept
-    return genes
-
-
-def run_cellfm(model: torch.nn.Module, tokens: np.ndarray, precision: str) -> None:
-    dtype, lengths = PRECISIONS[precision], engine.row_lengths(tokens)
-    model.to(dtype)
-    values = np.random.default_rng(0).exponential(1.0, tokens.shape).astype(np.float32)
-    order, start = np.argsort(-lengths, kind="stable"), 0
-    with torch.inference_mode():
-        while start < len(order):
-            rows = order[start : start + max(1, BUDGET // lengths[order[start]])]
-            batch, mask = engine.to_device(tokens[rows], lengths[rows], torch.device("cpu"))
-            model(batch, mask, values=torch.from_numpy(values[rows, : batch.shape[1]]).to(dtype))
-            start += len(rows)
+        row = np.r_[2, row[row >= 4]][: CELLFM.max_length]
+        out[: len(row)] = row
+    return with_values(genes, np.random.default_rng(0).exponential(1.0, genes.shape).astype(np.float32))
 
 
 ENTRIES = {
@@ -102,7 +88,7 @@ ENTRIES = {
     "MaxToki-217M": Entry(
         lambda: nn.Llama(LLAMA).eval(), lambda n: cells("V2-104M", n), llama_flops, embedding("mean", 4, 0)
     ),
-    "CellFM-80M": Entry(lambda: nn.CellFM(CELLFM).eval(), genes_only, cellfm_flops, run_cellfm),
+    "CellFM-80M": Entry(lambda: nn.CellFM(CELLFM).eval(), with_random_values, cellfm_flops, embedding("cls", 3, 0)),
 }
 
 

@@ -86,18 +86,22 @@ def llama_folder(vocabulary, tmp_path):
 
 
 @pytest.fixture
-def cellfm_folder(adata, tmp_path):
-    """The same of a CellFM encoder, whose genes are the same, with values."""
-    import torch
-
-    torch.manual_seed(0)
+def value_vocabulary(adata):
+    """The same genes for models that read values."""
     ids = np.array(["<pad>", "<mask>", "<cls>", *adata.var_names[:28]])
     symbols = np.array(["", "", "", *adata.var["symbol"][:28]])
     aliases = dict(zip(symbols[3:].tolist(), ids[3:].tolist(), strict=True))
-    vocabulary = sg.Vocabulary(
-        "values", ids, np.r_[[np.nan] * 3, np.ones(28)], 64, aliases=aliases, symbols=symbols, values=True
-    )
+    medians = np.r_[[np.nan] * 3, np.ones(28)]
+    return sg.Vocabulary("values", ids, medians, 64, aliases=aliases, symbols=symbols, values=True)
+
+
+@pytest.fixture
+def cellfm_folder(value_vocabulary, tmp_path):
+    """A CellFM encoder with tokens for totals."""
+    import torch
+
+    torch.manual_seed(0)
     config = sg.nn.CellFMConfig(
         vocab_size=31, n_layers=3, width=16, n_heads=4, n_bins=8, max_length=64, totals=True, dropout=0.0
     )
-    return saved(sg.nn.CellFM(config), vocabulary, tmp_path / "cellfm")
+    return saved(sg.nn.CellFM(config), value_vocabulary, tmp_path / "cellfm")

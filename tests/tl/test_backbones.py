@@ -19,12 +19,12 @@ STATES = {"groupby": "state", "source": "sick", "target": "well"}
 QUIET = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False, "enable_model_summary": False}
 SCORES = ("attention", "contextual", "token", "gradient", "effects")
 OPTIONS = {"lora": 2, "quantize": "nf4", "attention_dropout": 0.1}  # of classifiers, that not all backbones have
-KINDS = {"encoder": "BERT encoder", "decoder": "LLaMA decoder"}
+KINDS = {"encoder": "BERT encoder", "decoder": "LLaMA decoder", "CellFM": "CellFM encoder"}
 
 
 def rows_of_table() -> list[tuple[list[str], dict[str, str]]]:
     """Verbs of each row of the second table, and what is said of each backbone."""
-    text = PAGE.read_text(encoding="utf-8").partition("## What works with which")[2]
+    text = PAGE.read_text(encoding="utf-8").partition("## What works with which")[2].partition("What does not work")[0]
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     backbones = [cell.strip() for cell in lines[0][1:]]
     return [
@@ -41,7 +41,7 @@ CELLS = [(verb, backbone, said) for verbs, row in TABLE for verb in verbs for ba
 
 
 @pytest.fixture
-def folders(vocabulary, tmp_path):
+def folders(vocabulary, value_vocabulary, tmp_path):
     """A small model of each backbone, with a head that scores genes, and wide enough to be quantized."""
     shape = {"vocab_size": len(vocabulary), "max_length": vocabulary.max_length, "n_layers": 2, "width": 64}
     shape |= {"n_heads": 2, "feed_forward": 64}
@@ -49,17 +49,19 @@ def folders(vocabulary, tmp_path):
     networks = {
         "encoder": sg.nn.MaskedGeneModel(sg.nn.EncoderConfig(**shape)),
         "decoder": sg.nn.NextGeneModel(sg.nn.LlamaConfig(n_kv_heads=1, head_width=32, **shape)),
+        "CellFM": sg.nn.CellFM(sg.nn.CellFMConfig(len(value_vocabulary), 2, 64, n_heads=2, n_bins=8, max_length=64)),
     }
     for name, network in networks.items():
         sg.nn.save_checkpoint(tmp_path / name, network)
-        vocabulary.save(tmp_path / name / "vocabulary.json")
+        of_model = value_vocabulary if name == "CellFM" else vocabulary
+        of_model.save(tmp_path / name / "vocabulary.json")
     return {name: tmp_path / name for name in networks}
 
 
 @pytest.fixture
-def cells(adata, folders):
+def cells(adata, folders, backbone):
     adata.obs["donor"] = np.tile(list("abcd"), 10)
-    sg.pp.tokenize(adata, folders["encoder"])  # all have this vocabulary
+    sg.pp.tokenize(adata, folders[backbone])
     return adata
 
 
@@ -148,7 +150,7 @@ VERBS = {
 def check_refused(call, cells, backbone, monkeypatch):
     """The error names the backbone; no model has read a cell, and the data are as they were."""
     keys = {slot: set(getattr(cells, slot)) for slot in ("obs", "var", "obsm", "varm", "varp", "layers")}
-    for network in (sg.nn.Encoder, sg.nn.Llama):
+    for network in (sg.nn.Encoder, sg.nn.Llama, sg.nn.CellFM):
         monkeypatch.setattr(network, "forward", lambda *_, **__: pytest.fail("cells were read before the refusal"))
     monkeypatch.setattr(sg.nn, "quantize", lambda *_, **__: pytest.fail("layers were quantized before the refusal"))
     with pytest.raises((ValueError, TypeError), match=f"{KINDS[backbone]}|holds a {backbone}"):

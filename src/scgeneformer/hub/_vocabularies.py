@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 VOCABULARY_FILES = ("vocabulary.json", "vocabulary.json.gz", "vocabulary.parquet")
 _CONFIG, _PICKLE = "config.json", "model.pt"
-_KINDS = ("bert", "llama")  # as `model_type` in a config
+_KINDS = ("bert", "llama", "cellfm")  # as `model_type` in a config
 _SIZES = {"vocab_size": "vocab_size", "max_length": "max_position_embeddings"}
 
 
