@@ -60,7 +60,8 @@ def publish(server: Any, online: Path, tiny_model: str, monkeypatch: pytest.Monk
         server.files[f"{FOLDER}/pytorch_model.bin"] = as_bin(weights)
         server.files[f"{FOLDER}/config.json"] = json.dumps(config).encode()
         files = RemoteFile(f"{FOLDER}/config.json"), server.remote(f"{FOLDER}/pytorch_model.bin")
-        model = Model(NAME, "T", "BERT encoder", 2, 8, 1000, *files, licence="none", description="for tests")
+        about = {"licence": "none", "description": "for tests", "classifier": "CellClassifier"}
+        model = Model(NAME, "T", "BERT encoder", 2, 8, 1000, *files, **about)
         monkeypatch.setitem(MODELS, NAME, model)
 
     return put
@@ -157,6 +158,16 @@ def test_a_pickle_that_would_run_code_is_refused(publish: Any, theirs: Any, cell
             call(cells, NAME)
     assert not (tmp_path / "harm").exists()
     assert set(cells.obs) == before
+
+
+def test_of_another_kind_nothing_is_downloaded(server: Any, published: str, tiny_model: str, cells: ad.AnnData) -> None:
+    for name, call, message in (
+        (tiny_model, sg.tl.annotate, "is a pretrained model, not a CellClassifier"),
+        (published, sg.tl.classify_genes, "is a CellClassifier, not a GeneClassifier"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call(cells, name)
+    assert server.requests == []
 
 
 def test_the_published_one_is_listed() -> None:

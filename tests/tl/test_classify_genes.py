@@ -100,7 +100,7 @@ def test_nothing_is_written_by_calls_that_fail(tokenized, model, lists, folder, 
         sg.tl.classify_genes(tokenized, untrained)
     with pytest.raises(TypeError, match="model=3 must be a GeneClassifier"):
         sg.tl.classify_genes(tokenized, 3)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(ValueError, match="there is no such folder"):
         sg.tl.classify_genes(tokenized, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="None of genes="):
         sg.tl.classify_genes(tokenized, model, genes=["NOPE"])

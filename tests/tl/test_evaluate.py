@@ -346,7 +346,7 @@ def test_bad_input(world, cells, small) -> None:
         sg.tl.evaluate(cells, model, task="type", layer="x")
     with pytest.raises(TypeError, match="model=3 must be a CellClassifier"):
         sg.tl.evaluate(cells, 3)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(TypeError, match="'V2-104M' is a pretrained model, not a CellClassifier"):
         sg.tl.evaluate(cells, "V2-104M")
     assert before == set(cells.obsm) | set(cells.uns) | set(cells.obs)
     adata, untrained = small()

@@ -194,6 +194,23 @@ def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
     return Pretrained(name, model_vocabulary, folder)
 
 
+def load_classifier(model: str | Path, kind: str, vocabulary: Any = None) -> tuple[Path, Vocabulary]:
+    """Folder and vocabulary of a classifier by its name or path.
+
+    Raises
+    ------
+    TypeError
+        If the name is that of another model, which then is not downloaded.
+    """
+    published = _registry.find(model)
+    if published is not None and published.classifier != kind:
+        what = "a pretrained model" if published.classifier is None else f"a {published.classifier}"
+        msg = f"{model!r} is {what}, not a {kind}. Train one from it: `sg.model.{kind}(adata, ..., pretrained={model!r})`."
+        raise TypeError(msg)
+    pretrained = load(model, vocabulary=vocabulary)
+    return cast("Path", pretrained.folder), pretrained.vocabulary
+
+
 def _from_registry(model: _registry.Model, given: Any) -> Pretrained:
     config, weights = (fetch(file) for file in model.files)
     if given is None:

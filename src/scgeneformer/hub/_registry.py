@@ -68,6 +68,7 @@ class Model:
     weights: RemoteFile
     licence: str
     description: str
+    classifier: str | None = None  # the class in `model` that reads its head
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
@@ -149,7 +150,7 @@ def _model(
     )
 
 
-def _fine_tuned(name: str, parameters: int, folder: str, weights: tuple[str, int], description: str) -> Model:
+def _cell_classifier(name: str, parameters: int, folder: str, weights: tuple[str, int], description: str) -> Model:
     """A fine-tuned V1-10M, of whose ``config.json`` no hash was published."""
     folder = f"fine_tuned_models/{folder}"
     return Model(
@@ -163,6 +164,7 @@ def _fine_tuned(name: str, parameters: int, folder: str, weights: tuple[str, int
         weights=RemoteFile(f"{folder}/pytorch_model.bin", *weights),
         licence="Apache-2.0",
         description=description,
+        classifier="CellClassifier",
     )
 
 
@@ -212,7 +214,7 @@ MODELS = {
             ("965ceccea81953d362081ef3843560a0e4fef88d396c28017881f1e94b1246f3", 1_265_455_076),
             "Chen 2024; pretrained on 104 million human cells, the largest",
         ),
-        _fine_tuned(
+        _cell_classifier(
             "V1-10M_CellClassifier_cardiomyopathies",
             10_263_555,
             "Geneformer-V1-10M_CellClassifier_cardiomyopathies_220224",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer import engine, evaluation, nn
 from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
+from scgeneformer.hub._pretrained import load_classifier
 
 from ._calibration import fit_calibrations
 from ._classifier import DOCS, SELECTED, SETS, Backbone, limit_training
@@ -373,8 +374,7 @@ class CellClassifier(LabelledCells):
         >>> sg.pp.tokenize(adata, loaded.vocabulary)
         >>> predicted = loaded.predict(adata)
         """
-        pretrained = hub.load(folder, vocabulary=vocabulary)
-        vocabulary, folder = pretrained.vocabulary, cast("Path", pretrained.folder)
+        folder, vocabulary = load_classifier(folder, cls.__name__, vocabulary)
         network, config = nn.load_cell_classifier(folder), nn.read_config(folder)
         n_outputs = network.classifier.out_features
         tasks = {name: CellTask.restored(name, state) for name, state in config.get(_TASKS, {}).items()}

@@ -34,7 +34,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
     temperature_: float
     trained_genes_: np.ndarray
     _classes: GeneClasses
-    known_states: StatesOfGenes | None = None  # shared by the folds of a cross-validation
+    _known_states: StatesOfGenes | None = None  # shared by the folds of a cross-validation
 
     @property
     def classes(self) -> dict[str, list[str]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from scgeneformer import engine, evaluation, hub, nn
+from scgeneformer import engine, evaluation, nn
 from scgeneformer._arguments import checked
 from scgeneformer._docs import doc_params
+from scgeneformer.hub._pretrained import load_classifier
 
 from ._classified_genes import ClassifiedGenes
 from ._classifier import DOCS, SELECTED, SETS, Backbone, limit_training
@@ -313,8 +314,7 @@ class GeneClassifier(ClassifiedGenes):
         ValueError
             If the number of classes differs from the number of outputs of the head.
         """
-        pretrained = hub.load(folder, vocabulary=vocabulary)
-        vocabulary, folder = pretrained.vocabulary, cast("Path", pretrained.folder)
+        folder, vocabulary = load_classifier(folder, cls.__name__, vocabulary)
         network, config = nn.load_gene_classifier(folder), nn.read_config(folder)
         n_classes, labels = network.classifier.out_features, config.get("id2label", {})
         lists = config.get(_CLASSES) or {str(labels.get(str(i), f"LABEL_{i}")): [] for i in range(n_classes)}

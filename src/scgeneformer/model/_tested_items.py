@@ -202,7 +202,7 @@ class TestedGenes(TestedItems):
     def prepare(self, model: GeneClassifier) -> None:
         """Frozen encoders are the same in all folds, and so are the states of genes."""
         if model.module.frozen:
-            model.known_states = self.states
+            model._known_states = self.states
 
     def predicted(self, trained: Iterable[tuple[GeneClassifier, np.ndarray]]) -> Iterator[np.ndarray]:
         """Predictions of each fold; of frozen encoders by one pass for all."""

@@ -95,7 +95,7 @@ class TrainingGenes(TrainingItems):
 
     def states(self, items: np.ndarray) -> np.ndarray:
         """Their mean states."""
-        known = self.model.known_states
+        known = self.model._known_states
         if known is None:
             return self._states_of(items)
         return known.of(self.cells, lambda: self._states_of(np.arange(len(self.labels))))[items]
