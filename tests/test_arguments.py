@@ -22,12 +22,14 @@ CLASSES = (
     model.CellClassifier,
     model.GeneClassifier,
     model.PairClassifier,
+    model.TrajectoryModel,
     model.Corpus,
     sg.Vocabulary,
     sg.Reference,
 )
 INNER = {"check_tokens", "check_fits", "convert_legacy_save", "n_named_by_id", "token_of", "tokens_of"}
 FREE = {  # numbers without a range of ours
+    "elapsed": "the intervals of a model are those of its data",
     "devices": "-1 stands for all of them; Lightning knows how many there are",
     "device": "a number of a device, which scvi-tools reads",
 }
@@ -71,7 +73,7 @@ def call(function: Any, data: ad.AnnData, /, **wrong: Any) -> None:
         if name in ("adata", "mdata"):
             given[name] = data
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-            given[name] = {"int": 1, "str": "given"}.get(
+            given[name] = {"int": 1, "float": 1.0, "str": "given"}.get(
                 parameter.annotation, "given" if "str" in str(parameter.annotation) else object()
             )
     function(**given | wrong)

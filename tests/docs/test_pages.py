@@ -68,7 +68,13 @@ def prepare_gene_pairs(names: dict[str, Any], make_cells: Callable[..., Any]) ->
     names["candidates"] = names["pairs"].head(5)
 
 
+def prepare_backbones(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
+    """Times of the cells, each in several donors."""
+    names["adata"].obs["day"] = np.arange(names["adata"].n_obs) // 2 % 4
+
+
 PREPARE = {
+    "backbones.md": prepare_backbones,
     "gene_pairs.md": prepare_gene_pairs,
     "training.md": prepare_training,
     "in_silico_perturbation.md": prepare_in_silico_perturbation,

@@ -113,6 +113,12 @@ def evaluated_network(cells, folder):
     sg.tl.evaluate_network(cells, truth, folder, baselines=["token"], n_bootstrap=0, n_permutations=20, directed=False)
 
 
+def on_trajectories(cells, folder):
+    cells.obs["day"] = np.arange(40) % 4
+    sg.model.TrajectoryModel.setup_anndata(cells, "day")
+    sg.model.TrajectoryModel(cells, folder).train(max_steps=1, **QUIET)
+
+
 def pretrained(cells, folder):
     sg.model.Geneformer.setup_anndata(cells)
     sg.model.Geneformer.from_pretrained(folder, cells).train(max_steps=2, **QUIET)
@@ -143,6 +149,7 @@ VERBS = {
     "model.GeneClassifier": genes_trained,
     "tl.classify_genes": lambda cells, folder: sg.tl.classify_genes(cells, genes_trained(cells, folder)),
     "model.PairClassifier": lambda cells, folder: sg.model.PairClassifier(cells, pairs_of(cells), folder).train(),
+    "model.TrajectoryModel": on_trajectories,
     "model.Geneformer": pretrained,
 }
 

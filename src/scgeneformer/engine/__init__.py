@@ -10,6 +10,7 @@ from ._complete import complete
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
 from ._likelihood import Likelihoods, masked_likelihood, next_gene_likelihood, passes_of_ranks
+from ._numbers import expected_number, read_numbers
 
 __all__ = [
     "CellScores",
@@ -24,12 +25,14 @@ __all__ = [
     "complete",
     "count_tokens",
     "embed",
+    "expected_number",
     "for_each_batch",
     "masked_likelihood",
     "network",
     "next_gene_likelihood",
     "passes_of_ranks",
     "perturb",
+    "read_numbers",
     "resolve_device",
     "resolve_layer",
     "resolve_pooling",

@@ -30,6 +30,7 @@ def complete(
     max_length: int,
     top_k: int | None,
     rng: np.random.Generator,
+    context: np.ndarray | None = None,
     device: str = "auto",
     precision: str = "auto",
     token_budget: int | None = None,
@@ -53,8 +54,10 @@ def complete(
         Draw among so many tokens of the highest probability, the first of equal ones; 1 always takes the highest. None for all.
     rng
         Generator.
+    context
+        uint16 (n, C), right-padded with 0: what is read before each cell and is no part of it, so that its genes may be drawn again.
     device, precision, token_budget, progress
-        As in `embed`. A batch holds as many cells as would fill the budget with `max_length` tokens each.
+        As in `embed`. A batch holds as many cells as would fill the budget with `max_length` tokens each, and those of the context.
 
     Returns
     -------
@@ -68,18 +71,20 @@ def complete(
     place = resolve_device(device)
     completed = np.zeros((len(prompts), max_length), np.uint16)
     draws = rng.random((len(prompts), max_length))
-    at_once = max(1, (token_budget or default_token_budget(place)) // max_length)
+    if context is None:
+        context = np.zeros((len(prompts), 0), np.uint16)
+    budget = token_budget or default_token_budget(place)
     allowed = np.zeros(network.encoder.config.vocab_size, dtype=bool)
     allowed[n_special:n_tokens] = True
     allowed[eos_id] = True
     bar = tqdm(total=len(prompts), desc="complete", unit=" cells", disable=not progress)
     with bar, on_device(network, place, resolve_precision(precision, place)) as working:
-        for rows, length in _of_one_length(row_lengths(prompts), at_once):
+        for rows, n_before, length in _of_one_length(row_lengths(context), row_lengths(prompts), budget, max_length):
             completed[rows, :length] = prompts[rows, :length]
             left = np.repeat(allowed[None], len(rows), axis=0)
             np.put_along_axis(left, prompts[rows, :length].astype(np.int64), values=False, axis=1)
             is_open, cache = np.ones(len(rows), dtype=bool), Cache(working.encoder.config.n_layers)
-            read = completed[rows, :length]  # by the model in the next step
+            read = np.hstack([context[rows, :n_before], completed[rows, :length]])  # by the model in the next step
             for position in range(length, max_length):
                 token = np.full(len(rows), eos_id)
                 if position < max_length - 1:
@@ -99,12 +104,15 @@ def complete(
     return completed
 
 
-def _of_one_length(lengths: np.ndarray, at_once: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows in batches of the same length, and that length; rows of length 0 are left out."""
-    for length in np.unique(lengths[lengths > 0]):
-        rows = np.flatnonzero(lengths == length)
+def _of_one_length(
+    n_before: np.ndarray, lengths: np.ndarray, budget: int, max_length: int
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Rows in batches of the same length and context, and these lengths; rows of length 0 are left out."""
+    for before, length in np.unique(np.column_stack([n_before, lengths])[lengths > 0], axis=0).tolist():
+        rows = np.flatnonzero((n_before == before) & (lengths == length))
+        at_once = max(1, budget // (before + max_length))
         for start in range(0, len(rows), at_once):
-            yield rows[start : start + at_once], int(length)
+            yield rows[start : start + at_once], before, length
 
 
 def _draw(scores: np.ndarray, draws: np.ndarray, top_k: int | None) -> np.ndarray:

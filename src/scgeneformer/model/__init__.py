@@ -12,6 +12,7 @@ from .pairs._cross_validation import PairCrossValidation
 from .pairs._pair_classifier import PairClassifier
 from .recipes._selection import Selection
 from .state_shift._state_shift import StateShift
+from .trajectories._trajectory_model import TrajectoryModel
 from .tuning._space import default_space
 from .tuning._tune import TuneResult, tune
 
@@ -25,6 +26,7 @@ __all__ = [
     "PairCrossValidation",
     "Selection",
     "StateShift",
+    "TrajectoryModel",
     "TuneResult",
     "default_space",
     "presets",

@@ -17,6 +17,7 @@ from scgeneformer._settings import engine_options
 from ._savable import SavableModel
 from ._saving import STATE, VOCABULARY
 from .data._fields import (
+    SAMPLE_FIELD,
     TOKENS_FIELD,
     check_setup_words,
     registered_tokens,
@@ -255,6 +256,18 @@ class TransformerModel(SavableModel):
         """The AnnData, or modality, that has the tokens."""
         mod = self.adata_manager.data_registry[TOKENS_FIELD].get("mod_key")
         return self.adata if mod is None else _keys.as_adata(self.adata, mod)
+
+    def _column(self, field: str) -> pd.Series:
+        """A registered column of ``obs``, in the order of the tokenized cells."""
+        where = self.adata_manager.data_registry[field]
+        mod = where.get("mod_key")
+        data = self.adata if mod is None else self.adata[mod]
+        return data.obs[where["attr_key"]].reindex(self._cells().obs_names)
+
+    def _samples(self) -> np.ndarray | None:
+        """Sample of each cell, or None if the data were set up without samples."""
+        registered = SAMPLE_FIELD in self.adata_manager.data_registry
+        return self._column(SAMPLE_FIELD).to_numpy() if registered else None
 
     def _names(self, adata: AnnData | MuData | None, indices: Any) -> pd.Index:
         """Names of cells."""

@@ -178,8 +178,7 @@ class LabelledCells(Classifier):
 
     def samples(self) -> np.ndarray | None:
         """Sample of each cell, or None if the data were set up without samples."""
-        registered = SAMPLE_FIELD in self.adata_manager.data_registry
-        return self._column(SAMPLE_FIELD).to_numpy() if registered else None
+        return self._samples()
 
     @checked
     def predict(
@@ -310,10 +309,3 @@ class LabelledCells(Classifier):
         if pooling is None and emb_layer is None:  # the states that the head reads
             return self._classify(tokens, **kwargs).states
         return super()._latent(tokens, pooling, emb_layer, **kwargs)
-
-    def _column(self, field: str) -> pd.Series:
-        """A registered column of ``obs``, in the order of the tokenized cells."""
-        where = self.adata_manager.data_registry[field]
-        mod = where.get("mod_key")
-        data = self.adata if mod is None else self.adata[mod]
-        return data.obs[where["attr_key"]].reindex(self._cells().obs_names)

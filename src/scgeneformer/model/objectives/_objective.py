@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.model.data._batches import Targets
 
-    Network = nn.MaskedGeneModel | nn.EncoderDecoder | nn.CellClassifier | nn.GeneClassifier
+    Network = nn.MaskedGeneModel | nn.EncoderDecoder | nn.CellClassifier | nn.GeneClassifier | nn.NextGeneModel
 
 _IDLE = ("initializer_range", "pooling", "emb_layer")  # of the shape, in training
 
