@@ -348,6 +348,13 @@ def test_groups_with_too_few_times_are_named(make_timed, first_stage):
     TrajectoryModel.setup_anndata(cells, "day", **SETUP)
     with pytest.raises(ValueError, match=r"fewer than 2 times: B.*\.obs\['day'\].*group_keys= \(now \['type'\]\)"):
         TrajectoryModel(cells, first_stage)
+    TrajectoryModel.setup_anndata(cells, "day", time_step=2.0)
+    model = TrajectoryModel(cells, first_stage)
+    days = cells.obs["day"].to_numpy()
+    held_out = sg.evaluation.Split(np.flatnonzero(days == 3), np.flatnonzero(days != 3), np.zeros(0, int))
+    with pytest.raises(ValueError, match="0 training cells have other training cells of 2 times"):
+        model.train(split=held_out, **QUICK)
+    assert model.split_ is None
     few = make_timed(40)
     few = few[few.obs["day"] < 7].copy()
     TrajectoryModel.setup_anndata(few, "day", time_step=2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,11 +53,17 @@ class NextCells:
         def later(row: int, rows: np.ndarray) -> np.ndarray:
             return rows[(cells.groups[rows] == cells.groups[row]) & (cells.steps[rows] == cells.steps[row] + n_steps)]
 
-        starts = np.array([row for row in test if len(later(row, test)) and len(later(row, train))][:most], np.int64)
+        answerable = (row for row in test.tolist() if len(later(row, test)) and len(later(row, train)))
+        starts = np.array(list(islice(answerable, most)), dtype=np.int64)
         if not len(starts):
             msg = f"No test cell has test and training cells {n_steps} steps later in its group. Give another elapsed=, or train with a larger test_size=."
             raise ValueError(msg)
         return cls(starts, [later(row, train) for row in starts], [later(row, test) for row in starts], rng)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All cells whose embedding is compared, in ascending order."""
+        return np.unique(np.concatenate([self.starts, *self.others, *self.targets]))
 
     def scored(self, generated: np.ndarray, embedding: np.ndarray, samples: np.ndarray) -> pd.DataFrame:
         """Mean distances to the mean of the targets, with intervals.
@@ -66,7 +73,7 @@ class NextCells:
         generated
             Embedding of the cells that were drawn, (n, H), NaN for those without genes, which are left out.
         embedding
-            That of all cells, (n_obs, H).
+            That of all cells, (n_obs, H); only `rows` are read.
         samples
             Sample of each cell, (n_obs,).
         """

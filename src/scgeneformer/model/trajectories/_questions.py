@@ -252,11 +252,11 @@ class TrajectoryQuestions(TimedCellsModel):
         return score_elapsed(step * trajectories.pool.cells.steps[rows], step * last, elapsed, units)
 
     def _test_cells(self, most: int, rng: int) -> np.ndarray:
-        """Test cells, at most so many."""
+        """Test cells in random order, at most so many."""
         if not len(self.split.test):
             msg = "No cells were held out for a test. Train a new model with test_size= above 0."
             raise ValueError(msg)
-        return np.sort(np.random.default_rng(rng).permutation(self.split.test)[:most])
+        return np.random.default_rng(rng).permutation(self.split.test)[:most]
 
     @checked
     def next_cell(
@@ -272,13 +272,13 @@ class TrajectoryQuestions(TimedCellsModel):
     ) -> AnnData:
         """Draw, for each of some cells, a cell a given time later, gene by gene; no gene twice.
 
-        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The answer is a sample of what the model expects, and no later state of this very
-        cell; see :meth:`evaluate_next_cell` for what it is worth.
+        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The answer is a sample of what
+        the model expects, and no later state of this very cell; see :meth:`evaluate_next_cell` for what it is worth.
 
         Parameters
         ----------
         elapsed
-            Time from each cell to the next, in the unit of the data; below 0 for earlier cells.
+            Time from each cell to the next, in the unit of the data, rounded to whole steps; below 0 for earlier cells.
         adata
             Tokenized cells with times, and groups if the model was set up with such. Defaults to the data of this model.
         indices
@@ -344,7 +344,7 @@ class TrajectoryQuestions(TimedCellsModel):
             seed=rng,
             **engine_options(**engine_kwargs),
         )
-        key = self.registry["setup_args"]["tokens_key"]
+        key = self._tokens_key
         obs = pd.DataFrame({self._time_key: self._time(steps + n_steps)}, index=data.obs_names[queries.keys])
         obs[_keys.lengths_key(key)] = engine.row_lengths(matrix).astype(np.int32)
         obs[_keys.vocabulary_key(key)] = vocabulary_column(self.vocabulary, len(obs))
@@ -365,9 +365,9 @@ class TrajectoryQuestions(TimedCellsModel):
 
         Returns
         -------
-        A row for each method: mean ``distance`` to the mean of the test cells of the target time in the same group, and its interval as in :meth:`evaluate`. Methods: ``model``;
-        ``copy``, the cell that it starts from; ``another cell``, a training cell of the target time and group, as near as a cell can be expected to
-        be; ``mean``, the mean of these, which is no cell.
+        A row for each method: mean ``distance`` to the mean of the test cells of the target time in the same group, and its interval as in
+        :meth:`evaluate`. Methods: ``model``; ``copy``, the cell that it starts from; ``another cell``, a training cell of the target time and
+        group, as near as a cell can be expected to be; ``mean``, the mean of these, which is no cell.
 
         Raises
         ------
@@ -394,7 +394,7 @@ class TrajectoryQuestions(TimedCellsModel):
             cells, self.split.train, self._test_cells(len(cells.steps), rng), n_steps, max_queries, rng
         )
         drawn = self.next_cell(elapsed, indices=pairs.starts, top_k=top_k, rng=rng, **engine_kwargs)
-        tokens = drawn.obsm[self.registry["setup_args"]["tokens_key"]]
-        generated = self._latent(tokens, None, None, **engine_kwargs)
-        embedding = self._latent(self._read_tokens(None, None), None, None, **engine_kwargs)
+        generated = self._latent(drawn.obsm[self._tokens_key], None, None, **engine_kwargs)
+        embedding = np.full((len(cells.steps), generated.shape[1]), np.nan)
+        embedding[pairs.rows] = self._latent(self._read_tokens(None, pairs.rows), None, None, **engine_kwargs)
         return pairs.scored(generated, embedding, np.arange(len(embedding)) if samples is None else samples)

@@ -150,6 +150,10 @@ class TimedCellsModel(TransformerModel):
         return self.registry["setup_args"]["time_key"]
 
     @property
+    def _tokens_key(self) -> str:
+        return self.registry["setup_args"]["tokens_key"]
+
+    @property
     def _group_keys(self) -> list[str]:
         return _listed(self.registry["setup_args"]["group_keys"])
 

@@ -11,6 +11,7 @@ import torch
 
 from scgeneformer import evaluation, hub, nn
 from scgeneformer._arguments import checked
+from scgeneformer.evaluation._linear import LEAST_ITEMS
 from scgeneformer.model.data._cell_labels import CellTask
 from scgeneformer.model.data._fields import registered_tokens
 from scgeneformer.model.data._rows import TokenRows
@@ -182,7 +183,8 @@ class TrajectoryModel(TrajectoryQuestions):
         Notes
         -----
         Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``, and of the
-        validation trajectories ``validation_time_loss``, ``validation_cell_loss`` and ``validation_mae``, in the units of the times.
+        validation trajectories ``validation_time_loss``, ``validation_cell_loss`` and ``validation_mae``, in the units of the times. `batch_size`
+        counts trajectories, and `token_budget` the tokens of the longest ones that there can be.
 
         Raises
         ------
@@ -221,8 +223,11 @@ class TrajectoryModel(TrajectoryQuestions):
         pools, n_times = self._pools(chosen, lengths), self._n_cells[0] - 1
         sets = {name: getattr(chosen, name)[has_genes(lengths[getattr(chosen, name)])] for name in SETS}
         usable = {name: pools[name != "train"].with_times(rows, n_times) for name, rows in sets.items()}
-        if not len(usable["train"]):
-            msg = f"No training cell has other training cells of {n_times} times in its group. Give cells of more times, or a larger train_size=."
+        if len(usable["train"]) < LEAST_ITEMS:
+            msg = (
+                f"{len(usable['train'])} training cells have other training cells of {n_times} times in their group, and {LEAST_ITEMS} are needed. "
+                "Give cells of more times, or a larger train_size=."
+            )
             raise ValueError(msg)
         drawn: dict[str, Any] = {
             "n_cells": self._n_cells,
