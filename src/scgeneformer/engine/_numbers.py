@@ -35,7 +35,9 @@ def expected_number(scores: Tensor, first: int, values: Tensor) -> tuple[Tensor,
     """
     scores = scores.float()
     of_numbers = scores[:, first : first + len(values)]
-    expected = of_numbers.softmax(-1) @ values.to(of_numbers)
+    expected = (of_numbers.softmax(-1) * values.to(of_numbers)).sum(
+        -1
+    )  # no matrix product, which may be rounded in training
     no_number = -torch.expm1(of_numbers.logsumexp(-1) - scores.logsumexp(-1))
     return expected, no_number
 

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scanpy import logging
 
 import scgeneformer as sg
 from scgeneformer import engine, hub, nn
 from scgeneformer.model import Geneformer, TrajectoryModel
-from scgeneformer.model.trajectories import _queries, _questions
-from scgeneformer.model.trajectories._baselines import TimeRegression, rank_features, verdict
+from scgeneformer.model.trajectories import _queries
+from scgeneformer.model.trajectories._baselines import TimeRegression, rank_features, report, verdict
 
 SETUP = {"time_step": 2.0, "group_keys": "type", "sample_key": "donor"}
 QUICK = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False, "batch_size": 16}
@@ -31,7 +32,7 @@ def cells(make_timed):
 def notes(monkeypatch) -> list[str]:
     """What is said as a warning."""
     said: list[str] = []
-    monkeypatch.setattr(_questions.logg, "warning", said.append)
+    monkeypatch.setattr(logging, "warning", said.append)
     return said
 
 
@@ -51,12 +52,14 @@ def model(cells, first_stage) -> TrajectoryModel:
 def test_time_that_is_in_the_cells_is_learned(cells, first_stage, notes):
     TrajectoryModel.setup_anndata(cells, "day", time_step=2.0, sample_key="donor")
     model = TrajectoryModel(cells, first_stage)
-    model.train(25, learning_rate=1e-2, **QUICK)
-    scores, predicted = model.scores, model.predict(**EXACT)
+    model.train(25, learning_rate=1e-2, p_time=0.8, **QUICK)
+    scores, said = model.scores, notes.copy()
+    predicted = model.predict(**EXACT)
     assert scores.loc["model", "high"] < 0.6 * scores.loc["most common interval", "low"]
     assert scores.loc["model", "sd_time"] > 0.5 * scores.loc["model", "sd_true_time"]
     assert set(scores["n_queries"]) == {len(model.split.test)}
-    assert notes == verdict(scores)
+    assert notes == 2 * verdict(scores)
+    assert said == verdict(scores)
     errors = predicted.sub(cells.obs["day"], axis=0).abs().iloc[model.split.test].mean()
     assert errors["time"] < 0.6 * errors["most common interval"]
     np.testing.assert_array_less(errors["ridge regression"], errors["most common interval"])
@@ -74,7 +77,7 @@ def test_baselines_are_what_they_say(cells):
     assert np.abs(told - days[200:]).mean() < 0.5
 
 
-def test_what_is_known_against_a_model_is_said():
+def test_what_is_known_against_a_model_is_said(notes, monkeypatch):
     columns = {"mae": 1.0, "low": 0.9, "high": 1.1, "sd": 2.0, "sd_time": 2.0, "sd_true": 2.0, "sd_true_time": 2.0}
     names = ["model", "most common interval", "ridge regression"]
     scores = pd.DataFrame([columns] * 3, index=names).astype(float)
@@ -83,6 +86,12 @@ def test_what_is_known_against_a_model_is_said():
     scores.loc["ridge regression", "mae"] = 0.5
     assert verdict(scores)[0].startswith("The model is no better than a baseline: on held-out cells")
     assert verdict(scores)[0].endswith("error is 1 (0.9 to 1.1), that of the ridge regression 0.5.")
+    monkeypatch.setattr(logging, "info", notes.append)
+    report(scores)
+    assert notes[0].endswith(
+        "model 1 (0.9 to 1.1), most common interval 3 (0.9 to 1.1), ridge regression 0.5 (0.9 to 1.1)"
+    )
+    assert notes[1:] == verdict(scores)
     scores.loc["model", ["sd_time", "mae"]] = 0.01
     assert [note[:36] for note in verdict(scores)] == ["The model tells nearly the same time"]
     scores.loc["model", "sd"] = 0.01

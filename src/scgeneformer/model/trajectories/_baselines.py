@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scanpy import logging as logg
 from scipy import sparse
 
 from scgeneformer import evaluation
@@ -112,6 +113,17 @@ def score_elapsed(
     table["sd"] = [float(np.std(values)) for values in elapsed.values()]
     table["sd_time"] = [float(np.std((last + values).mean(axis=1))) for values in elapsed.values()]
     return table.assign(sd_true=float(np.std(truth)), sd_true_time=float(np.std(times)), n_queries=len(times))
+
+
+def report(scores: pd.DataFrame | None) -> None:
+    """Log how well a model and its baselines told elapsed times of held-out cells, and warn of what speaks against the model."""
+    if scores is None:
+        logg.warning("This model was trained without test cells: nothing is known of the error of its times.")
+        return
+    errors = [f"{name} {row['mae']:.3g} ({row['low']:.3g} to {row['high']:.3g})" for name, row in scores.iterrows()]
+    logg.info(f"mean absolute error of elapsed time on held-out cells, with 95 % interval: {', '.join(errors)}")
+    for note in verdict(scores):
+        logg.warning(note)
 
 
 def verdict(scores: pd.DataFrame) -> list[str]:

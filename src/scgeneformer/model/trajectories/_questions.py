@@ -14,7 +14,7 @@ from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import vocabulary_column
 
-from ._baselines import COMMON, MODEL, RIDGE, TimeRegression, most_common, score_elapsed, verdict
+from ._baselines import COMMON, MODEL, RIDGE, TimeRegression, most_common, report, score_elapsed
 from ._draw import Pool
 from ._grammar import has_genes
 from ._next_cells import NextCells
@@ -130,8 +130,9 @@ class TrajectoryQuestions(TimedCellsModel):
     ) -> pd.DataFrame:
         """Tell the time of cells: that of the last cell of a context, and the time elapsed since.
 
-        Contexts are drawn from the training cells of the group of a cell. A warning says what is known against the answers: that the model
-        did no better than a baseline on held-out cells, tells nearly the same of all, or was not tested.
+        Contexts are drawn from the training cells of the group of a cell. The error on held-out cells is logged beside those of baselines. A
+        warning says what is known against the answers: that the model did no better than a baseline, tells nearly the same of all cells, or was
+        not tested.
 
         Parameters
         ----------
@@ -185,10 +186,7 @@ class TrajectoryQuestions(TimedCellsModel):
             COMMON: self._time(last + common).mean(axis=1),
             RIDGE: np.where(np.isnan(times[:, 0]), np.nan, self._time(regression(queries.matrix))),
         }
-        if self.scores_ is None:
-            logg.warning("This model was trained without test cells: nothing is known of the error of its times.")
-        for note in () if self.scores_ is None else verdict(self.scores_):
-            logg.warning(note)
+        report(self.scores_)
         return pd.DataFrame(answers, index=self._data_of(adata).obs_names[queries.keys])
 
     @checked

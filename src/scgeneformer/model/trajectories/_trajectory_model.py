@@ -20,6 +20,7 @@ from scgeneformer.model.training._options import train_options
 from scgeneformer.model.training._random import generators_restored, seed_generators
 from scgeneformer.model.training._train import loader_options, run_training
 
+from ._baselines import report
 from ._grammar import has_genes, longest_trajectory
 from ._objective import Trajectories, TrajectoryModule, TrajectoryTasks
 from ._questions import TrajectoryQuestions
@@ -250,6 +251,7 @@ class TrajectoryModel(TrajectoryQuestions):
         run_training(self, objective, datamodule, max_epochs=max_epochs, options=options)
         if len(usable["test"]) and "elapsed time" in self.tasks_:
             self.scores_ = self.evaluate()
+            report(self.scores_)
 
     def _draw_split(
         self, lengths: np.ndarray, given: evaluation.Split | str | None, rng: int, sizes: Sizes
