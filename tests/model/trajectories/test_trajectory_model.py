@@ -73,8 +73,11 @@ def test_baselines_are_what_they_say(cells):
     ranks = rank_features(np.array([[2, 5, 7, 3, 0], [2, 6, 3, 0, 0]]), 8, 4).toarray()
     np.testing.assert_allclose(ranks, [[0, 0, 0, 0, 0, 1, 0, 0.5], [0, 0, 0, 0, 0, 0, 1, 0]])
     tokens, days = cells.obsm["geneformer_tokens"], cells.obs["day"].to_numpy()
-    told = TimeRegression.fit(tokens[:200], days[:200], 44, 4)(tokens[200:])
+    regression = TimeRegression.fit(tokens[:200], days[:200], 44, 4)
+    told = regression(tokens[200:])
     assert np.abs(told - days[200:]).mean() < 0.5
+    assert (regression.nearest(told) == days[200:]).mean() > 0.9
+    np.testing.assert_array_equal(regression.nearest(np.array([-9.0, 5.9, 6.1, 99])), [3, 5, 7, 9])
 
 
 def test_what_is_known_against_a_model_is_said(notes, monkeypatch):
@@ -134,7 +137,7 @@ def test_groups_that_are_held_out_have_their_own_contexts(cells, first_stage):
     rng = np.random.default_rng(0)
     drawn = pool.draw(rng, int(pool.cells.groups[test[0]]), (3, 3), without=int(test[0]))
     assert set(drawn) <= set(test) - {test[0]}
-    assert len(model.scores) == 3
+    assert len(model.scores) == 4
 
 
 def test_answers_do_not_depend_on_batches_or_other_cells(model, cells):

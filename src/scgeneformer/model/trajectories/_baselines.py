@@ -1,4 +1,4 @@
-"""What needs no transformer: the most common interval, and a ridge regression of time on ranks of genes; and scores beside each other."""
+"""What needs no transformer: the most common interval, and a ridge regression of time on ranks of genes; scores beside each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scgeneformer.evaluation._intervals import groups_to_resample
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MODEL, COMMON, RIDGE = "model", "most common interval", "ridge regression"
+MODEL, COMMON, RIDGE, NEAREST = "model", "most common interval", "ridge regression", "nearest time to it"
 _N_COMPONENTS, _MOST_CELLS = 50, 2000  # of the regression
 _N_BOOTSTRAP = 500
 CONSTANT = 0.1  # predictions that vary by less than this share of the truth are called constant
@@ -32,12 +32,15 @@ class TimeRegression:
         (n_components, n_tokens).
     linear
         Time by components.
+    known
+        The times of the cells that it was fitted to, ascending.
     n_special
         Tokens below it are no genes.
     """
 
     components: np.ndarray
     linear: evaluation.LinearModel
+    known: np.ndarray
     n_special: int
 
     @classmethod
@@ -49,12 +52,17 @@ class TimeRegression:
         ranks = rank_features(matrix[some], n_tokens, n_special)
         n_components = min(_N_COMPONENTS, min(ranks.shape) - 1)
         components = TruncatedSVD(n_components, random_state=0).fit(ranks).components_
-        return cls(components, evaluation.fit_ridge(ranks @ components.T, times[some], scaled=False), n_special)
+        linear = evaluation.fit_ridge(ranks @ components.T, times[some], scaled=False)
+        return cls(components, linear, np.unique(times), n_special)
 
     def __call__(self, matrix: np.ndarray) -> np.ndarray:
         """Times of cells, float64 (n,)."""
         ranks = rank_features(matrix, self.components.shape[1], self.n_special)
         return self.linear(ranks @ self.components.T)[:, 0]
+
+    def nearest(self, told: np.ndarray) -> np.ndarray:
+        """The nearest known time to each that it told, which is fairer where there are few times."""
+        return self.known[np.abs(told[:, None] - self.known).argmin(axis=1)]
 
 
 def rank_features(matrix: np.ndarray, n_tokens: int, n_special: int) -> sparse.csr_matrix:

@@ -14,7 +14,7 @@ from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import vocabulary_column
 
-from ._baselines import COMMON, MODEL, RIDGE, TimeRegression, most_common, report, score_elapsed
+from ._baselines import COMMON, MODEL, NEAREST, RIDGE, TimeRegression, most_common, report, score_elapsed
 from ._draw import Pool
 from ._grammar import has_genes
 from ._next_cells import NextCells
@@ -151,8 +151,8 @@ class TrajectoryQuestions(TimedCellsModel):
         Returns
         -------
         DataFrame indexed by cell: ``time``, the mean over contexts, in the unit of the data; ``sd``, the standard deviation over contexts; and
-        what baselines say: ``most common interval`` after the last cells of the same contexts, and ``ridge regression`` of time on the
-        ranks of genes. NaN for cells without genes, or of groups with too few times.
+        what baselines say: ``most common interval`` after the last cells of the same contexts; ``ridge regression`` of time on the ranks of
+        genes; and the ``nearest time to it`` among those of the training cells. NaN for cells without genes, or of groups with too few times.
 
         Raises
         ------
@@ -180,11 +180,13 @@ class TrajectoryQuestions(TimedCellsModel):
         )
         common, regression = self._baselines(trajectories)
         times = self._time(last + told)
+        ridge = np.where(np.isnan(times[:, 0]), np.nan, regression(queries.matrix))
         answers = {
             "time": times.mean(axis=1),
             "sd": times.std(axis=1),
             COMMON: self._time(last + common).mean(axis=1),
-            RIDGE: np.where(np.isnan(times[:, 0]), np.nan, self._time(regression(queries.matrix))),
+            RIDGE: self._time(ridge),
+            NEAREST: self._time(np.where(np.isnan(ridge), np.nan, regression.nearest(ridge))),
         }
         report(self.scores_)
         return pd.DataFrame(answers, index=self._data_of(adata).obs_names[queries.keys])
@@ -239,11 +241,9 @@ class TrajectoryQuestions(TimedCellsModel):
             raise ValueError(msg)
         told, last, rows = told[answered], last[answered], queries.rows[answered]
         common, regression = self._baselines(trajectories)
-        elapsed = {
-            MODEL: told,
-            COMMON: np.full_like(told, common),
-            RIDGE: regression(queries.matrix[answered])[:, None] - last,
-        }
+        ridge = regression(queries.matrix[answered])
+        elapsed = {MODEL: told, COMMON: np.full_like(told, common)}
+        elapsed |= {RIDGE: ridge[:, None] - last, NEAREST: regression.nearest(ridge)[:, None] - last}
         step, samples = self.time_step, self._samples()
         units = rows if samples is None else samples[rows]
         elapsed = {name: step * values for name, values in elapsed.items()}

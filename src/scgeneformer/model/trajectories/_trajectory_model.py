@@ -87,7 +87,7 @@ class TrajectoryModel(TrajectoryQuestions):
     >>> model = sg.model.TrajectoryModel(adata, decoder)
     >>> model.train(max_epochs=1)
     >>> model.predict().columns.tolist()
-    ['time', 'sd', 'most common interval', 'ridge regression']
+    ['time', 'sd', 'most common interval', 'ridge regression', 'nearest time to it']
     """
 
     @checked
@@ -207,7 +207,7 @@ class TrajectoryModel(TrajectoryQuestions):
         >>> model = sg.model.TrajectoryModel(adata, decoder)
         >>> model.train(max_epochs=1, p_time=1.0, train_size=0.5, validation_size=0.25, test_size=0.25)
         >>> model.scores.index.tolist()
-        ['model', 'most common interval', 'ridge regression']
+        ['model', 'most common interval', 'ridge regression', 'nearest time to it']
         """
         tokens, lengths = self._training_tokens()
         need = longest_trajectory(int(lengths.max()), self._n_cells[1]) - int(lengths.max()) + _SHORTEST
