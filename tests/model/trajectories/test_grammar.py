@@ -81,6 +81,19 @@ def test_rows_masks_and_targets_of_both_tasks():
                 assert len(expected) <= longest_trajectory(5, 4)
 
 
+def test_a_pair_of_cells_by_hand():
+    cells = TimedCells(np.array([0, 1, 3, 1]), np.zeros(4, np.int64))
+    for p_time, row, where, end in (
+        (0.0, [2, 4, 3, 15, 12, 16, 2, 5, 6, 3], [0, 0, 0, 0, 0, 1, 1, 1, 1, 0], 5),
+        (1.0, [2, 4, 3, 15, 2, 5, 6, 3, 16], [0] * 9, 8),
+    ):
+        drawn = Trajectories(Pool.of(cells, np.arange(1)), CELLS, LENGTHS, TOKENS, (2, 2), 64, p_time, 0)
+        batch = drawn(np.array([1]), CELLS, 0)
+        assert batch["tokens"].tolist() == [row]
+        assert batch["where"].astype(int).tolist() == [where]
+        assert batch["ends"].tolist() == [end]
+
+
 def rng_behind_task(seed: int, epoch: int, row: int) -> np.random.Generator:
     rng = np.random.default_rng([seed, epoch, row])
     rng.random()

@@ -83,7 +83,13 @@ class Trajectories:
         return self.between([self.cell(row) for row in rows], self.pool.cells.steps[rows])
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
-        """``tokens`` (B, L) and ``lengths`` (B,) of trajectories; ``ends`` (B,), where their questions end; ``elapsed`` (B,), steps, NaN where the next cell is asked for; ``where`` (B, L), positions before the tokens of the answer that is a cell."""
+        """Trajectories that end with these cells.
+
+        Returns
+        -------
+        ``tokens`` (B, L) and ``lengths`` (B,); ``ends`` (B,), positions of ``<eoq>``; ``elapsed`` (B,), the steps that are asked for, NaN where a cell
+        is; ``where`` (B, L), positions before the tokens of that cell.
+        """
         sequences, elapsed, answers = [], [], []
         for row in rows.tolist():
             rng = np.random.default_rng([self.seed, epoch, row])
@@ -126,13 +132,15 @@ class TrajectoryTasks(Objective):
 
     def __init__(self, train: Trajectories, validation: Trajectories, split: Split, time_step: float) -> None:
         self.targets = {"train": train, "validation": validation}
-        self.split, self.time_step = split, time_step
+        self.train, self.split, self.time_step = train, split, time_step
         self._batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         """Keep what was told of each trajectory."""
-        values = (outputs["expected"], batch["elapsed"], outputs["losses"])
-        self._batches.append(tuple(value.float().cpu().numpy() for value in values))  # type: ignore[arg-type]
+        expected, elapsed, losses = (
+            value.float().cpu().numpy() for value in (outputs["expected"], batch["elapsed"], outputs["losses"])
+        )
+        self._batches.append((expected, elapsed, losses))
 
     def compute(self) -> dict[str, float]:
         """Scores over all validation trajectories."""
@@ -147,11 +155,9 @@ class TrajectoryTasks(Objective):
     def fingerprint(self) -> dict[str, Any]:
         """Sets, times and groups of cells, and what is drawn of them."""
         sets = {name: getattr(self.split, name) for name in ("train", "validation", "test")}
-        train = self.targets["train"]
-        assert isinstance(train, Trajectories)
-        drawn = {name: getattr(train, name) for name in ("n_cells", "max_length", "p_time")}
-        cells = train.pool.cells
-        return fingerprint_of_sets(sets) | drawn | {"rng": train.seed, "times": digest(cells.steps, cells.groups)}
+        drawn = {name: getattr(self.train, name) for name in ("n_cells", "max_length", "p_time")}
+        cells = self.train.pool.cells
+        return fingerprint_of_sets(sets) | drawn | {"rng": self.train.seed, "times": digest(cells.steps, cells.groups)}
 
 
 class TrajectoryModule(TokenModule):
@@ -183,7 +189,7 @@ class TrajectoryModule(TokenModule):
         return super()._get_inference_input(tensors) | {name: tensors[name] for name in ("ends", "where")}
 
     def inference(self, tokens: Tensor, mask: Tensor, ends: Tensor, where: Tensor) -> dict[str, Tensor]:
-        """States where questions end (B, H), and of the M positions before the tokens of cells that are answers (M, H), with these tokens."""
+        """States where questions end (B, H), and before the M tokens of cells that are answers (M, H), with these tokens and their rows."""
         states = self.network.encoder(tokens, mask)
         following = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)  # the last position of a row is never one of them
         return {
@@ -194,7 +200,7 @@ class TrajectoryModule(TokenModule):
         }
 
     def generative(self, ends: Tensor, answers: Tensor, targets: Tensor, row: Tensor) -> dict[str, Tensor]:
-        """The number of steps expected where each question ends and the probability of no number (B,); cross-entropy of each token of answers (M,), and its trajectory."""
+        """Steps that are expected and the probability of no number (B,); cross-entropy of each token of answers (M,), and its row."""
         expected, no_number = engine.expected_number(self.network.head(ends), self.tokens.first, self.values)
         errors = F.cross_entropy(self.network.head(answers).float(), targets, reduction="none")
         return {"expected": expected, "no_number": no_number, "errors": errors, "row": row}
