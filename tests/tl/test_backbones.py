@@ -60,7 +60,7 @@ def folders(vocabulary, value_vocabulary, tmp_path):
 
 @pytest.fixture
 def cells(adata, folders, backbone):
-    adata.obs["donor"] = np.tile(list("abcd"), 10)
+    adata.obs["donor"], adata.obs["day"] = np.tile(list("abcd"), 10), np.arange(40) % 4
     sg.pp.tokenize(adata, folders[backbone])
     return adata
 
@@ -114,7 +114,6 @@ def evaluated_network(cells, folder):
 
 
 def on_trajectories(cells, folder):
-    cells.obs["day"] = np.arange(40) % 4
     sg.model.TrajectoryModel.setup_anndata(cells, "day")
     sg.model.TrajectoryModel(cells, folder).train(max_steps=1, **QUIET)
 
