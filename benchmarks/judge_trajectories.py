@@ -90,7 +90,7 @@ def judge(cells: ad.AnnData, seed: int, first_epochs: int, epochs: int) -> tuple
         model.train(epochs, learning_rate=2e-3, split=split, rng=seed, **options)
         print(f"seed {seed}, {name}: {time.perf_counter() - start:.0f} s\n{model.scores.round(3)}", flush=True)
         elapsed.append(model.scores.rename({"model": name}))
-        following.append(model.evaluate_next_cell(ELAPSED).rename({"model": name}))
+        following.append(model.evaluate_next_cell(ELAPSED).assign(decoder=name))  # each in its own embedding
         print(following[-1].round(3), flush=True)
         if not passes:
             continue
@@ -102,8 +102,9 @@ def judge(cells: ad.AnnData, seed: int, first_epochs: int, epochs: int) -> tuple
                 errors = np.abs(values - times[split.test])
                 interval = evaluation.bootstrap(lambda rows, e=errors: pd.Series({"mae": e[rows].mean()}), len(errors))
                 elapsed.append(pd.DataFrame({"mae": errors.mean(), **interval.loc["mae"]}, index=[which]))
-    tables = [pd.concat(part) for part in (elapsed, following)]
-    return tuple(table[~table.index.duplicated()].assign(seed=seed) for table in tables)
+    times_told = pd.concat(elapsed)
+    times_told = times_told[~times_told.index.duplicated()]  # baselines are the same for both
+    return times_told.assign(seed=seed), pd.concat(following).assign(seed=seed)
 
 
 def embed(decoder: sg.hub.Pretrained, cells: ad.AnnData) -> np.ndarray:
