@@ -21,7 +21,7 @@ help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.with-package ## Geneformer at work on real cells; writes demo/ (no GPU, no network)
-	MPLBACKEND=agg $(BIN)/scgeneformer demo $(ARGS)
+	MPLBACKEND=agg $(BIN)/scgeneformer demo --overwrite $(ARGS)
 
 test: $(VENV)/.with-test ## run the tests on all cores, saying how many were skipped and why
 	MPLBACKEND=agg $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -102,7 +102,7 @@ main(sys.argv[2:])
 @pytest.mark.parametrize(("ending", "step"), [*((ending, "write") for ending in FORMATS), ("zarr", "exchange")])
 def test_a_process_killed_over_its_own_input_leaves_it_whole(cells, model, tmp_path, capsys, ending, step) -> None:
     path = write(cells, tmp_path / f"x.{ending}")
-    command = ["tokenize", str(path), str(path), "--model", str(model)]
+    command = ["tokenize", str(path), str(path), "--model", str(model), "--overwrite"]
     killed = subprocess.run([sys.executable, "-c", KILLED, step, *command], stdout=subprocess.DEVNULL, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob(".x.*.unfinished"))
@@ -111,7 +111,7 @@ def test_a_process_killed_over_its_own_input_leaves_it_whole(cells, model, tmp_p
         assert (found.X != cells.X).nnz == 0
         assert "geneformer_tokens" not in found.obsm
     assert main(command) == 0
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "unfinished is left from an interrupted run" in told
     assert ("put back" in told) == (step == "exchange")
     assert "geneformer_tokens" in read(path).obsm
@@ -129,7 +129,7 @@ def test_a_failing_write_leaves_the_input_and_nothing_else(cells, model, tmp_pat
         raise OSError(msg)
 
     monkeypatch.setattr(kind, "write" if ending == "h5mu" else f"write_{ending}", fill_the_disk)
-    error = error_of(["tokenize", path, path, "--model", model], capsys)
+    error = error_of(["tokenize", path, path, "--model", model, "--overwrite"], capsys)
     assert "no space left on device" in error
     assert list(tmp_path.iterdir()) == [path]
     assert read(path).shape == cells.shape
@@ -140,7 +140,7 @@ def test_links_and_permissions_stay(cells, model, tmp_path) -> None:
     path.chmod(0o640)
     link = tmp_path / "link.h5ad"
     link.symlink_to(path)
-    assert main(["tokenize", str(path), str(link), "--model", str(model)]) == 0
+    assert main(["tokenize", str(path), str(link), "--model", str(model), "--overwrite"]) == 0
     assert link.is_symlink()
     assert "geneformer_tokens" in read(path).obsm
     assert path.stat().st_mode & 0o777 == 0o640
@@ -180,8 +180,8 @@ def test_an_own_zarr_store_is_replaced(cells, model, tmp_path) -> None:
     source = write(cells, tmp_path / "x.h5ad")
     for zarr_format in (2, 3):
         with ad.settings.override(zarr_write_format=zarr_format):
-            assert main(["tokenize", str(source), str(path), "--model", str(model)]) == 0
-            assert main(["tokenize", str(path), str(path), "--model", str(model)]) == 0
+            for first in (source, path):
+                assert main(["tokenize", str(first), str(path), "--model", str(model), "--overwrite"]) == 0
         assert (path / ("zarr.json" if zarr_format == 3 else ".zgroup")).exists()
     assert {found.name for found in tmp_path.iterdir()} == {"x.zarr", "x.h5ad"}
 
@@ -246,11 +246,11 @@ def test_a_checkpoint_resumes(cells, model, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Embedding, "forward", lambda *args: runs.append(1) or forward(*args))
     path, parts = tmp_path / "x.h5ad", tmp_path / "parts"
     write(cells, path)
-    assert main(["tokenize", str(path), str(path), "--model", str(model)]) == 0
+    assert main(["tokenize", str(path), str(path), "--model", str(model), "--overwrite"]) == 0
 
     def perturb(output: Path) -> int:
         runs.clear()
-        options = ["--model", str(model), "--checkpoint", str(parts), "--device", "cpu"]
+        options = ["--model", str(model), "--checkpoint", str(parts), "--device", "cpu", "--overwrite"]
         assert main(["perturb", str(path), str(output), *options]) == 0
         return len(runs)
 
@@ -266,7 +266,7 @@ def test_the_package_is_a_command() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "scgeneformer", "--help"], capture_output=True, text=True, check=True
     )
-    assert "usage: scgeneformer" in result.stdout
+    assert "Usage: scgeneformer" in result.stdout
     failed = subprocess.run(
         [sys.executable, "-m", "scgeneformer", "tokenize", "none.h5ad", "out.h5ad"],
         capture_output=True,

@@ -15,7 +15,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # packages whose import name is not their name
-IMPORT_NAMES = {"scikit-learn": "sklearn", "scvi-tools": "scvi"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "scvi-tools": "scvi", "pyyaml": "yaml"}
 
 
 def requirements(*groups: str) -> dict[str, Requirement]:

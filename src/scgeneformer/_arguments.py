@@ -67,7 +67,7 @@ RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(("n_contexts", "max_queries"), AT_LEAST_1),
     "penalty": AT_LEAST_0,
     "p_time": SHARE,
-    **dict.fromkeys(("n_repeats", "n_trials", "grace_period", "max_concurrent"), AT_LEAST_1),
+    **dict.fromkeys(("n_repeats", "n_trials", "grace_period", "max_concurrent", "jobs"), AT_LEAST_1),
     **dict.fromkeys(("r", "lora_alpha"), ABOVE_0),
     **dict.fromkeys(("n_folds", "n_passes"), AT_LEAST_2),
     "max_state_cells": ("of at least 2, since a single cell is not a centroid", lambda value: value >= 2),
@@ -203,30 +203,32 @@ def allowed(name: str, annotation: str) -> tuple[Allowed, ...] | None:
     annotation
         Its annotation as written.
     """
-    members = _members(ast.parse(annotation, mode="eval").body)
-    if any(_name(member) in ANYTHING for member in members):
+    members = members_of(ast.parse(annotation, mode="eval").body)
+    if any(name_of(member) in ANYTHING for member in members):
         return None
-    choices = [c for m in members if _name(m) == "Literal" for c in _choices(m)]
-    found = [_allowed(name, member) for member in members if _name(member) not in ("Literal", "None")]
+    choices = [c for m in members if name_of(m) == "Literal" for c in choices_of(m)]
+    found = [_allowed(name, member) for member in members if name_of(member) not in ("Literal", "None")]
     found += map(_choice, choices)
-    if any(_name(member) == "None" for member in members):
+    if any(name_of(member) == "None" for member in members):
         found.append(Allowed("None", lambda value: value is None))
     return tuple(found)
 
 
-def _members(node: ast.expr) -> list[ast.expr]:
+def members_of(node: ast.expr) -> list[ast.expr]:
+    """Types of a union; a single type is its only member."""
     if isinstance(node, ast.BinOp):
-        return [*_members(node.left), *_members(node.right)]
+        return [*members_of(node.left), *members_of(node.right)]
     return [node]
 
 
-def _name(node: ast.expr) -> str:
+def name_of(node: ast.expr) -> str:
     """Last part of the name of a type: ``Sequence`` of ``Sequence[str]``, ``Generator`` of ``np.random.Generator``."""
     base = node.value if isinstance(node, ast.Subscript) else node
     return ast.unparse(base).rsplit(".", 1)[-1]
 
 
-def _choices(node: ast.expr) -> list[Any]:
+def choices_of(node: ast.expr) -> list[Any]:
+    """Values of a ``Literal``."""
     inner = ast.literal_eval(node.slice) if isinstance(node, ast.Subscript) else ()
     return list(inner) if isinstance(inner, tuple) else [inner]
 
@@ -242,7 +244,7 @@ def _choice(choice: Any) -> Allowed:
 
 def _allowed(name: str, node: ast.expr) -> Allowed:
     """What one member of a union other than None and choices allows."""
-    kind = _name(node)
+    kind = name_of(node)
     range_text, in_range = RULES.get(name, ("", lambda value: True))
     if kind in _NUMBERS:
         types, noun = _NUMBERS[kind], "an integer" if kind == "int" else "a finite number"

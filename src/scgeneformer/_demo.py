@@ -23,7 +23,7 @@ N_SPLITS = 5
 REPRESENTATIONS = {"PCA (50 components)": "X_pca", "Geneformer": _keys.embedding_key(_keys.GENEFORMER)}
 
 
-def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say: Callable[[str], None]) -> AnnData:
+def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say: Callable[[str], None]) -> str:
     """Run the demonstration and write its results.
 
     Parameters
@@ -35,11 +35,11 @@ def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say
     max_cells
         Monocytes to perturb; ``None`` takes all 129.
     say
-        Receives one line of text at a time.
+        Receives a line of text at each step.
 
     Returns
     -------
-    The AnnData that was written.
+    Tables of the results, as text.
     """
     started = time.perf_counter()
 
@@ -75,20 +75,17 @@ def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say
     shifts.to_csv(folder / "shifts.csv", index=False)
     adata.write_h5ad(folder / "pbmc68k_reduced.h5ad")
     step(f"done; results are in {folder}/: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    say("")
-    say(
-        f"Labels of held-out cells ({len(adata.obs[LABELS].cat.categories)} cell types, mean and sd of {N_SPLITS} halves)"
-    )
-    say(accuracy.to_string(float_format="{:.3f}".format))
-    say("")
-    say(f"Deletions in {SOURCE} cells: genes that most reliably move cells towards {TARGET} and away from it")
     tested = shifts[shifts["pvals"].notna()]  # by falling score
     extremes = pd.concat([tested.head(5), tested.tail(5)])[["names", "n_cells", "effect", "pvals", "pvals_adj"]]
-    say(extremes.to_string(index=False, float_format="{:.2g}".format))
-    say(
-        f"{(tested['pvals_adj'] < 0.05).sum()} of {len(tested)} tested genes differ from the other genes at FDR < 0.05."
-    )
-    return adata
+    n_types, n_significant = len(adata.obs[LABELS].cat.categories), (tested["pvals_adj"] < 0.05).sum()
+    return f"""
+Labels of held-out cells ({n_types} cell types, mean and sd of {N_SPLITS} halves)
+{accuracy.to_string(float_format="{:.3f}".format)}
+
+Deletions in {SOURCE} cells: genes that most reliably move cells towards {TARGET} and away from it
+{extremes.to_string(index=False, float_format="{:.2g}".format)}
+{n_significant} of {len(tested)} tested genes differ from the other genes at FDR < 0.05.
+"""
 
 
 def load_cells() -> AnnData:

@@ -19,17 +19,25 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 FORMATS = (".h5ad", ".h5mu", ".zarr")
+READABLE = (*FORMATS, ".h5")
+EXISTS = "{} exists. Give --overwrite to replace it, or choose another name."
 ZARR_METADATA = {"zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"}
 ZARR_CHUNK = re.compile(r"(c|\d+)([./]\d+)*")  # below its array, of both versions of the format
 
 
 def read(path: Path) -> AnnData | MuData:
-    """Read a file of one of the `FORMATS` into memory."""
+    """Read a file of one of the `FORMATS`, or counts of Cell Ranger in ``.h5``, into memory."""
     check_no_pipe(path)
     if path.suffix == ".h5mu":
         import mudata
 
         return mudata.read_h5mu(path)
+    if path.suffix == ".h5":
+        import scanpy as sc
+
+        adata = sc.read_10x_h5(path)
+        adata.var_names_make_unique()
+        return adata
     import anndata
 
     return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
@@ -93,13 +101,14 @@ def recover(path: Path) -> list[str]:
     return notes + [f"{left} is left from an interrupted run: delete it if no other run is writing" for left in remains]
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, overwrite: bool) -> None:
     """Raise unless a file, or a zarr folder, can be written to `path` without loss of what is not to be replaced.
 
     Raises
     ------
     OSError
-        If there is no folder for it, it or its folder is not writable, or it is a folder instead of a file, or the reverse.
+        If there is no folder for it, it or its folder is not writable, it is a folder instead of a file, or the reverse, or it exists and
+        `overwrite` is False.
     ValueError
         If it is or lies in a folder that has more in it than an AnnData in zarr.
     """
@@ -122,6 +131,8 @@ def check_output(path: Path) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         msg = f"{path} is read-only. Choose another name."
         raise PermissionError(msg)
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(EXISTS.format(path))
     _check_writable(path.parent)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ENVIRONMENT_PREFIX = "SCGENEFORMER_"
-_TYPES = {
+TYPES = {
     "device": "str",
     "precision": "Literal['auto', 'float32', 'bfloat16']",
     "token_budget": "int | None",
@@ -136,7 +136,7 @@ class Settings:
             if variable in os.environ:
                 text = os.environ[variable]
                 try:
-                    values[name] = check(name, _TYPES[name], parse(text))
+                    values[name] = check(name, TYPES[name], parse(text))
                 except ValueError as error:
                     msg = f"The environment variable {variable}={text!r} is not a value of the setting {name!r}. {error}".strip()
                     raise ValueError(msg) from None
@@ -147,7 +147,7 @@ class Settings:
         if name not in known:
             msg = f"No setting {name!r}. Settings are: {', '.join(known)}."
             raise AttributeError(msg)
-        check(name, _TYPES[name], value)
+        check(name, TYPES[name], value)
         super().__setattr__(name, Path(value).expanduser() if name == "cache_dir" else value)
 
     @contextmanager
@@ -177,5 +177,5 @@ def engine_options(**given: Any) -> dict[str, Any]:
     names = ("device", "precision", "token_budget", "progress")
     for name in names:
         if given.get(name) is not None:
-            check(name, _TYPES[name], given[name])
+            check(name, TYPES[name], given[name])
     return given | {name: getattr(settings, name) for name in names if given.get(name) is None}
