@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -19,6 +20,9 @@ from scgeneformer.cli import main
     ("words", "match"),
     [
         (["tokenise", "{counts}", "out.h5ad"], 'Unknown command "tokenise"'),
+        ([], "Name a command: tokenize, embed"),
+        (["reference"], "Name a command: build, query"),
+        (["embed", "{counts}", "out.h5ad", "--pooling", "[red]"], "pooling='[red]' must be"),
         (["reference", "open"], 'Unknown command "open"'),
         (["tokenize", "missing.h5ad", "out.h5ad"], "There is no missing.h5ad"),
         (["tokenize", "{counts}", "out.csv"], "does not end in one of"),
@@ -97,10 +101,16 @@ def test_a_defect_keeps_its_traceback(run, monkeypatch) -> None:
         run("models")
 
 
+@pytest.mark.filterwarnings("always")
 def test_what_functions_print_is_no_result(run, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "available", lambda: sys.stdout.write("progress\n") and sg.model.presets())
+    def available():
+        sys.stdout.write("progress\n")
+        warnings.warn("careful", stacklevel=1)
+        return sg.model.presets()
+
+    monkeypatch.setattr(hub, "available", available)
     ran = run("models", "--csv")
-    assert ran.err == "progress\n"
+    assert ran.err == "progress\nscgeneformer: warning: careful\n"
     assert ran.out == sg.model.presets().to_csv()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import warnings
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,13 @@ class Command:
             jobs = check("jobs", JOBS.annotation, given.pop("jobs", None))
             execution = {name: value for name in settings if (value := given.pop(name, None)) is not None}
             check_options(derived, given, self.chosen(given))
-            with _settings.settings.override(**execution), threads(jobs), redirect_stdout(sys.stderr):
+            with (
+                _settings.settings.override(**execution),
+                threads(jobs),
+                redirect_stdout(sys.stderr),
+                warnings.catch_warnings(),
+            ):
+                warnings.showwarning = lambda message, *_, **__: say(f"scgeneformer: warning: {message}")
                 return self.function(*args, **given)
 
         described: Any = run

@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, or 2 after an error that a user can mend, which is told in one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        check_named(words)
         text = application(*words[:1])(words, exit_on_error=False, print_error=False, result_action="return_value")
         if isinstance(text, str):
             sys.stdout.write(text)
@@ -74,6 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"scgeneformer: error: {text or type(error).__name__}\n")
         return 2
     return 0
+
+
+def check_named(words: Sequence[str]) -> None:
+    """Raise if no command is named: in a pipeline, help would pass for a result.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    group = COMMANDS.get(words[0]) if len(words) == 1 else None
+    if not words or isinstance(group, Group):
+        msg = f"Name a command: {', '.join(group.commands() if isinstance(group, Group) else COMMANDS)}. See --help."
+        raise ValueError(msg)
 
 
 def application(name: str = "") -> App:
