@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,6 +32,19 @@ def available() -> pd.DataFrame:
     rows = bundled + [_published(model) for model in _registry.MODELS.values()]
     rows += [_of_user(name, model) for name, model in _cellfm.PUBLISHED.items()]
     return pd.DataFrame(rows).set_index("name")
+
+
+def name_of(model: Any) -> str | None:
+    """Name, folder or checkpoint by which `model` can be loaded again; None for a vocabulary or a model in memory."""
+    if not isinstance(model, str | os.PathLike):
+        return None
+    models = available()
+    if model in models.index:
+        return str(model)
+    if len(of_source := models.index[models["source"] == str(model)]):
+        return str(of_source[0])
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() or path.suffix == _cellfm.SUFFIX else None
 
 
 def _published(model: _registry.Model) -> dict[str, Any]:

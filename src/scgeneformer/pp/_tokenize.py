@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +18,17 @@ from scgeneformer._keys import (
     values_key,
     vocabulary_key,
 )
-from scgeneformer.tokens import Vocabulary, encode, inspect, resolve_genes, vocabulary_column
+from scgeneformer.tokens import encode, inspect, resolve_genes, vocabulary_column
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Literal
 
     import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
-    from scgeneformer.tokens import GeneMap, Inspection
+    from scgeneformer.tokens import GeneMap, Inspection, Vocabulary
 
 _WARN_BELOW = 0.5
 _FAIL_BELOW = 0.05
@@ -155,6 +154,9 @@ def tokenize(
     """
     from scanpy import logging as logg
 
+    from scgeneformer import hub
+    from scgeneformer.hub._available import name_of
+
     start = logg.info("tokenizing cells")
     data = adata.copy() if copy else adata
     adata = as_adata(data, mod)
@@ -162,7 +164,7 @@ def tokenize(
     slots += [f"var/{token_id_key(key_added)}"]
     slots += [f"obsm/{counts_key(key_added)}"] if keep_counts else []
     _slots.check_free(adata, "pp.tokenize", key_added, [*slots, f"uns/{key_added}"])
-    vocabulary, model_name = _vocabulary(model), _model_name(model)
+    vocabulary, model_name = hub.vocabulary(model), name_of(model)
     if vocabulary.values:
         slots += [f"obsm/{values_key(key_added)}"]
         _slots.check_free(adata, "pp.tokenize", key_added, slots)
@@ -221,32 +223,6 @@ def tokenize(
         f"    {token_id_key(key_added)!r}, tokens of genes (adata.var)\n    {key_added!r}, parameters and coverage (adata.uns)",
     )
     return data if copy else None
-
-
-def _vocabulary(model: str | Path | Vocabulary | Any) -> Vocabulary:
-    if isinstance(model, Vocabulary):
-        return model
-    vocabulary = getattr(model, "vocabulary", None)
-    if isinstance(vocabulary, Vocabulary):
-        return vocabulary
-    from scgeneformer import hub
-
-    return hub.vocabulary(model)
-
-
-def _model_name(model: Any) -> str | None:
-    """Name, folder or checkpoint by which `model` can be loaded again; None for a vocabulary or a model in memory."""
-    from scgeneformer import hub
-
-    if not isinstance(model, str | os.PathLike):
-        return None
-    models = hub.available()
-    if model in models.index:
-        return str(model)
-    if len(of_source := models.index[models["source"] == str(model)]):
-        return str(of_source[0])
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() or path.suffix == ".ckpt" else None
 
 
 def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:

@@ -266,25 +266,43 @@ def _check_block(
     tokens: np.ndarray, n_tokens: np.ndarray | None, vocabulary: Vocabulary, slot: str, cure: str
 ) -> np.ndarray:
     """Check the tokens of a block of cells."""
+    tokens = np.asarray(tokens)
+    if problem := find_problem(tokens, n_tokens, vocabulary):
+        row, what = problem
+        msg = (
+            f"{slot} was changed after tokenizing: a cell (row {row} of {len(tokens)}) has {what}. Run `{cure}` again."
+        )
+        raise ValueError(msg)
+    return tokens
+
+
+def find_problem(tokens: np.ndarray, n_tokens: np.ndarray | None, vocabulary: Vocabulary) -> tuple[int, str] | None:
+    """Row of the first cell whose tokens are none of `vocabulary`, and what is wrong with it; None if all are sound.
+
+    Parameters
+    ----------
+    tokens
+        Integers (n_obs, L), right-padded with 0.
+    n_tokens
+        Number of tokens that each cell should have, (n_obs,) or (n_obs, 1); None if unknown.
+    vocabulary
+        Vocabulary of the tokens.
+    """
     from ._kernels import GAP, MISPLACED, REPEATED, UNKNOWN, check_tokens
 
-    tokens = np.asarray(tokens)
     lengths = np.empty(len(tokens), np.int64)
     row, problem = check_tokens(tokens, len(vocabulary), vocabulary.n_special, lengths)
-    if not problem and n_tokens is not None and (lengths != np.ravel(n_tokens)).any():
-        row = int(np.flatnonzero(lengths != np.ravel(n_tokens))[0])
-        what = f"{lengths[row]} tokens where {np.ravel(n_tokens)[row]} were written"
-    elif problem:
-        what = {
+    if problem:
+        return int(row), {
             UNKNOWN: f"a token beyond the {len(vocabulary):,} of vocabulary {vocabulary.name!r}",
             GAP: "padding between tokens",
             REPEATED: "a gene twice",
             MISPLACED: f"missing or misplaced special tokens of vocabulary {vocabulary.name!r}",
         }[problem]
-    else:
-        return tokens
-    msg = f"{slot} was changed after tokenizing: a cell (row {row} of {len(tokens)}) has {what}. Run `{cure}` again."
-    raise ValueError(msg)
+    if n_tokens is not None and (lengths != np.ravel(n_tokens)).any():
+        row = int(np.flatnonzero(lengths != np.ravel(n_tokens))[0])
+        return row, f"{lengths[row]} tokens where {np.ravel(n_tokens)[row]} were written"
+    return None
 
 
 def token_ids(adata: AnnData, key: str, vocabulary: Vocabulary) -> np.ndarray:
