@@ -41,6 +41,7 @@ def public_functions() -> dict[str, Any]:
     for room in (sg.pp, sg.tl, sg.pl, sg.get, hub, model):
         for name, function in inspect.getmembers(room, inspect.isfunction):
             functions[f"{room.__name__.removeprefix('scgeneformer.')}.{name}"] = function
+    functions |= {name: getattr(sg, name) for name in ("read_official", "export_official")}
     for cls in CLASSES:
         for name, member in inspect.getmembers(cls, callable):
             function = getattr(member, "__func__", member)

@@ -15,10 +15,16 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import datasets, engine, evaluation, get, hub, model, nn, pl, pp, tl
     from .atlas import Reference
+    from .official import export_official, read_official
     from .tokens import Vocabulary
 
 _ROOMS = ("datasets", "engine", "evaluation", "get", "hub", "model", "nn", "pl", "pp", "tl")
-_CLASSES = {"Reference": "atlas", "Vocabulary": "tokens"}  # and the rooms that have them
+_MEMBERS = {  # and the rooms that have them
+    "Reference": "atlas",
+    "Vocabulary": "tokens",
+    "export_official": "official",
+    "read_official": "official",
+}
 
 __all__ = [
     "Reference",
@@ -27,12 +33,14 @@ __all__ = [
     "datasets",
     "engine",
     "evaluation",
+    "export_official",
     "get",
     "hub",
     "model",
     "nn",
     "pl",
     "pp",
+    "read_official",
     "settings",
     "tl",
 ]
@@ -41,8 +49,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
-    if name in _CLASSES:
-        return getattr(import_module(f"{__name__}.{_CLASSES[name]}"), name)
+    if name in _MEMBERS:
+        return getattr(import_module(f"{__name__}.{_MEMBERS[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 

@@ -27,6 +27,7 @@ PUBLIC = {"Vocabulary": sg.Vocabulary, "Reference": sg.Reference, "Settings": ty
     for room in ROOMS
     for name in room.__all__
 }
+PUBLIC |= {name: getattr(sg, name) for name in ("read_official", "export_official")}
 HEADING = "\nExamples\n--------\n"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FROM_FILES = {"datasets.gene_classes"}  # which tests must not download

@@ -32,6 +32,8 @@ def public_objects() -> Iterator[tuple[str, object]]:
     """Name in the documentation and object, of everything that a user may import."""
     yield "scgeneformer.Vocabulary", sg.Vocabulary
     yield "scgeneformer.Reference", sg.Reference
+    yield "scgeneformer.read_official", sg.read_official
+    yield "scgeneformer.export_official", sg.export_official
     yield "scgeneformer._settings.Settings", type(sg.settings)
     for room in ROOMS:
         yield from ((f"{room.__name__}.{name}", getattr(room, name)) for name in room.__all__)
