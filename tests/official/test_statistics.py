@@ -59,6 +59,7 @@ def test_numbers_and_order_are_those_of_rank_shifts(shared, official, recorded, 
     sg.tl.rank_shifts(ours, test="rank_sum" if goal else "mixture", compat="official")
     path = recorded(f"{model}-tiny_goal_state_{kind}_all" if goal else f"{model}-tiny_mixture_{kind}")
     theirs = sg.read_official(path)
+    assert "source" not in theirs.uns["shift"]["params"]  # the state, which the file does not name
     table = ours.varm["shift"].loc[theirs.var["token_id"].astype(str)]
     columns = [*theirs.varm["shift"]]
     assert {"n_cells", "effect"} < set(columns)

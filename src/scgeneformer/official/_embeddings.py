@@ -38,14 +38,14 @@ def read(path: Path, *, obs_names: str | None) -> AnnData:
     slot, place = keys.embedding_key(keys.GENEFORMER), keys.GENEFORMER
     if table.index.dtype.kind in "iu":
         adata = AnnData(obs=with_names(further, obs_names, path))
-        _slots.write(adata, "tl.embed", place, {f"obsm/{slot}": values}, source=str(path))
+        _slots.write(adata, "tl.embed", place, {f"obsm/{slot}": values}, file=str(path))
         return adata
     is_gene = ~table.index.isin(SPECIAL_TOKENS)
     if table.index.duplicated().any():
         msg = f"{path} has a gene twice. Write it again with the official tool."
         raise ValueError(msg)
     adata = AnnData(var=further[is_gene].set_axis(table.index[is_gene].astype(str)))
-    _slots.write(adata, "tl.embed", place, {f"varm/{place}": values[is_gene]}, source=str(path))
+    _slots.write(adata, "tl.embed", place, {f"varm/{place}": values[is_gene]}, file=str(path))
     return adata
 
 

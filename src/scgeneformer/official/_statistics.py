@@ -121,7 +121,7 @@ def _ranking(frame: pd.DataFrame, test: str, others: list[str] | None, path: Pat
         keys.SHIFT,
         verb="tl.perturb",
         slots=[f"varm/{keys.SHIFT}", f"uns/{keys.SHIFT}"],
-        source=str(path),
+        file=str(path),
         **states,
     )
     tested = frame["pvals"] if "pvals" in frame else frame["effect"]

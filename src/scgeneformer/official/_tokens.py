@@ -90,7 +90,7 @@ def read(path: Path, vocabulary: Vocabulary, *, model: str | None, obs_names: st
         vocabulary_hash=vocabulary.hash,
         max_length=vocabulary.max_length,
         special_tokens=vocabulary.has_cls,
-        source=str(path),
+        file=str(path),
     )
     return adata
 
