@@ -75,6 +75,7 @@ def prepare_backbones(names: dict[str, Any], make_cells: Callable[..., Any]) -> 
 
 PREPARE = {
     "backbones.md": prepare_backbones,
+    "from_official.md": prepare_training,
     "gene_pairs.md": prepare_gene_pairs,
     "training.md": prepare_training,
     "in_silico_perturbation.md": prepare_in_silico_perturbation,
