@@ -19,7 +19,7 @@ from judge_null import DATA
 import scgeneformer as sg
 
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "overview.png"
-CENTRES = ["ISG15", "CCL2"]
+CENTRE = "ISG15"
 
 
 def draw(n_cells: int, out: Path) -> None:
@@ -40,7 +40,7 @@ def draw(n_cells: int, out: Path) -> None:
     sc.pl.umap(adata, color="cell_type", ax=axes[0], show=False, size=14, frameon=False, title="Embedding of cells")
     sg.pl.shift(monocytes, kind="rank", n_top=14, ax=axes[1], show=False)
     axes[1].set_title("Deletions in treated monocytes", pad=24)  # above the legend
-    sg.pl.network(monocytes, CENTRES, n_top=8, ax=axes[2], show=False)
+    sg.pl.network(monocytes, CENTRE, n_top=12, ax=axes[2], show=False)
     axes[2].set_title("Network of genes")
     low, high = axes[2].get_xlim()
     axes[2].set_xlim(low - 0.1 * (high - low), high)  # room for names at the left
