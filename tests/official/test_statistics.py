@@ -156,3 +156,11 @@ def test_rankings_without_an_official_table_are_refused(recorded, tmp_path):
     with pytest.raises(ValueError, match="No tokens of the ranked genes"):
         sg.export_official(adata, path, kind="statistics")
     assert not path.exists()
+
+
+def test_plots_say_what_official_tables_lack(official, recorded):
+    official("V1")
+    theirs = sg.read_official(recorded("v1-tiny_goal_state_delete_all"))
+    for kind in ("volcano", "rank"):
+        with pytest.raises(ValueError, match="has p-values but no scores"):
+            sg.pl.shift(theirs, kind=kind, show=False)

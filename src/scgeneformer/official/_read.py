@@ -64,8 +64,9 @@ def read_official(
         states, its change. It is not made into layers, since the files do not name cells.
     statistics
         AnnData without cells, with a gene in each row of the table and what :func:`scgeneformer.tl.rank_shifts` writes with
-        ``compat="official"`` in ``.varm["shift"]``, for :func:`scgeneformer.get.shifts`, if the mode is ``goal_state_shift`` (of all genes), ``vs_null`` or ``mixture_model``. Without scores, which official tables do not have and :func:`scgeneformer.pl.shift` draws. The file does not name the goal state, which is called
-        ``goal`` here. Without goal states effects are 1 minus the similarities of the file. Tables of other modes are returned as a
+        ``compat="official"`` in ``.varm["shift"]``, for :func:`scgeneformer.get.shifts`, if the mode is ``goal_state_shift`` (of all
+        genes), ``vs_null`` or ``mixture_model``; without scores, which official tables do not have and :func:`scgeneformer.pl.shift` needs. The file does
+        not name the goal state, which is called ``goal`` here. Without goal states effects are 1 minus the similarities of the file. Tables of other modes are returned as a
         DataFrame: ``aggregate_gene_shifts`` with columns as of :func:`scgeneformer.get.effects` and ``perturbed`` in front,
         ``aggregate_data`` with ``symbol`` and ``cosine``, and ``goal_state_shift`` of listed genes, a row without a name, with
         ``effect`` and ``effect_<state>``.

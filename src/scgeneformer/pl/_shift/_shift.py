@@ -89,7 +89,7 @@ def shift(
     KeyError
         If there is no ranking.
     ValueError
-        If `kind` is unknown, no gene was tested, a volcano is asked for from a ranking without p-values, or a plane from a
+        If `kind` is unknown, no gene was tested, a ranking has p-values without scores, a volcano is asked for from one without p-values, or a plane from a
         perturbation with fewer than two end states or with `state` not among them.
 
     Examples
@@ -112,6 +112,12 @@ def shift(
             else f"it is by test={ranking.rank['test']!r}"
         )
         msg = f"The ranking of {key!r} has no p-values: {why}. Use kind='rank'."
+        raise ValueError(msg)
+    if "pvals" in ranking.frame and "scores" not in ranking.frame:
+        msg = (
+            f"The ranking of {key!r} has p-values but no scores, which tell on which side of other genes a gene lies, as in tables of the official tool. "
+            "See it by `sg.get.shifts(adata)`, or rank shifts anew by `sg.tl.rank_shifts`."
+        )
         raise ValueError(msg)
     own_figure = ax is None
     if kind == "volcano":
