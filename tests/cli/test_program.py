@@ -159,3 +159,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch) -> None:
     closed = Mock(write=Mock(side_effect=BrokenPipeError))
     monkeypatch.setattr(sys, "stdout", closed)
     assert main(["models"]) == 0
+
+
+def test_pydantic_in_the_process_changes_nothing(run, counts, model):
+    """Cyclopts has it check values by the types that stand in help, once anything has imported it."""
+    pytest.importorskip("pydantic")
+    assert run("tokenize", counts, "tokens.h5ad", "--model", model, "--max-length", "32").status == 0
+    ran = run("tokenize", counts, "other.h5ad", "--max-length", "many")
+    assert (ran.status, "max_length='many' must be an integer" in ran.err) == (2, True)
+    assert "1 validation error" not in ran.err

@@ -30,6 +30,15 @@ _SHOWN = {"bool": bool, "int": int, "float": float, "Path": Path}
 _MARKUP = re.compile(r":\w+:`~?([^`<]*?)(?: *<[^`]*>)?`|``(.+?)``|`([^`]+)`")
 
 
+class Unchecked:
+    """Mark of a type that stands for an option in help only: Cyclopts has pydantic check values and defaults by it if anything has imported pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.any_schema()
+
+
 @dataclass(frozen=True)
 class Option:
     """An option of a command.
@@ -84,7 +93,9 @@ class Option:
             negative_iterable=(),
             accepts_keys=False,
         )
-        return inspect.Parameter(self.name, kind, default=self.default, annotation=Annotated[self._shown, hints])
+        return inspect.Parameter(
+            self.name, kind, default=self.default, annotation=Annotated[self._shown, hints, Unchecked()]
+        )
 
     @property
     def _shown(self) -> Any:
