@@ -77,7 +77,7 @@ def test_folders_of_another_backbone_are_named(tmp_path: Path, tiny_vocabulary: 
         _ = hub.load(tmp_path, vocabulary=tiny_vocabulary).encoder
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 11, "n_positions": 16}))
     for load in (hub.load, hub.vocabulary):
-        with pytest.raises(ValueError, match=r"a model of type 'gpt2'.*\('bert', 'llama'\) are read"):
+        with pytest.raises(ValueError, match=r"a model of type 'gpt2'.*\('bert', 'llama', 'cellfm'\) are read"):
             load(tmp_path)
 
 

@@ -235,7 +235,7 @@ def test_options_of_training_that_it_does_not_have(adata, cellfm_folder):
     sg.model.CellClassifier.setup_anndata(adata, "state")
     for options, message in (
         ({"attention_dropout": 0.1}, "attention_dropout=0.1 has no meaning"),
-        ({"lora": 4}, "LoRA needs low-rank adapters"),
+        ({"lora": 4}, "lora=4 needs low-rank adapters"),
         ({"pooling": "eos"}, "pooling='eos' is not one of"),
     ):
         with pytest.raises(ValueError, match=message):

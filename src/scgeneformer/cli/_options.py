@@ -34,9 +34,7 @@ class Unchecked:
     """Mark of a type that stands for an option in help only: Cyclopts has pydantic check values and defaults by it if anything has imported pydantic."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.any_schema()
+        return handler(Any)
 
 
 @dataclass(frozen=True)

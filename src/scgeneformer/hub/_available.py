@@ -34,6 +34,13 @@ def available() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("name")
 
 
+def pretrained_of(vocabulary: str) -> list[str]:
+    """Names of the models with this vocabulary, without those that were fine-tuned for one question."""
+    models = available()
+    names = models.index[models["generation"] == vocabulary]
+    return [name for name in names if name not in _registry.MODELS or _registry.MODELS[name].classifier is None]
+
+
 def name_of(model: Any) -> str | None:
     """Name, folder or checkpoint by which `model` can be loaded again; None for a vocabulary or a model in memory."""
     if not isinstance(model, str | os.PathLike):

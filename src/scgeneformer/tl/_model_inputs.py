@@ -140,6 +140,7 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
         If no model that has a name, or more than one, has this vocabulary.
     """
     from scgeneformer import hub
+    from scgeneformer.hub._available import pretrained_of
 
     run = token_params(cells, tokens_key)
     name = run["vocabulary"]
@@ -148,8 +149,7 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
         return BUNDLED
     if "model" in run:
         return run["model"]
-    models = hub.available()
-    names = list(models.index[models["generation"] == name])
+    names = pretrained_of(name)
     if len(names) == 1:
         return names[0]
     if names:
