@@ -82,7 +82,7 @@ def as_official(model, tokens: np.ndarray, emb_layer: int = -1) -> np.ndarray:
     order = np.argsort(-lengths, kind="stable")
     with torch.inference_mode():
         for rows in np.array_split(order, max(1, len(order) // 10)):
-            batch, mask = engine.to_device(tokens[rows], lengths[rows], torch.device("cpu"))
+            batch, mask, _ = engine.to_device(tokens[rows], lengths[rows], torch.device("cpu"))
             mask = torch.ones_like(batch) if mask is None else mask.long()
             states = model(batch, attention_mask=mask, output_hidden_states=True).hidden_states[emb_layer - 1]
             out[rows] = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()
