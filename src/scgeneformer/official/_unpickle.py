@@ -8,12 +8,12 @@ import reprlib
 import struct
 from typing import TYPE_CHECKING, Any
 
+from scgeneformer.tokens._unpickle import FORMS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 2**28  # official files hold the values of one perturbation
-_FORMS = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f2": "e", "f4": "f"}
-_FORMS |= {"f8": "d"}
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PUSHED = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES"}
 _PUSHED |= {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE"}
@@ -43,7 +43,7 @@ class _Form:
     """A NumPy type of numbers, of which a pickle first tells kind and width, and then the byte order."""
 
     def __init__(self, code: object) -> None:
-        if not isinstance(code, str) or code not in _FORMS:
+        if not isinstance(code, str) or code not in FORMS:
             msg = f"refused to load a NumPy value of type {reprlib.repr(code)}"
             raise PerturbationError(msg)
         self.code, self.order = code, "<"
@@ -154,7 +154,7 @@ def _made(named: _Name, arguments: tuple[Any, ...]) -> Any:
     if named.name == "scalar":
         form, content = arguments
         content = content if isinstance(content, bytes) else content.encode("latin-1")
-        return struct.unpack(f"{form.order}{_FORMS[form.code]}", content)[0]
+        return struct.unpack(f"{form.order}{FORMS[form.code]}", content)[0]
     if named.name == "defaultdict" and len(arguments) <= 1:
         return {}
     raise ValueError

@@ -29,16 +29,16 @@ class _NumberType:
     """A NumPy type of numbers, of which a pickle first tells kind and width, and then the byte order."""
 
     def __init__(self, code: object, *_: object) -> None:
-        if not isinstance(code, str) or code not in _FORMS:
+        if not isinstance(code, str) or code not in FORMS:
             raise DictionaryError(_refusal(f"a NumPy value of type {reprlib.repr(code)}"))
-        self.form = _FORMS[code]
+        self.form = FORMS[code]
         self.unpack = struct.Struct(f"<{self.form}").unpack
 
     def order(self, state: Any) -> None:
         self.unpack = struct.Struct(f"{'>' if state[1] == '>' else '<'}{self.form}").unpack
 
 
-_FORMS: dict[Any, str] = {
+FORMS: dict[Any, str] = {  # NumPy types of numbers that are admitted, and their form for `struct`
     **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
     **{"f2": "e", "f4": "f", "f8": "d"},
 }

@@ -110,7 +110,7 @@ def edited_values(values: Tensor, edited: Edited, targets: Tensor, kind: Kind, f
     multiplied by `factor`.
     """
     if kind == "scale":
-        scaled = (edited.tokens[:, :, None] == targets[:, None, :]).any(2) & (edited.tokens > 0)
+        scaled = (edited.source >= values.shape[1]) & (edited.tokens > 0)
         return torch.where(scaled, torch.log1p(values.expm1() * factor), values)
     highest = values[:, 1:].amax(1, keepdim=True)  # behind <cls>, whose value is the depth
     after = torch.cat([values, highest.expand(-1, targets.shape[1])], 1).gather(1, edited.source)

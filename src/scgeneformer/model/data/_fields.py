@@ -10,7 +10,7 @@ import numpy as np
 from scvi.data.fields import BaseAnnDataField, MuDataWrapper, ObsmField
 
 from scgeneformer import _keys
-from scgeneformer.tokens import read_tokens, token_params
+from scgeneformer.tokens import read_tokens, token_of, token_params
 
 from ._cell_labels import CellTask
 
@@ -101,8 +101,7 @@ def registered_tokens(manager: AnnDataManager, vocabulary: Vocabulary) -> tuple[
     where = manager.data_registry[TOKENS_FIELD]
     cells = manager.adata if where.get("mod_key") is None else manager.adata[where["mod_key"]]
     tokens = read_tokens(cells, where["attr_key"], vocabulary, model=vocabulary.name)
-    ids = tokens["token"] if vocabulary.values else tokens
-    return tokens, np.asarray((ids != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
+    return tokens, np.asarray((token_of(tokens) != vocabulary.pad_id).sum(axis=1)).astype(np.int64)
 
 
 class ColumnField(BaseAnnDataField):
