@@ -105,3 +105,28 @@ def cellfm_folder(value_vocabulary, tmp_path):
         vocab_size=31, n_layers=3, width=16, n_heads=4, n_bins=8, max_length=64, totals=True, dropout=0.0
     )
     return saved(sg.nn.CellFM(config), value_vocabulary, tmp_path / "cellfm")
+
+
+@pytest.fixture
+def check_fine_tuned(tmp_path):
+    """Train a classifier on a backbone with the first block frozen, use it in verbs, and read it back."""
+    import torch
+
+    def check(adata, folder, embedding, **options):
+        quiet = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False, "recipe": "plain"}
+        sg.model.CellClassifier.setup_anndata(adata, "state")
+        model = sg.model.CellClassifier(adata, folder, freeze=1, **options)
+        model.train(max_epochs=1, **quiet)
+        before = sg.hub.load(folder).encoder.state_dict()
+        frozen = [name for name, value in model.encoder.state_dict().items() if torch.equal(value.cpu(), before[name])]
+        assert {name.split(".")[1] for name in frozen if name.startswith("blocks")} == {"0"}
+        assert embedding in frozen
+        sg.tl.annotate(adata, model, key_added="label")
+        assert adata.obs["label"].notna().all()
+        sg.tl.perturb(adata, model, ["SYM0"], groupby="state", source="sick", target="well", untrained=False)
+        assert adata.layers["shift"].nnz
+        model.export(tmp_path / "exported")
+        again = sg.model.CellClassifier.from_pretrained(tmp_path / "exported", adata)
+        np.testing.assert_array_equal(again.predict(soft=True), model.predict(soft=True))
+
+    return check

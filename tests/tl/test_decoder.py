@@ -150,22 +150,8 @@ def test_pretraining_with_masked_genes_is_for_encoders(adata, llama_folder):
         sg.model.Geneformer.from_pretrained(llama_folder)
 
 
-def test_a_fine_tuned_decoder_annotates_and_perturbs(adata, llama_folder, tmp_path):
-    quiet = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False, "recipe": "plain"}
-    sg.model.CellClassifier.setup_anndata(adata, "state")
-    model = sg.model.CellClassifier(adata, llama_folder, pooling="eos", freeze=1)
-    model.train(max_epochs=1, **quiet)
-    before = sg.hub.load(llama_folder).encoder.state_dict()
-    frozen = [name for name, value in model.encoder.state_dict().items() if torch.equal(value.cpu(), before[name])]
-    assert {name.split(".")[1] for name in frozen if name.startswith("blocks")} == {"0"}
-    assert "embedding.weight" in frozen
-    sg.tl.annotate(adata, model, key_added="label")
-    assert adata.obs["label"].notna().all()
-    sg.tl.perturb(adata, model, ["SYM0"], groupby="state", source="sick", target="well", untrained=False)
-    assert adata.layers["shift"].nnz
-    model.export(tmp_path / "exported")
-    again = sg.model.CellClassifier.from_pretrained(tmp_path / "exported", adata)
-    np.testing.assert_array_equal(again.predict(soft=True), model.predict(soft=True))
+def test_a_fine_tuned_decoder_annotates_and_perturbs(adata, llama_folder, check_fine_tuned):
+    check_fine_tuned(adata, llama_folder, "embedding.weight", pooling="eos")
 
 
 def test_options_that_a_decoder_does_not_have(adata, llama_folder):

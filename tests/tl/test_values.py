@@ -242,19 +242,5 @@ def test_options_of_training_that_it_does_not_have(adata, cellfm_folder):
             sg.model.CellClassifier(adata, cellfm_folder, **options)
 
 
-def test_a_fine_tuned_model_annotates_and_perturbs(adata, cellfm_folder, tmp_path):
-    quiet = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False, "recipe": "plain"}
-    sg.model.CellClassifier.setup_anndata(adata, "state")
-    model = sg.model.CellClassifier(adata, cellfm_folder, freeze=1)
-    model.train(max_epochs=1, **quiet)
-    before = sg.hub.load(cellfm_folder).encoder.state_dict()
-    same = [name for name, value in model.encoder.state_dict().items() if torch.equal(value.cpu(), before[name])]
-    assert {name.split(".")[1] for name in same if name.startswith("blocks")} == {"0"}
-    assert "embedding.gene.weight" in same
-    sg.tl.annotate(adata, model, key_added="label")
-    assert adata.obs["label"].notna().all()
-    sg.tl.perturb(adata, model, ["SYM0"], groupby="state", source="sick", target="well", untrained=False)
-    assert adata.layers["shift"].nnz
-    model.export(tmp_path / "exported")
-    again = sg.model.CellClassifier.from_pretrained(tmp_path / "exported", adata)
-    np.testing.assert_array_equal(again.predict(soft=True), model.predict(soft=True))
+def test_a_fine_tuned_model_annotates_and_perturbs(adata, cellfm_folder, check_fine_tuned):
+    check_fine_tuned(adata, cellfm_folder, "embedding.gene.weight")
