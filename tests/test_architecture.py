@@ -16,7 +16,7 @@ import scgeneformer as sg
 SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
     {"_arguments"},
-    {"_settings", "_version", "_docs", "_files", "_run_folder"},
+    {"_settings", "_version", "_docs", "_files", "_pickles", "_run_folder"},
     {"_gene_sets"},
     {"_keys"},
     {"_slots", "_unknown", "_embeddings"},

@@ -69,7 +69,7 @@ def test_dictionaries_of_maxtoki_are_those_of_v2(shared: Path) -> None:
     """The published JSON files are these pickles, ``<bos>`` for ``<cls>``, byte for byte."""
     import json
 
-    from scgeneformer.tokens._unpickle import read_dictionary
+    from scgeneformer.tokens._official import read_dictionary
 
     def digest(dictionary: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(dictionary, separators=(",", ":")).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ._unpickle import PerturbationError, read_pickle
+from scgeneformer._pickles import PickleError, read_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.tokens import Vocabulary
 
+MOST_BYTES = 2**28  # official files hold the values of one perturbation
 PATTERN = "*_raw.pickle"
 _CELL = "cell_emb"  # stands for the affected gene where the cell is measured
 _CELL_NUMBER = re.compile(r"_embs_(\d+)batch-?\d+_raw$")
@@ -25,19 +26,19 @@ def read(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
 
     Raises
     ------
-    PerturbationError
+    PickleError
         If a file does not hold values of a perturbation, or tokens that the vocabulary has not. It is a ValueError.
     """
     files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
     tables = [_read_file(file, vocabulary) for file in files]
     if not tables:
         msg = f"{path} has no files {PATTERN}. Name the folder that the official perturber wrote to."
-        raise PerturbationError(msg)
+        raise PickleError(msg)
     return pd.concat(tables, ignore_index=True)
 
 
 def _read_file(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
-    content = read_pickle(path)
+    content = read_pickle(path, holds="a pickle of one perturbation", most_bytes=MOST_BYTES)
     number = _CELL_NUMBER.search(path.stem)
     try:
         rows = [row for state, values in _states(content) for row in _rows(state, values, vocabulary)]
@@ -46,7 +47,7 @@ def _read_file(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
             f"{path} does not hold lists of numbers by perturbed and affected token of vocabulary {vocabulary.name!r}. "
             "Name the model that was perturbed."
         )
-        raise PerturbationError(msg) from None
+        raise PickleError(msg) from None
     table = pd.DataFrame(rows, columns=["perturbed", "affected", "state", "position", "value"])
     table.insert(3, "cell", pd.array([None if number is None else int(number[1])] * len(table), dtype="Int64"))
     return table

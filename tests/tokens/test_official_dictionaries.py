@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scgeneformer.tokens._unpickle import DictionaryError, read_dictionary
+from scgeneformer._pickles import PickleError
+from scgeneformer.tokens._official import read_dictionary
 
 
 class Calls:
@@ -120,7 +121,7 @@ DAMAGED = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_dictionaries_are_one_error_and_change_nothing(tmp_path: Path, damage: str) -> None:
     (tmp_path / "d.pkl").write_bytes(DAMAGED[damage])
-    with pytest.raises(DictionaryError, match=r"d\.pkl") as raised:
+    with pytest.raises(PickleError, match=r"d\.pkl") as raised:
         read_dictionary(tmp_path / "d.pkl")
     assert isinstance(raised.value, ValueError)
     assert len(str(raised.value)) < 1000
@@ -137,7 +138,7 @@ def test_a_dictionary_cut_anywhere_or_with_a_changed_byte_is_an_error_or_a_dicti
         (tmp_path / "d.pkl").write_bytes(damaged)
         try:
             assert isinstance(read_dictionary(tmp_path / "d.pkl"), dict)
-        except DictionaryError:
+        except PickleError:
             pass
 
 
@@ -148,5 +149,5 @@ def test_pipes_folders_and_huge_files_are_no_dictionaries(tmp_path: Path) -> Non
             read_dictionary(path)
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(DictionaryError, match="more than"):
+    with pytest.raises(PickleError, match="more than"):
         read_dictionary(tmp_path / "huge")
