@@ -6,19 +6,18 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from scgeneformer import hub, settings
-from scgeneformer.hub._registry import MODELS
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from scgeneformer.tokens import Vocabulary
+from scgeneformer.hub._registry import GENERATIONS, MODELS
+from scgeneformer.tokens import Vocabulary
 
 
 def test_vocabulary_by_name_needs_no_weights(server: Any, online: Path, tiny_model: str) -> None:
@@ -94,6 +93,35 @@ def test_official_vocabularies(shared: Path, name: str, n_tokens: int, length: i
     model = hub.load(shared / "conformance" / "models" / f"{name.lower()}-tiny")
     assert model.vocabulary is found
     assert model.encoder.config.vocab_size == n_tokens
+
+
+@pytest.mark.usefixtures("official")
+@pytest.mark.parametrize("name", ["V1", "V2"])
+def test_official_dictionaries_are_parsed_once(shared: Path, name: str) -> None:
+    files = [shared / "geneformer" / name / Path(file.path).name for file in GENERATIONS[name].files]
+    tokens, medians, mapping, names = files
+    n = GENERATIONS[name].max_length
+    expected = Vocabulary.from_official(tokens, medians, mapping_file=mapping, name_file=names, name=name, max_length=n)
+    hub.vocabulary(name)
+    parsed = settings.cache_dir / "vocabularies" / f"{name}.json"
+    shutil.rmtree(settings.cache_dir / "geneformer")
+    with settings.override(mirror=None, offline=True):  # so that the dictionaries cannot be read again
+        found = hub.vocabulary(name)
+        assert (found.hash, found.aliases, found.name) == (expected.hash, expected.aliases, name)
+        np.testing.assert_array_equal(found.symbols, expected.symbols)
+        content = parsed.read_bytes()
+        parsed.write_bytes(content.replace(b"ENSG", b"ENSH", 1))
+        with pytest.raises(FileNotFoundError, match="dictionary"):
+            hub.vocabulary(name)
+    assert hub.vocabulary(name).hash == expected.hash
+    assert parsed.read_bytes() == content
+
+
+@pytest.mark.usefixtures("official")
+def test_a_cache_that_cannot_keep_the_parsed_dictionaries_is_no_error() -> None:
+    (settings.cache_dir / "vocabularies").parent.mkdir(parents=True, exist_ok=True)
+    (settings.cache_dir / "vocabularies").touch()  # a file where the folder would be
+    assert len(hub.vocabulary("V1")) == 25_426
 
 
 @pytest.mark.usefixtures("official")

@@ -59,6 +59,12 @@ def fetch(file: RemoteFile) -> Path:
     return path
 
 
+def intact(file: RemoteFile) -> Path | None:
+    """Path of the local copy of `file` if it is cached and not altered; nothing is downloaded."""
+    path = settings.cache_dir / file.path
+    return path if _is_checked(path, file) else None
+
+
 def is_cached(file: RemoteFile) -> bool:
     """Whether a file of the expected size is in the cache; `fetch` verifies its content."""
     path = settings.cache_dir / file.path

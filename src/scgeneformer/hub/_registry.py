@@ -38,7 +38,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Generation:
-    """Dictionaries shared by a family of models."""
+    """Dictionaries shared by a family of models.
+
+    `parsed` is the file of the vocabulary that they make, which this package writes into the cache and reads in their place.
+    """
 
     name: str
     n_tokens: int
@@ -47,6 +50,7 @@ class Generation:
     medians: RemoteFile
     mapping: RemoteFile
     names: RemoteFile
+    parsed: RemoteFile | None = None
 
     @property
     def files(self) -> tuple[RemoteFile, ...]:
@@ -105,6 +109,9 @@ _V1 = Generation(
         "55e67962e79c0039a6c32d43c5c99f38e51964bbcfa32f736150ee1e285c438c",
         1_117_117,
     ),
+    parsed=RemoteFile(
+        "vocabularies/V1.json", "6a06c588f091d290d2bc7c2fd8158f26e0df93111ebbe62a4ceb891b0cbfaa4e", 1_807_682
+    ),
 )
 _V2 = Generation(
     name="V2",
@@ -129,6 +136,9 @@ _V2 = Generation(
         "geneformer/gene_name_id_dict_gc104M.pkl",
         "fabfa0c2f49c598c59ae432a32c3499a5908c033756c663b5e0cddf58deea8e1",
         1_660_882,
+    ),
+    parsed=RemoteFile(
+        "vocabularies/V2.json", "6587550736c6bcfab111fd22c4c0990274e5f94001694c104b1178c7ddc7a481", 3_062_801
     ),
 )
 GENERATIONS = {generation.name: generation for generation in (_V1, _V2)}

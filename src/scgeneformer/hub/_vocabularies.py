@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer._arguments import check
+from scgeneformer._settings import settings
 from scgeneformer.tokens import Vocabulary
 
 from . import _cellfm, _registry
-from ._cache import fetch
+from ._cache import fetch, intact
 from ._token_dictionary import DICTIONARY, read_token_dictionary
 
 if TYPE_CHECKING:
@@ -206,9 +209,18 @@ def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) 
 
 
 def official(generation: Generation) -> Vocabulary:
-    """Vocabulary from the official dictionaries of a generation."""
-    tokens, medians, mapping, names = (fetch(file) for file in generation.files)
-    return _read_official(generation, tokens, medians, mapping, names)
+    """Vocabulary from the official dictionaries of a generation, or from the cached file of the vocabulary that they make.
+
+    That file is read in a fifth of the time, and trusted only with the sha256 that it has when these dictionaries are read.
+    """
+    if generation.parsed is None:
+        return _read_official(generation, *map(fetch, generation.files))
+    parsed = intact(generation.parsed)
+    if parsed is None:
+        vocabulary = _read_official(generation, *map(fetch, generation.files))
+        _keep(vocabulary, settings.cache_dir / generation.parsed.path)
+        parsed = intact(generation.parsed)
+    return vocabulary if parsed is None else _load(parsed)
 
 
 @lru_cache(maxsize=4)  # the files were verified, so that the arguments determine their content
@@ -216,3 +228,18 @@ def _read_official(generation: Generation, tokens: Path, medians: Path, mapping:
     return Vocabulary.from_official(
         tokens, medians, mapping_file=mapping, name_file=names, name=generation.name, max_length=generation.max_length
     )
+
+
+@lru_cache(maxsize=4)  # likewise
+def _load(path: Path) -> Vocabulary:
+    return Vocabulary.load(path)
+
+
+def _keep(vocabulary: Vocabulary, path: Path) -> None:
+    """Write a vocabulary for later processes. A cache that cannot be written to is left as it is."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent) as folder:
+            copy = Path(folder) / path.name
+            vocabulary.save(copy)
+            copy.replace(path)
