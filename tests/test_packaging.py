@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -72,3 +73,43 @@ def test_the_commands_of_the_readme_exist():
     commands = [block.split("```")[0].split("#")[0].strip() for block in blocks if block.startswith("make")]
     assert commands == ["make demo", "make test"]
     assert all(f"\n{command.split()[1]}: " in targets for command in commands)
+
+
+def test_what_is_said_about_the_package_is_the_same_everywhere():
+    project, urls = PROJECT["project"], PROJECT["project"]["urls"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["title"] == project["name"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["repository-code"] == urls["Source"]
+    assert citation["url"] == urls["Documentation"]
+    references = (ROOT / "docs" / "references.bib").read_text()
+    assert all(f"{{{article['doi']}}}" in references for article in citation["references"])
+    entry = yaml.safe_load((ROOT / ".github" / "scverse" / "meta.yaml").read_text())
+    assert entry["name"] == entry["install"]["pypi"] == project["name"]
+    assert entry["project_home"] == urls["Source"]
+    assert entry["documentation_home"] == urls["Documentation"]
+    assert entry["license"] == project["license"]
+    assert set(entry) == {  # what the registry asks for
+        *("name", "description", "project_home", "documentation_home", "tutorials_home", "publications", "install"),
+        *("primary_category", "tags", "license", "contact", "test_command", "category"),
+    }
+
+
+def test_the_changelog_has_the_version():
+    version = Version(PROJECT["project"]["version"])
+    heading = "## [Unreleased]" if version.is_devrelease else f"## [{version}] - 20"
+    assert heading in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_workflows_are_pinned_and_only_one_job_may_publish():
+    may_publish = []
+    for path in (ROOT / ".github" / "workflows").glob("*.yaml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        for name, job in workflow["jobs"].items():
+            steps = [step["uses"] for step in job["steps"] if "uses" in step]
+            assert all(len(step.split("@")[1].split()[0]) == 40 for step in steps), f"{path.name}: {steps}"
+            if "permissions" in job:
+                may_publish.append((path.name, name, job["permissions"]))
+    assert may_publish == [("release.yaml", "publish", {"id-token": "write"})]
