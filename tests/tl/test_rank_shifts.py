@@ -130,7 +130,7 @@ def test_format_and_order_of_cells_do_not_matter(to: type, options: dict) -> Non
 def test_donors_are_the_replicates(centered: bool) -> None:
     adata = simulate()
     adata.obs["donor"] = adata.obs["donor"].where(np.arange(adata.n_obs) > 3)
-    sg.tl.rank_shifts(adata, test="donors", donor="donor", centered=centered)
+    sg.tl.rank_shifts(adata, donor="donor", centered=centered)
     table = adata.varm["shift"]
     row, column, effects = effects_of(adata, "shift", goal=True, centered=centered)
     donor = adata.obs["donor"].to_numpy()[row]
@@ -176,7 +176,7 @@ def test_columns_that_look_like_donors_are_named(monkeypatch) -> None:
     warnings = []
     monkeypatch.setattr(logg, "warning", warnings.append)
     sg.tl.rank_shifts(adata)
-    assert any("Rank with test='donors', donor='donor'" in warning for warning in warnings)
+    assert any("Rank with donor='donor'" in warning for warning in warnings)
     warnings.clear()
     assert adata.uns["shift"]["rank"]["replicates"] == "cells"
     sg.tl.rank_shifts(adata, test="donors", donor="donor")
@@ -390,8 +390,8 @@ def with_dense_layer(adata: AnnData) -> None:
         (None, {"test": "random_genes"}, KeyError, "token_id"),
         (None, {"test": "random_genes", "n_matched": 0}, ValueError, "at least 1"),
         (None, {"test": "mixture"}, ValueError, "has goal states"),
-        (None, {"test": "donors"}, ValueError, "go together"),
-        (None, {"donor": "donor"}, ValueError, "go together"),
+        (None, {"test": "donors"}, ValueError, "needs `donor`"),
+        (None, {"test": "rank_sum", "donor": "donor"}, ValueError, "does not use `donor`"),
         (None, {"test": "donors", "donor": "patient"}, KeyError, "patient"),
         (None, {"compat": "official", "centered": True}, ValueError, "as they are"),
         (None, {"test": "vs_null"}, ValueError, "go together"),

@@ -33,7 +33,8 @@ def rank_shifts(
     key: str = _keys.SHIFT,
     test: Literal[
         "rank_sum", "donors", "vs_null", "random_genes", "interaction", "permuted_labels", "mixture", "aggregate"
-    ] = "rank_sum",
+    ]
+    | None = None,
     centered: bool = False,
     compat: Literal["official"] | None = None,
     donor: str | None = None,
@@ -68,6 +69,8 @@ def rank_shifts(
     key
         Slot of the shifts, `key_added` of :func:`~scgeneformer.tl.perturb`.
     test
+        Defaults to ``"donors"`` if `donor` is given, else to ``"rank_sum"``.
+
         ``"rank_sum"``: the gene's shifts against those of other genes, or of the random genes beside listed ones, over cells (Wilcoxon).
         ``"donors"``: the same question with donors as replicates. The gene's mean effects in the donors (if not centred, their
         differences to the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
@@ -214,10 +217,11 @@ def rank_shifts(
     --------
     >>> sg.pp.tokenize(adata, "default")
     >>> sg.tl.perturb(adata, genes=["STAT1", "STAT2", "IRF9"], groupby="disease", source="dcm", target="nf")
-    >>> sg.tl.rank_shifts(adata, test="donors", donor="donor")  # donors, not cells, are the replicates
+    >>> sg.tl.rank_shifts(adata, donor="donor")  # donors, not cells, are the replicates
     >>> adata.varm["shift"].loc[["STAT1", "STAT2", "IRF9"], "n_donors"].tolist()
     [4, 4, 4]
     """
+    test = test or ("rank_sum" if donor is None else "donors")
     check_arguments(test, compat, donor, null, singles, centered=centered)
     from scanpy import logging as logg
 
@@ -266,7 +270,7 @@ def rank_shifts(
     elif donors is None and test != "aggregate" and (alike := donor_column(_keys.obs_frame(adata, mod))):
         logg.warning(
             f"p-values are over cells, and cells of one donor are not independent: too small, if .obs[{alike!r}] are donors. "
-            f"Rank with test='donors', donor={alike!r}."
+            f"Rank with donor={alike!r}."
         )
     screened = data.uns[key].get("screen")
     if screened is not None and screened["spearman"].iloc[0] < FAIR:

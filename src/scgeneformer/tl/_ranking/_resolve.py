@@ -119,7 +119,11 @@ def check_arguments(
         msg = f"{of_what} takes shifts as they are. Leave out `centered`."
         raise ValueError(msg)
     if (donor is not None) != (test == "donors") and test not in ("interaction", "permuted_labels"):
-        msg = "test='donors' and `donor`, the column of .obs with donors, go together: give both or neither."
+        msg = (
+            f"test={test!r} does not use `donor`. Leave `test` out, or use 'donors'."
+            if donor is not None
+            else "test='donors' needs `donor`, the column of .obs with donors."
+        )
         raise ValueError(msg)
     if (null is not None) != (test == "vs_null"):
         msg = "test='vs_null' and `null`, the other perturbation, go together: give both or neither."
