@@ -26,7 +26,7 @@ FLOORS = [  # imports point to lower lines, or stay within a room
     {"model", "atlas"},
     {"pp", "tl", "get", "datasets", "official"},
     {"pl"},
-    {"_demo"},
+    {"_demo", "reporting"},
     {"cli"},
     {"__main__"},
 ]
@@ -44,6 +44,7 @@ FORBIDDEN = {  # libraries that a room must not know
     "pp": {"torch", "scvi"},
     "tl": {"scvi"},
     "pl": {"torch", "scvi"},
+    "reporting": {"torch", "scvi"},
     "get": {"torch", "scvi"},
 }
 LONGEST, MOST = 400, 15  # lines of a file, files of a folder

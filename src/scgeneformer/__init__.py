@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import datasets, engine, evaluation, get, hub, model, nn, pl, pp, tl
     from .atlas import Reference
     from .official import export_official, read_official
+    from .reporting import report
     from .tokens import Vocabulary
 
 _ROOMS = ("datasets", "engine", "evaluation", "get", "hub", "model", "nn", "pl", "pp", "tl")
@@ -24,6 +25,7 @@ _MEMBERS = {  # and the rooms that have them
     "Vocabulary": "tokens",
     "export_official": "official",
     "read_official": "official",
+    "report": "reporting",
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "pl",
     "pp",
     "read_official",
+    "report",
     "settings",
     "tl",
 ]

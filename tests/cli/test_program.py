@@ -73,6 +73,7 @@ def test_outputs_that_exist_are_refused(refused, embedded, counts, monkeypatch) 
         ["tokenize", counts, "out.h5ad"],
         ["rank", embedded, "new.h5ad", "--table", "out.csv"],
         ["get", "shifts", embedded, "--table", "out.csv"],
+        ["report", embedded, "out.csv"],
         ["reference", "build", embedded, "folder", "--labels", "state"],
         ["train", "cells", embedded, "folder", "--labels-key", "state"],
         ["demo", "--out", "folder"],

@@ -1,4 +1,4 @@
-"""Commands about the installation: what there is, and whether it works."""
+"""Commands about the installation and about results: what there is, and whether it works."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from scgeneformer._settings import TYPES, settings
 
-from ._command import calls, say
-from ._data import check_new_folder
+from ._command import call, calls, say
+from ._data import check_new_folder, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,3 +72,22 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = False, **options: Any) -
     mpl.use("agg")
     check_new_folder(out, overwrite=overwrite)
     return run(out, say=say, **options)
+
+
+@calls("reporting.report", without=("path",))
+def report(input: Path, page: Path, *, overwrite: bool = False, **options: Any) -> None:
+    """Write one HTML page about results, to send to people who do not open the cells.
+
+    Parameters
+    ----------
+    page
+        File to write, .html.
+    """
+    import matplotlib as mpl
+
+    from scgeneformer import _files, reporting
+
+    mpl.use("agg")
+    _files.check_output(page, overwrite=overwrite)
+    call(reporting.report, read(input), page, options=options, overwrite=overwrite)
+    say(f"wrote {page}")

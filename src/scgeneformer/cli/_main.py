@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command | Group] = {
     "vocabulary": _training.vocabulary,
     "pretrain": _training.pretrain,
     "get": Group("Print a table of results.", _tables.getters),
+    "report": _machine.report,
     "models": _tables.models,
     "datasets": _tables.datasets,
     "demo": _machine.demo,
