@@ -28,16 +28,17 @@ RECORDED = {("V1-10M", 519): 10.55, ("V1-10M", 1139): 4.35, ("V2-104M", 519): 1.
 def as_official(model, row: np.ndarray, positions: np.ndarray, pooling: str) -> np.ndarray:
     out = []
     with torch.inference_mode():
-        tokens = torch.from_numpy(row.astype(np.int64))
+        tokens = torch.from_numpy(row.astype(np.int64)).to(model.device)
         before = model(tokens[None], output_hidden_states=True).hidden_states[-2][0]
         for batch in np.array_split(positions, max(1, len(positions) // 10)):
             kept = torch.stack([torch.cat([torch.arange(p), torch.arange(p + 1, len(row))]) for p in batch.tolist()])
+            kept = kept.to(model.device)
             after = model(tokens[kept], output_hidden_states=True).hidden_states[-2]
             if pooling == "cls":
                 out.append(F.cosine_similarity(after[:, 0], before[None, 0], dim=-1))
             else:
                 out.append(F.cosine_similarity(after, before[kept], dim=-1).mean(1))
-    return torch.cat(out).numpy()
+    return torch.cat(out).cpu().numpy()
 
 
 def main() -> None:

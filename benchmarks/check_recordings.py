@@ -59,6 +59,7 @@ def compare_embedding(
         "pooling": POOLING[run["emb_mode"]],
         "n_special": N_SPECIAL[run["model_version"]],
         "emb_layer": run["emb_layer"],
+        "precision": "float32",
     }
     found = engine.embed(encoder, tokens, genes=genes, progress=True, **options)
     if genes:
