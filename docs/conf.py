@@ -65,9 +65,12 @@ nb_execution_mode = "off"
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
     "repository_url": "https://github.com/scgeneformer/scgeneformer",
     "use_repository_button": True,
     "path_to_docs": "docs/",
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # the search box of the sidebar is enough
 }
