@@ -3,7 +3,7 @@
     python benchmarks/draw_overview.py [--cells 60] [--out docs/_static/overview.png]
 
 PBMC of Kang et al., control and treated with interferon beta. Left: all cells. Middle: deletion of every gene of treated CD14+ monocytes, towards
-untreated ones, by the screen. Right: contextual states of genes in the same monocytes. A few minutes on one core.
+untreated ones, by the screen. Right: contextual states of genes in the same monocytes. A few minutes on one core. Beside it, each panel is written by itself, ``card_*.png``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import anndata as ad
 import matplotlib.pyplot as plt
 import scanpy as sc
 from judge_null import DATA
+from matplotlib.transforms import Bbox
 
 import scgeneformer as sg
 
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "overview.png"
 CENTRE = "ISG15"
+THUMBNAILS = ("card_embedding", "card_shifts", "card_network")
 
 
 def draw(n_cells: int, out: Path) -> None:
@@ -45,7 +47,12 @@ def draw(n_cells: int, out: Path) -> None:
     low, high = axes[2].get_xlim()
     axes[2].set_xlim(low - 0.1 * (high - low), high)  # room for names at the left
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90, pil_kwargs={"optimize": True})
+    options = {"pil_kwargs": {"optimize": True}}
+    figure.savefig(out, dpi=90, **options)
+    for ax, name in zip(axes, THUMBNAILS, strict=True):  # each panel by itself, for the cards of the documentation
+        parts = [ax, *(other for other in figure.axes if other not in axes and ax is axes[2])]  # with the colour bar
+        extent = Bbox.union([part.get_tightbbox() for part in parts]).transformed(figure.dpi_scale_trans.inverted())
+        figure.savefig(out.with_name(f"{name}.png"), dpi=60, bbox_inches=extent.padded(0.1), **options)
 
 
 if __name__ == "__main__":
