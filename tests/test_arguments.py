@@ -114,7 +114,6 @@ def test_wrong_arguments_are_refused_by_name(function, adata):
         (sg.tl.transfer, {"unknown": 1.0}, "unknown=1.0 must be a finite number between 0 and 1 or None."),
         (sg.get.shifts, {"n_top": True}, "n_top=True must be an integer of at least 0 or None."),
         (sg.tl.perturb, {"quartiles": 2.0}, "quartiles=2.0 must be 1, 2 or 3."),
-        (sg.tl.perturb, {"shard": (0, 1.5)}, "shard=(0, 1.5) must be a tuple of 2: an integer, an integer or None."),
         (sg.tl.evaluate_shifts, {"n_top": [5, -1]}, "n_top=[5, -1] must be a list of: an integer of at least 0."),
         (sg.tl.perturb_sets, {"anchor": ["A", "B"]}, "anchor=['A', 'B'] must be a string or None."),
         (

@@ -93,17 +93,6 @@ def locked(folder: Path, argument: str, *, name: str = LOCK, wait: float = 0.0) 
         lock.release()
 
 
-def holder_of(path: Path) -> str | None:
-    """The process that holds the lock `path`, in words; None if it is free."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return _described(path.with_name(f"{path.name}.json"))
-    lock.release()
-    return None
-
-
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make the file `path`: a killed process leaves it as it was, or new, also if the machine goes down with it.
 

@@ -48,14 +48,11 @@ def prepare_training(names: dict[str, Any], make_cells: Callable[..., Any]) -> N
 
 
 def prepare_in_silico_perturbation(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
-    """The states and the model of the page, and the file that the job of a cluster reads."""
+    """The states and the model of the page."""
     names["states"] = {"groupby": "disease", "source": "dcm", "target": "nf"}
     names["model"] = "V2-104M"
     names["adata"].obs["CD14"] = np.random.default_rng(0).normal(size=names["adata"].n_obs)
     Path("hallmarks.gmt").write_text("ISGF3\tof the page\tSTAT1\tSTAT2\tIRF9\n")
-    tokenized = make_cells()
-    sg.pp.tokenize(tokenized, "V2-104M")
-    tokenized.write_h5ad("tokenized.h5ad")
 
 
 def prepare_gene_pairs(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
@@ -98,7 +95,6 @@ def test_code_of_a_page_runs(
     monkeypatch.setattr(_registry, "MODELS", published)  # a new one, since an entry put back would come last
     for name, folder in standing_in.items():
         Path(name).symlink_to(folder, target_is_directory=True)
-    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     if path.name in PREPARE:
         PREPARE[path.name](names, make_cells)
     for number, source in enumerate(blocks(path)):

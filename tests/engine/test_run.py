@@ -68,12 +68,7 @@ def test_parts_are_the_whole(small, random_cells, name, small_parts):
     for ours, theirs in zip(by_pair(found)[:2], by_pair(expected)[:2], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_allclose(by_pair(found)[2], by_pair(expected)[2], rtol=0, atol=1e-6)
-    assert (found.cells.dtype, found.what.dtype, found.values.dtype, found.missing) == (
-        np.int32,
-        np.int32,
-        np.float64,
-        0,
-    )
+    assert (found.cells.dtype, found.what.dtype, found.values.dtype) == (np.int32, np.int32, np.float64)
     if effects is not None:
         ours, theirs = found.effects.stored(), effects.stored()
         for key in ("effect_what", "effect_on", "effect_n"):
@@ -124,19 +119,6 @@ def test_stopped_and_resumed_anywhere(small, random_cells, name, small_parts, tm
     assert bits(call(small, random_cells, name, store=Store(tmp_path, {}))) == whole
 
 
-@pytest.mark.parametrize("name", PERTURBATIONS)
-def test_shards_in_any_order(small, random_cells, name, small_parts, tmp_path):
-    whole = call(small, random_cells, name)
-    n_parts = len(list(_run._parts(_run._work(random_cells, PERTURBATIONS[name][0]), (random_cells > 0).sum(1), SIZE)))
-    store = Store(tmp_path, {})
-    done = 0
-    for i in (2, 0, 1):
-        found = call(small, random_cells, name, store=store, shard=(i, 3))
-        done += len(range(i, n_parts, 3))
-        assert found.missing == n_parts - done
-    assert bits(found) == bits(whole)
-
-
 def test_a_damaged_part_is_done_again(small, random_cells, small_parts, tmp_path, monkeypatch):
     whole = bits(call(small, random_cells, "effects", store=Store(tmp_path, {})))
     path = Store(tmp_path, {}).path(1)
@@ -181,7 +163,7 @@ def test_nothing_to_do(small, name, tmp_path):
     only_special = np.array([[2, 3, 0]], np.uint16)
     for i, tokens in enumerate((np.zeros((3, 8), np.uint16), np.zeros((0, 8), np.uint16), only_special)):
         found = call(small, tokens, name, store=Store(tmp_path / str(i), {}))
-        assert len(found.cells) == len(found.what) == len(found.values) == found.missing == 0
+        assert len(found.cells) == len(found.what) == len(found.values) == 0
         assert found.values.shape[1] == {"alone": 1, "decomposed": 8}.get(name, 2)
 
 

@@ -46,7 +46,6 @@ BAD: dict[str, tuple[object, ...]] = {
     "tokens_key": ("none", "", 3, None),
     "key_added": ("", "a/b", None, 3),
     "rng": ("x", -1, 1.5),
-    "shard": ((0, 1), (2, 2), 3, "0/2", (-1, 2), (0, 0)),
     "mod": (3, None),
     "copy": ("yes", 1),
 }

@@ -130,3 +130,24 @@ def check_fine_tuned(tmp_path):
         np.testing.assert_array_equal(again.predict(soft=True), model.predict(soft=True))
 
     return check
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Call a verb and interrupt it after a number of parts."""
+    from scgeneformer.engine.perturb import Store
+
+    write = Store.write
+
+    def call(n_parts, verb, *args, **options):
+        def stopping(self, part, arrays):
+            if part == n_parts:
+                raise KeyboardInterrupt
+            write(self, part, arrays)
+
+        monkeypatch.setattr(Store, "write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            verb(*args, **options)
+        monkeypatch.setattr(Store, "write", write)
+
+    return call

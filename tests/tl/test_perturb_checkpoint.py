@@ -1,4 +1,4 @@
-"""Runs that are killed, shared, or stopped by a full disk end as if nothing had happened."""
+"""Runs that are killed, or stopped by a full disk, end as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -118,17 +118,11 @@ for name in RUNS:
         kills.append(len(list(killed.rglob("part-*"))))
     end(start("killed", checkpoint=killed))
     print(name, "parts at each kill", kills, "of", len(list(killed.rglob("part-*"))))
-    shared = work / f"{name} shared"
-    for _ in range(2 if "+" in name else 1):  # exact passes come when all estimates are there
-        end(*[start(checkpoint=shared, shard=(i, 2)) for i in (0, 1)])
-    left = max(path.stat().st_mtime_ns for path in shared.rglob("part-*"))
-    end(start("shared", checkpoint=shared))
-    assert left == max(path.stat().st_mtime_ns for path in shared.rglob("part-*"))  # nothing was left to do
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs fork")
-def test_killed_and_shared_by_processes(tokenized, folder, tmp_path):
+def test_killed_processes(tokenized, folder, tmp_path):
     tokenized.write_h5ad(tmp_path / "cells.h5ad")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
@@ -141,25 +135,8 @@ def test_killed_and_shared_by_processes(tokenized, folder, tmp_path):
     assert done.returncode == 0, done.stderr
     sys.stdout.write(done.stdout)
     for name in RUNS:
-        once, killed, shared = (dict(np.load(tmp_path / f"{name} {how}.npz")) for how in ("once", "killed", "shared"))
+        once, killed = (dict(np.load(tmp_path / f"{name} {how}.npz")) for how in ("once", "killed"))
         assert_same_bytes(killed, once)
-        assert_same_bytes(shared, once)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_shards_one_after_the_other(tokenized, folder, tmp_path, name, small_parts):
-    options = {**GOAL, **RUNS[name], "checkpoint": tmp_path / "parts"}
-    once = tokenized.copy()
-    perturb_by(once, folder, **{**options, "checkpoint": None})
-    before = set(tokenized.uns)
-    perturb_by(tokenized, folder, **options, shard=(0, 2))
-    assert set(tokenized.uns) == before  # half is not written
-    assert set(tokenized.layers) - {None} == set()
-    perturb_by(tokenized, folder, **options, shard=(1, 2))
-    if "+" not in name:  # the last shard finds all others
-        assert_same_bytes(arrays(tokenized), arrays(once))
-    perturb_by(tokenized, folder, **options)
-    assert_same_bytes(arrays(tokenized), arrays(once))
 
 
 def test_the_same_call_computes_nothing_again(tokenized, folder, tmp_path, model_runs):
@@ -201,11 +178,11 @@ CHANGES = {
 
 
 @pytest.fixture
-def half(tokenized, folder, tmp_path, small_parts):
-    """A run of which one shard was done, and the folder of its parts."""
+def half(tokenized, folder, tmp_path, small_parts, interrupted):
+    """A run of which one part was done, and the folder of its parts."""
     tokenized.obs["n"] = np.arange(40)
     options = {"genes": ["SYM1", "SYM2", "SYM4", "SYM5"], "checkpoint": tmp_path / "parts", **GOAL}
-    sg.tl.perturb(tokenized, folder, shard=(0, 2), **options)
+    interrupted(1, sg.tl.perturb, tokenized, folder, **options)
     assert len(list((tmp_path / "parts" / "genes").glob("part-*"))) == 1
     return tokenized, options
 

@@ -151,13 +151,13 @@ def test_given_centroids_are_not_those_of_the_untrained_encoder(tokenized, folde
     np.testing.assert_array_equal(dense(of_given, "shift__untrained"), dense(computed, "shift__untrained"))
 
 
-def test_parts_that_are_missing_write_nothing(tokenized, folder, tmp_path, monkeypatch) -> None:
+def test_an_interrupted_run_writes_nothing(tokenized, folder, tmp_path, monkeypatch, interrupted) -> None:
     monkeypatch.setitem(engine.perturb._run.PART_SIZE, "exact", 60)
     before = set(tokenized.layers)
     options = GOAL | {"checkpoint": tmp_path / "run", "max_cells": 8}
-    sg.tl.perturb(tokenized, folder, **options, shard=(0, 2))
+    interrupted(1, sg.tl.perturb, tokenized, folder, **options)
     assert set(tokenized.layers) == before
-    sg.tl.perturb(tokenized, folder, **options, shard=(1, 2))
+    sg.tl.perturb(tokenized, folder, **options)
     at_once = sg.tl.perturb(tokenized, folder, **GOAL, max_cells=8, copy=True)
     np.testing.assert_array_equal(dense(tokenized, "shift__untrained"), dense(at_once, "shift__untrained"))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["genes"]

@@ -90,14 +90,14 @@ def test_within_groups_and_donors(tokenized):
         np.testing.assert_allclose(tokenized.varm["shift_odd"][column], odd.varm["shift"][column], rtol=1e-3, atol=1e-5)
 
 
-def test_runs_in_parts_are_runs_at_once(moved, tmp_path, monkeypatch):
+def test_runs_in_parts_are_runs_at_once(moved, tmp_path, monkeypatch, interrupted):
     from scgeneformer.engine.perturb import _run
 
     monkeypatch.setitem(_run.PART_SIZE, "exact", 40)
     again = moved.copy()
     options = STATES | {"directions": True, "max_cells": 8, "checkpoint": tmp_path}
-    for shard in ((0, 2), (1, 2), None):
-        sg.tl.perturb(again, shard=shard, **options)
+    interrupted(1, sg.tl.perturb, again, **options)
+    sg.tl.perturb(again, **options)
     np.testing.assert_allclose(again.varm["shift__direction"], moved.varm["shift__direction"], atol=1e-6)
     with pytest.raises(ValueError, match="directions was"):
         sg.tl.perturb(again, **options | {"directions": False})

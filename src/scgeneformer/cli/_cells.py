@@ -134,7 +134,7 @@ def _verb(options: Mapping[str, Any]) -> str:
     "tl.perturb_sets",
     "tl.screen",
     "tl.rank_shifts",
-    without=("key", "shard"),
+    without=("key",),
     chosen=lambda options: (_verb(options), "tl.rank_shifts"),
 )
 def perturb(

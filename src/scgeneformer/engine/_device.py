@@ -53,6 +53,14 @@ def default_token_budget(device: torch.device) -> int:
     return _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
 
 
+def placed(network: Network, device: torch.device, dtype: torch.dtype) -> Network:
+    """The network on `device` in `dtype`: itself if it is there already, else a copy."""
+    here = next(network.parameters())
+    if here.device == device and here.dtype == dtype:
+        return network
+    return copy.deepcopy(network).to(device, dtype)
+
+
 @contextmanager
 def on_device(
     network: Network, device: torch.device, dtype: torch.dtype, *, gradients: bool = False
@@ -61,9 +69,7 @@ def on_device(
 
     Without `gradients` nothing that is computed can be differentiated, which is faster; with them it can be where that is asked for.
     """
-    here = next(network.parameters())
-    if here.device != device or here.dtype != dtype:
-        network = copy.deepcopy(network).to(device, dtype)
+    network = placed(network, device, dtype)
     was_training = network.training
     network.eval()
     try:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from ._batching import for_each_batch, row_lengths, to_device
 from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite, has_states
+from ._parts import map_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from scgeneformer.nn import Backbone
     from scgeneformer.nn._backbone import Shape
 
 Pooling = Literal["mean", "cls", "eos"]
+PART_SIZE = 2**18  # tokens in a part
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def embed(
     token_budget: int | None = None,
     progress: bool = False,
 ) -> Embeddings:
-    """Embed cells, and on request genes in the context of these cells, in one pass.
+    """Embed cells, and on request genes in the context of these cells, in one pass, part by part.
 
     Parameters
     ----------
@@ -148,6 +153,71 @@ def embed(
         If the model gives NaN or infinite states for cells that have genes.
     """
     check_pooling(pooling, encoder.config)
+    layers_to_run(encoder, emb_layer)
+    lengths = row_lengths(tokens)
+    n_tokens, width = encoder.config.vocab_size if genes else 0, encoder.config.width
+    cells = np.full((len(tokens), width), np.nan, dtype=np.float32)
+    parts = list(_parts(lengths))
+    sums, counts = np.zeros((n_tokens, width)), np.zeros(n_tokens, dtype=np.int64)
+    waiting: dict[
+        int, tuple[np.ndarray, ...]
+    ] = {}  # sums are added in the order of parts, so that they are rounded alike
+    options = {"pooling": pooling, "n_special": n_special, "emb_layer": emb_layer, "genes": genes}
+    options |= {"device": device, "precision": precision, "token_budget": token_budget}
+    with tqdm(total=sum(map(len, parts)), desc="embed", unit=" cells", disable=not progress) as bar:
+        todo = ((number, (tokens[rows, : lengths[rows[0]]],)) for number, rows in enumerate(parts))
+        placing = {"device": device, "precision": precision}
+        n_done = n_added = 0
+        for number, (pooled, *of_genes) in map_cells(_embed_part, todo, encoder, options, here={"bar": bar}, **placing):
+            cells[parts[number]] = pooled
+            waiting[number] = tuple(of_genes)
+            while genes and n_added in waiting:
+                there, part_sums, part_counts = waiting.pop(n_added)
+                sums[there] += part_sums
+                counts[there] += part_counts
+                n_added += 1
+            n_done += len(parts[number])
+            bar.update(n_done - bar.n)
+    means = np.divide(sums, counts[:, None], out=np.full_like(sums, np.nan), where=counts[:, None] > 0)
+    check_finite(means, counts > 0)
+    return Embeddings(cells, means.astype(np.float32), counts)
+
+
+def _parts(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in parts of a number of tokens, padding included, longest first; empty rows are left out."""
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    while len(order):
+        n_rows = max(1, PART_SIZE // int(lengths[order[0]]))
+        yield order[:n_rows]
+        order = order[n_rows:]
+
+
+def _embed_part(
+    encoder: Backbone, options: dict[str, Any], tokens: np.ndarray, *, bar: tqdm | None = None
+) -> tuple[np.ndarray, ...]:
+    """Cells of one part; if asked for also which tokens occur in them, sums of their states, and numbers of cells."""
+    cells, sums, counts = embed_rows(encoder, tokens, bar=bar, **options)
+    if not options["genes"]:
+        return (cells,)
+    there = np.flatnonzero(counts)
+    return cells, there, sums[there], counts[there]
+
+
+def embed_rows(
+    encoder: Backbone,
+    tokens: np.ndarray,
+    *,
+    pooling: str,
+    n_special: int,
+    emb_layer: int = -1,
+    genes: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+    bar: tqdm | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embed cells in this process: vectors of cells, and if `genes` sums of the states of tokens and their numbers of cells; as `embed`."""
     place = resolve_device(device)
     n_layers = layers_to_run(encoder, emb_layer)
     lengths = row_lengths(tokens)
@@ -171,9 +241,5 @@ def embed(
                 counts.index_add_(0, of_genes, torch.ones_like(of_genes))
             cells[rows] = pooled
 
-        budget = token_budget or default_token_budget(place)
-        for_each_batch(lengths, budget, step, progress=progress, desc="embed")
-        means = torch.where(counts[:, None] > 0, sums / counts[:, None], torch.nan).cpu().numpy()
-        n_cells = counts.cpu().numpy()
-        check_finite(means, n_cells > 0)
-        return Embeddings(cells, means, n_cells)
+        for_each_batch(lengths, token_budget or default_token_budget(place), step, bar=bar)
+        return cells, sums.cpu().numpy(), counts.cpu().numpy()

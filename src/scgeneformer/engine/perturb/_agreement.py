@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from scgeneformer.engine._parts import map_cells
+
 from ._enumerate import Edits, enumerate_edits
 from ._measure import measure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from scgeneformer.nn import Backbone
 
@@ -75,13 +77,24 @@ def compare(
         [np.empty(0, np.int64), *(rng.permutation(np.flatnonzero(cells == cell))[:N_GENES] for cell in np.sort(chosen))]
     )
     exact = np.empty((len(pairs), values.shape[1]))
-    for number, (perturbation, _) in enumerate(screened):
-        of_part = part[pairs] == number
-        if of_part.any():
-            some = pairs[of_part]
-            edits = _edits(encoder, tokens, perturbation, cells[some], what[some], n_special)
-            exact[of_part] = measure(encoder, edits, perturbation, states=states, n_special=n_special, **options)
+
+    def drawn() -> Iterator[tuple[int, tuple[Edits, Perturbation]]]:
+        for number, (perturbation, _) in enumerate(screened):
+            some = pairs[part[pairs] == number]
+            if len(some):
+                yield number, (_edits(encoder, tokens, perturbation, cells[some], what[some], n_special), perturbation)
+
+    options |= {"n_special": n_special}
+    placing = {name: options.get(name, "auto") for name in ("device", "precision")}
+    for number, measured in map_cells(_exact, drawn(), encoder, states, options, **placing):
+        exact[part[pairs] == number] = measured
     return Sample(cells[pairs], values[pairs], exact)
+
+
+def _exact(
+    encoder: Backbone, states: np.ndarray, options: dict[str, Any], edits: Edits, perturbation: Perturbation
+) -> np.ndarray:
+    return measure(encoder, edits, perturbation, states=states, **options)
 
 
 def _edits(

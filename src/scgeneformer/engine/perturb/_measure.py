@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from scgeneformer.engine._batching import Batch, for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
-from scgeneformer.engine._embed import check_pooling, embed, layers_to_run, pool
+from scgeneformer.engine._embed import check_pooling, embed_rows, layers_to_run, pool
 from scgeneformer.engine._finite import check_finite
 
 from ._edits import edit, edited_values
@@ -93,7 +93,7 @@ def measure(
             genes = _GeneComparison(network, tokens, lengths, n_layers, n_special)
         if not by_gene:
             used, of = np.unique(edits.of, return_inverse=True)
-            before = embed(
+            before, *_ = embed_rows(
                 network,
                 edits.originals[used],
                 pooling=pooling,
@@ -102,7 +102,8 @@ def measure(
                 device=str(place),
                 precision=_name(network),
                 token_budget=budget,
-            ).cells.astype(np.float64)
+            )
+            before = before.astype(np.float64)
 
         def step(batch: np.ndarray) -> None:
             row = rows[batch]

@@ -1,4 +1,4 @@
-"""A perturbation carried out on many cells, part by part."""
+"""A perturbation carried out on many cells, part by part, here or on workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from scgeneformer.engine._batching import row_lengths
+from scgeneformer.engine._parts import map_cells
 from scgeneformer.tokens import token_of
 
 from ._decompose import N_PARTS, decompose_shifts
@@ -49,8 +50,6 @@ class Outcome:
         On genes, if asked for.
     directions
         Movements, summed over cells, if asked for.
-    missing
-        Parts that are left to other processes.
     """
 
     cells: np.ndarray
@@ -58,7 +57,20 @@ class Outcome:
     values: np.ndarray
     effects: GeneEffects | None
     directions: Directions | None
-    missing: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done to the cells of each part; as for `run`."""
+
+    perturbation: Perturbation
+    method: Method
+    states: np.ndarray | None
+    linear: bool
+    effects: bool
+    decompose: bool
+    directions: bool
+    options: dict[str, Any]
 
 
 def run(
@@ -74,14 +86,13 @@ def run(
     decompose: bool = False,
     directions: bool = False,
     store: Store | None = None,
-    shard: tuple[int, int] = (0, 1),
     progress: bool = False,
     **options: Any,
 ) -> Outcome:
     """Perturb cells.
 
     Cells are taken longest first and cut into parts. A part is always computed alone, so that what it gives does not depend on which
-    parts were done before, or by whom.
+    parts were done before, or by whom: this process, or workers of a Dask cluster. Only this process writes to the store.
 
     Parameters
     ----------
@@ -107,8 +118,6 @@ def run(
         Also sum up where cells move; with `states`, ``"exact"`` only.
     store
         Where finished parts are kept, and taken from.
-    shard
-        (i, n): compute part i, i + n, i + 2 n, ... only. Parts of others are read if the store has them.
     progress
         Show a progress bar.
     options
@@ -120,50 +129,63 @@ def run(
         If another process computes these parts, with this store.
     """
     options["n_special"] = n_special
-    total = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
-    moved = Directions() if directions else None
+    job = _Job(perturbation, method, states, linear, effects, decompose, directions, options)
     work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
-    found, missing, n_cells = [], 0, 0
-    held = nullcontext() if store is None else store.locked(shard)
-    total_work = int(work.sum())
-    with held, tqdm(total=total_work, desc=perturbation.kind, unit=" perturbations", disable=not progress) as bar:
-        for i, cells in enumerate(parts):
-            done, end = _finished(store, i, cells), bar.n + int(work[cells].sum())
-            if done is None and i % shard[1] != shard[0]:
-                missing += 1
-            elif done is None:
-                done = _part(
-                    encoder,
-                    tokens[cells],
-                    perturbation,
-                    states,
-                    method,
-                    options,
-                    bar,
-                    linear=linear,
-                    effects=effects,
-                    decompose=decompose,
-                    directions=directions,
-                )
-                done["cells"] = cells[done["cells"]].astype(np.int32)
-                if store is not None:
-                    store.write(i, done | {_OF: cells})
-            n_cells += len(cells)
-            bar.set_postfix_str(f"{n_cells:,} of {len(tokens):,} cells", refresh=False)
-            bar.update(end - bar.n)
-            if done is not None:
-                found.append((done["cells"], done["what"], done["values"]))
-                if total is not None:
-                    total.merge(done)
-                if moved is not None:
-                    moved.merge(done)
-    if not found:
-        nothing = np.empty(0, np.int32)
-        n_values = (1 if states is None else len(states)) * (1 + N_PARTS if decompose else 1)
-        return Outcome(nothing, nothing, np.empty((0, n_values)), total, moved, missing)
-    cells, what, values = (np.concatenate(field) for field in zip(*found, strict=True))
-    return Outcome(cells, what, values, total, moved, missing)
+    held = nullcontext() if store is None else store.locked()
+    with held, tqdm(total=int(work.sum()), desc=perturbation.kind, unit=" perturbations", disable=not progress) as bar:
+        total = _Total(job, parts, work, encoder.config.vocab_size, bar)
+
+        def unfinished() -> Iterator[tuple[int, tuple[np.ndarray]]]:
+            for number, cells in enumerate(parts):
+                done = _finished(store, number, cells)
+                if done is None:
+                    yield number, (tokens[cells],)
+                else:
+                    total.add(number, done)
+
+        placing = {name: options.get(name, "auto") for name in ("device", "precision")}
+        for number, done in map_cells(_part, unfinished(), encoder, job, here={"bar": bar}, **placing):
+            done["cells"] = parts[number][done["cells"]].astype(np.int32)
+            if store is not None:
+                store.write(number, done | {_OF: parts[number]})
+            total.add(number, done)
+    return total.outcome()
+
+
+class _Total:
+    """Parts put together in the order of their numbers, in whatever order they come, so that their sums are rounded alike."""
+
+    def __init__(self, job: _Job, parts: list[np.ndarray], work: np.ndarray, n_tokens: int, bar: tqdm) -> None:
+        self.job, self.parts, self.work, self.bar = job, parts, work, bar
+        self.effects = GeneEffects(_n_what(job.perturbation), n_tokens) if job.effects else None
+        self.directions = Directions() if job.directions else None
+        self.waiting: dict[int, dict[str, np.ndarray]] = {}
+        self.values: list[tuple[np.ndarray, ...]] = []
+        self.n_cells = self.n_done = 0
+
+    def add(self, number: int, done: dict[str, np.ndarray]) -> None:
+        """Add the arrays of a part, cells counted among all."""
+        self.waiting[number] = done
+        while (following := self.waiting.pop(len(self.values), None)) is not None:
+            self.values.append(tuple(following[name] for name in ("cells", "what", "values")))
+            for sums in (self.effects, self.directions):
+                if sums is not None:
+                    sums.merge(following)
+        cells = self.parts[number]
+        self.n_cells += len(cells)
+        self.n_done += int(self.work[cells].sum())
+        self.bar.set_postfix_str(f"{self.n_cells:,} of {len(self.work):,} cells", refresh=False)
+        self.bar.update(self.n_done - self.bar.n)
+
+    def outcome(self) -> Outcome:
+        """All of them."""
+        if not self.values:
+            nothing, states = np.empty(0, np.int32), self.job.states
+            n_values = (1 if states is None else len(states)) * (1 + N_PARTS if self.job.decompose else 1)
+            return Outcome(nothing, nothing, np.empty((0, n_values)), self.effects, self.directions)
+        cells, what, values = (np.concatenate(field) for field in zip(*self.values, strict=True))
+        return Outcome(cells, what, values, self.effects, self.directions)
 
 
 def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.ndarray] | None:
@@ -194,40 +216,28 @@ def _parts(work: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndar
         start = stop
 
 
-def _part(
-    encoder: Backbone,
-    tokens: np.ndarray,
-    perturbation: Perturbation,
-    states: np.ndarray | None,
-    method: Method,
-    options: dict[str, Any],
-    bar: tqdm,
-    *,
-    linear: bool,
-    effects: bool,
-    decompose: bool,
-    directions: bool,
-) -> dict[str, np.ndarray]:
+def _part(encoder: Backbone, job: _Job, tokens: np.ndarray, *, bar: tqdm | None = None) -> dict[str, np.ndarray]:
     """Arrays of one part, cells counted within it."""
     tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
-    if method == "screen":
+    perturbation, states, options = job.perturbation, job.states, job.options
+    if job.method == "screen":
         return _estimates(encoder, tokens, perturbation, states, options)
     n_special, max_length = options["n_special"], encoder.config.max_length
     edits = enumerate_edits(tokens, perturbation, n_special=n_special, max_length=max_length)
-    measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if effects else None
-    moved = Directions() if directions else None
+    measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if job.effects else None
+    moved = Directions() if job.directions else None
     values = measure(
         encoder,
         edits,
         perturbation,
         states=states,
-        linear=linear,
+        linear=job.linear,
         effects=measured,
         directions=moved,
         bar=bar,
         **options,
     )
-    if decompose and states is not None:
+    if job.decompose and states is not None:
         values = np.hstack([values, decompose_shifts(encoder, edits, perturbation, values, states=states, **options)])
     arrays = {"cells": edits.cells, "what": edits.what.astype(np.int32), "values": values}
     for sums in (measured, moved):

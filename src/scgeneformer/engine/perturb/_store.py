@@ -1,4 +1,4 @@
-"""Finished parts of a long computation in a folder, so that it can be stopped, gone on with, and shared by several processes."""
+"""Finished parts of a long computation in a folder, so that it can be stopped and gone on with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgeneformer._run_folder import LOCK, holder_of, locked, remove_unfinished, write_whole
+from scgeneformer._run_folder import LOCK, locked, remove_unfinished, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,27 +65,16 @@ class Store:
         write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
 
     @contextmanager
-    def locked(self, shard: tuple[int, int] = (0, 1)) -> Iterator[None]:
-        """Keep other processes from computing the parts i, i + n, i + 2 n, ... of `shard` (i, n), and remove what killed ones left of them.
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from computing parts, and remove what killed ones left unfinished.
 
         Raises
         ------
         BlockingIOError
-            If another process computes them, or parts of another number of shards.
+            If another process computes them.
         """
-        i, n = shard
-        with locked(self.folder, "checkpoint", name=f"{LOCK}-{i}-of-{n}"):
-            for lock in self.folder.glob(f"{LOCK}-*-of-*[0-9]"):
-                if not lock.name.endswith(f"-of-{n}") and (holder := holder_of(lock)) is not None:
-                    j, m = lock.name.removeprefix(f"{LOCK}-").split("-of-")
-                    msg = (
-                        f"checkpoint={str(self.folder)!r} is in use by {holder}, with shard=({j}, {m}). Wait until it has ended, or give each "
-                        "process a shard of the same number."
-                    )
-                    raise BlockingIOError(msg)
-            for left in self.folder.glob(".part-[0-9]*.npz.*"):
-                if int(left.name[len(".part-") :].split(".")[0]) % n == i:
-                    left.unlink()
+        with locked(self.folder, "checkpoint", name=f"{LOCK}-parts"):
+            remove_unfinished(self.folder, "part-[0-9]*.npz")
             yield
 
     def path(self, part: int) -> Path:

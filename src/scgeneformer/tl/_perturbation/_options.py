@@ -42,7 +42,6 @@ class PerturbOptions:
     pooling: Pooling | None
     emb_layer: int | None
     checkpoint: str | Path | None
-    shard: tuple[int, int] | None
     tokens_key: str
     key_added: str
     rng: int | np.random.Generator | None
@@ -141,14 +140,6 @@ class PerturbOptions:
             (
                 self.n_random == 1,
                 "n_random=1 random set has no spread to compare with: 0, or at least 2.",
-            ),
-            (
-                self.shard is not None and self.checkpoint is None,
-                "`shard` needs `checkpoint`, the folder that the shards share.",
-            ),
-            (
-                self.shard is not None and not 0 <= self.shard[0] < self.shard[1],
-                f"shard={self.shard!r} must be (i, n) with 0 <= i < n.",
             ),
         ]
         for is_wrong, msg in wrong:
@@ -277,10 +268,7 @@ DOCS = {
         checkpoint
             Folder for finished parts of the run. The same call resumes from them and gives the same values; a call with other data, model or
             options raises, and so does a second process that computes the same parts at the same time. Parts have checksums: damaged ones are
-            computed again.
-        shard
-            ``(i, n)``: compute only every n-th part, from the i-th (0 to n - 1), into `checkpoint`, and write nothing to `adata` unless all
-            others are done. Start one process for each i; the same call without `shard` then collects the results.
+            computed again. With a :class:`dask.distributed.Client`, workers compute the parts and this process writes them.
         """,
     "rest": """
         tokens_key

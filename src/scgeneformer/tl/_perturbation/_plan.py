@@ -107,7 +107,6 @@ class PerturbRun:
             decompose=decompose,
             directions=directions,
             store=store,
-            shard=self.options.shard or (0, 1),
             progress=settings.progress,
             **self.inputs.options,
         )

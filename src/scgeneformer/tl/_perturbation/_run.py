@@ -116,10 +116,6 @@ def run_perturbation(
     n_cells = sum(len(run.chosen) for run in runs)
     start = logg.info(f"perturbing genes ({options.kind}) in {n_cells} cells with {inputs.pretrained.name}")
     groups = _measure_groups(runs, targets, options, refine)
-    if groups.n_missing:
-        logg.info(f"    {groups.n_missing} parts are left to other shards; nothing is written to adata", time=start)
-        return data if copy else None
-
     agreement = None if refine is None else agreement_of(groups.samples, end_states, allow_poor=options.allow_poor)
     values = _values(groups, runs, targets, options, table, end_states)
     slots.write(
@@ -159,35 +155,30 @@ class _Groups:
         The random ones, None where a group has none.
     samples
         Cells in which estimates are compared with exact values.
-    n_missing
-        Number of parts that are left to other shards.
     """
 
     listed: list[Measured]
     random: list[Measured]
     beside: list[Perturbation | None]
     samples: list[Sample]
-    n_missing: int
 
 
 def _measure_groups(runs: list[PerturbRun], targets: Targets, options: PerturbOptions, refine: int | None) -> _Groups:
     """Perturb the cells of one group after the other."""
-    listed, random, besides, samples, n_missing = [], [], [], [], 0
+    listed, random, besides, samples = [], [], [], []
     for run in runs:
         measured, outcome = _measure(run, targets.perturbation, refine)
-        listed += [] if measured is None else [measured]
+        listed.append(measured)
         outcomes = [(targets.perturbation, outcome)]
         beside = targets.beside(token_of(run.tokens), options)
         besides.append(beside)
         if beside is not None:
             measured, outcome = _measure_beside(run, beside, screened=refine is not None)
-            random += [] if measured is None else [measured]
+            random.append(measured)
             outcomes.append((beside, outcome))
-        missing = sum(outcome.missing for _, outcome in outcomes)
-        if refine is not None and not missing and (sample := sample_cells(run, outcomes, len(runs))) is not None:
+        if refine is not None and (sample := sample_cells(run, outcomes, len(runs))) is not None:
             samples.append(sample)
-        n_missing += missing
-    return _Groups(listed, random, besides, samples, n_missing)
+    return _Groups(listed, random, besides, samples)
 
 
 def _values(
@@ -214,30 +205,24 @@ def _values(
     return values
 
 
-def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured | None, Outcome]:
-    """Values of one run, none where parts are missing, and the outcome before the strongest genes were measured exactly."""
+def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) -> tuple[Measured, Outcome]:
+    """Values of one run, and the outcome before the strongest genes were measured exactly."""
     folder = "sets" if perturbation.genes is None else "genes" if refine is None else "genes-screen"
     further = {name: getattr(run.options, name) for name in ("effects", "decompose", "directions")}
     outcome, exact = run.run(perturbation, "exact" if refine is None else "screen", folder, **further), None
     merged = outcome
-    if refine and not outcome.missing:
+    if refine:
         strongest = replace(perturbation, genes=strongest_genes(outcome, refine))
         refined = run.run(strongest, "exact", "genes-exact")
-        if refined.missing:
-            return None, replace(outcome, missing=refined.missing)
         merged, exact = merge_exact(outcome, refined)
-    if outcome.missing:
-        return None, outcome
     cells = run.chosen[merged.cells]
     return Measured(cells, merged.what, merged.values, exact, merged.effects, merged.directions), outcome
 
 
-def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured | None, Outcome]:
+def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured, Outcome]:
     """The same for random genes or sets, as estimates if `screened`."""
     folder = "sets-random" if perturbation.genes is None else "genes-random"
     outcome = run.run(perturbation, "screen" if screened else "exact", folder)
-    if outcome.missing:
-        return None, outcome
     return Measured(run.chosen[outcome.cells], outcome.what, outcome.values), outcome
 
 

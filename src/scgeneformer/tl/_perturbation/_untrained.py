@@ -75,7 +75,7 @@ def _small_run(run: PerturbRun, model: Pretrained) -> PerturbRun | None:
     return replace(
         run,
         inputs=replace(run.inputs, pretrained=model),
-        options=replace(run.options, checkpoint=None, shard=None),
+        options=replace(run.options, checkpoint=None),
         chosen=cells,
         members={target: of_target},
         given="mean" if isinstance(run.given, Mapping) else run.given,

@@ -1,0 +1,235 @@
+"""Parts of a computation: one after the other in this process, or on the workers of the active Dask client."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import uuid
+import warnings
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from distributed import Client, Future
+
+_FEWEST = 4  # parts that are sent at once
+_computing = threading.Lock()  # a part fills the device of its process
+_unpacked: dict[str, Any] = {}  # of a worker: what the parts of the last run share, by digest
+_sent: list[Future[Any]] = []  # of the client: the same of its last run, which workers keep for the next
+
+
+def active_client() -> Client | None:
+    """The client that Dask would use; None without one, and within a task of a worker.
+
+    Raises
+    ------
+    ConnectionError
+        If it is not connected to its scheduler.
+    TypeError
+        If it is asynchronous.
+    """
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client, get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        pass
+    else:
+        return None
+    try:
+        client: Client = default_client()
+    except ValueError:
+        return None
+    if client.asynchronous:
+        msg = "The active Dask client is asynchronous. Start it without asynchronous=True, or close it to compute in this process."
+        raise TypeError(msg)
+    if client.status != "running":
+        raise ConnectionError(_no_scheduler(client))
+    return client
+
+
+def map_parts(
+    function: Callable[..., Any],
+    parts: Iterable[tuple[int, tuple[Any, ...]]],
+    *,
+    shared: tuple[Any, ...] = (),
+    here: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Call `function` on parts and yield each result with the number of its part, as they come.
+
+    Parameters
+    ----------
+    function
+        Function of a module. A worker runs one part at a time, with as many threads as it has.
+    parts
+        Numbers, each with the arguments that are its own.
+    shared
+        Arguments before these, which are sent to each worker once.
+    here
+        Keyword arguments that are given in this process only, such as a progress bar.
+
+    Raises
+    ------
+    ConnectionError
+        If the scheduler is lost.
+    ModuleNotFoundError
+        If workers lack a package.
+    RuntimeError
+        If workers have other versions, or end again and again while they compute the same part.
+    """
+    client = active_client()
+    if client is not None:
+        yield from _on_workers(client, function, parts, shared)
+        return
+    for number, arguments in parts:
+        yield number, function(*shared, *arguments, **(here or {}))
+
+
+def _on_workers(
+    client: Client,
+    function: Callable[..., Any],
+    parts: Iterable[tuple[int, tuple[Any, ...]]],
+    shared: tuple[Any, ...],
+) -> Iterator[tuple[int, Any]]:
+    from distributed import as_completed
+
+    contents = [_send(client, each) for each in (function, *shared)]
+    _sent[:] = contents
+    name, left, finished = f"scgeneformer-part-{uuid.uuid4().hex}", iter(parts), as_completed()
+    running: dict[Future[Any], int] = {}
+    try:
+        while True:
+            for number, arguments in islice(left, max(_room(client) - len(running), 0)):
+                part = client.submit(_compute, _versions(), arguments, *contents, key=f"{name}-{number}")
+                running[part] = number
+                finished.add(part)
+            if not running:
+                return
+            part = next(finished)
+            result = _result(client, part)
+            yield running.pop(part), result
+            part.release()
+    finally:
+        for part in running:
+            part.release()  # which cancels it, unless it is being computed
+
+
+def _send(client: Client, value: Any) -> Future[Any]:
+    """A value for all workers, as bytes. The scheduler can give them to workers that come later, or when all are lost."""
+    import dask
+    from distributed.protocol.pickle import dumps
+
+    content = dumps(value)
+    digest = hashlib.sha256(content).hexdigest()
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):  # a model is large
+        return client.submit(_packed, digest, content, key=f"scgeneformer-shared-{digest}")
+
+
+def _room(client: Client) -> int:
+    """Number of parts to have on the cluster: one that is computed by each worker, and one that waits there."""
+    n_workers = len(client.nthreads())
+    if n_workers == 0:
+        warnings.warn("The Dask cluster has no workers yet: parts wait for them.", stacklevel=2)
+    return max(2 * n_workers, _FEWEST)
+
+
+def _result(client: Client, part: Future[Any]) -> Any:
+    """What a worker computed, or why it did not, in words."""
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        return part.result()
+    except CancelledError as error:
+        raise ConnectionError(_no_scheduler(client)) from error
+    except KilledWorker as error:
+        msg = (
+            f"{error.allowed_failures + 1} workers ended while they had the same part. Most often they lack memory: give them more, or set a smaller "
+            "`sg.settings.token_budget`. Where workers are ended by others, as on preemptible nodes, raise Dask's "
+            "`distributed.scheduler.allowed-failures`. Parts in `checkpoint` are kept."
+        )
+        raise RuntimeError(msg) from error
+    except ModuleNotFoundError as error:
+        _sent.clear()
+        msg = f"A Dask worker lacks a package: {error}. Install scgeneformer {__version__} with the same extras where workers run."
+        raise ModuleNotFoundError(msg, name=error.name) from error
+
+
+def _no_scheduler(client: Client) -> str:
+    return (
+        f"The Dask client has lost its scheduler ({client.scheduler.address if client.scheduler else 'unknown'}). Start a cluster and a client again, "
+        "or close the client to compute in this process. The same call resumes from the parts in `checkpoint`."
+    )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Versions that results depend on; a torch for CPUs and one for GPUs are the same."""
+    return {"scgeneformer": __version__, "torch": version("torch").split("+")[0]}
+
+
+def _packed(digest: str, content: bytes) -> tuple[str, bytes]:
+    return digest, content
+
+
+def _compute(versions: dict[str, str], arguments: tuple[Any, ...], *contents: tuple[str, bytes]) -> Any:
+    """Compute one part, on a worker.
+
+    Raises
+    ------
+    RuntimeError
+        If the client has other versions.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    differing = [f"{name} {of} here and {versions[name]} in the client" for name, of in _versions().items()]
+    if _versions() != versions:
+        msg = f"The Dask worker {worker.address} has {', '.join(differing)}. Install the same versions."
+        raise RuntimeError(msg)
+    with _computing:
+        function, *shared = _unpack(contents)
+        with _threads(worker.state.nthreads):
+            return function(*shared, *arguments)
+
+
+def _unpack(contents: tuple[tuple[str, bytes], ...]) -> list[Any]:
+    """Values of `_send`, unpacked when first used."""
+    from distributed.protocol.pickle import loads
+
+    for digest in _unpacked.keys() - dict(contents).keys():
+        del _unpacked[digest]
+    for digest, content in contents:
+        if digest not in _unpacked:
+            _unpacked[digest] = loads(content)
+    return [_unpacked[digest] for digest, _ in contents]
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Compute with `n` threads: Dask gives libraries one, whatever a worker has."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(n):
+        if "torch" not in sys.modules:
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,129 @@
+"""The workers of a Dask cluster compute what this process would, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+import scgeneformer as sg
+from scgeneformer import engine
+from scgeneformer.engine.perturb import Perturbation, Store, _run
+
+SIZE = 40  # perturbations in a part
+SHAPE = {"n_layers": 2, "width": 16, "n_heads": 2, "feed_forward": 24, "max_length": 64}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    with Client(cluster) as client:
+        client.wait_for_workers(2)
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    encoder = sg.nn.Encoder(sg.nn.EncoderConfig(vocab_size=80, **SHAPE))
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return encoder.eval()
+
+
+@pytest.fixture
+def tokens():
+    rng = np.random.default_rng(0)
+    tokens = np.zeros((40, 64), np.uint16)
+    for row, n in zip(tokens, rng.integers(3, 62, 40), strict=True):
+        row[: n + 2] = [2, *rng.permutation(np.arange(4, 80))[:n], 3]
+    return tokens
+
+
+def perturb(encoder, tokens, **options):
+    options = {"states": np.random.default_rng(2).normal(size=(2, 16)), "effects": True} | options
+    perturbation = Perturbation("delete", genes=np.arange(4, 80))
+    placing = {"device": "cpu", "precision": "float32", "token_budget": 500}
+    return engine.perturb.run(encoder, tokens, perturbation, pooling="mean", n_special=4, **placing, **options)
+
+
+def bits(outcome):
+    effects = {} if outcome.effects is None else outcome.effects.stored()
+    arrays = {"cells": outcome.cells, "what": outcome.what, "values": outcome.values, **effects}
+    return {name: (x.dtype, x.shape, x.tobytes()) for name, x in arrays.items()}
+
+
+@pytest.fixture
+def expected(encoder, tokens, monkeypatch):
+    for method in ("exact", "screen"):
+        monkeypatch.setitem(_run.PART_SIZE, method, SIZE)
+    return bits(perturb(encoder, tokens))
+
+
+@pytest.fixture
+def computes_nothing(monkeypatch):
+    """Nothing runs through a model in this process."""
+    monkeypatch.setattr(_run, "measure", None)
+
+
+def test_workers_give_the_same_bytes(client, encoder, tokens, expected, computes_nothing):
+    assert bits(perturb(encoder, tokens)) == expected
+
+
+def test_workers_screen_alike(cluster, encoder, tokens, expected):
+    options = {"method": "screen", "effects": False}
+    here = bits(perturb(encoder, tokens, **options))
+    with Client(cluster):
+        assert bits(perturb(encoder, tokens, **options)) == here
+
+
+def living(cluster, killed):
+    """Processes of workers that are not among those that were killed, waited for."""
+    for _ in range(300):
+        pids = {nanny.pid for nanny in cluster.workers.values()} - {None, *killed}
+        if pids:
+            return sorted(pids)
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def test_workers_that_are_killed_cost_their_parts_only(
+    cluster, client, encoder, tokens, expected, tmp_path, monkeypatch
+):
+    """Five of them, at any time; what was written is not computed again."""
+    rng, write, written, killed = np.random.default_rng(0), Store.write, [], []
+    work = _run._work(tokens, Perturbation("delete", genes=np.arange(4, 80)))
+    n_parts = len(list(_run._parts(work, (tokens > 0).sum(1), SIZE)))
+    at = set(rng.choice(n_parts - 4, 5, replace=False).tolist())
+
+    def writing(self, part, arrays):
+        write(self, part, arrays)
+        if len(written) in at:
+            killed.append(rng.choice(living(cluster, killed)))
+            os.kill(killed[-1], signal.SIGKILL)
+        written.append(part)
+
+    monkeypatch.setattr(Store, "write", writing)
+    outcome = perturb(encoder, tokens, store=Store(tmp_path, {}))
+    assert len(set(killed)) == 5
+    assert bits(outcome) == expected
+    assert sorted(written) == list(range(n_parts))
