@@ -127,3 +127,33 @@ def test_workers_that_are_killed_cost_their_parts_only(
     assert len(set(killed)) == 5
     assert bits(outcome) == expected
     assert sorted(written) == list(range(n_parts))
+
+
+def test_workers_embed_and_score_pairs_alike(cluster, encoder, tokens, monkeypatch):
+    from scgeneformer.engine import _embed
+    from scgeneformer.engine.network import _pairs
+
+    monkeypatch.setattr(_embed, "PART_SIZE", 300)
+    monkeypatch.setattr(_pairs, "PART_SIZE", 300)
+    options = {"n_special": 4, "device": "cpu", "precision": "float32"}
+
+    def compute():
+        embeddings = engine.embed(encoder, tokens, pooling="mean", genes=True, **options)
+        pairs = engine.network.attention(
+            encoder,
+            tokens,
+            blocks=[0, 1],
+            sources=np.arange(4, 20),
+            targets=np.arange(10, 40),
+            token_budget=None,
+            progress=False,
+            **options,
+        )
+        return [embeddings.cells, embeddings.genes, embeddings.n_cells, pairs.means, pairs.n_cells]
+
+    here = compute()
+    with Client(cluster):
+        monkeypatch.setattr(_embed, "embed_rows", None)
+        monkeypatch.setattr(_pairs, "for_each_batch", None)
+        for on_workers, expected in zip(compute(), here, strict=True):
+            assert on_workers.tobytes() == expected.tobytes()

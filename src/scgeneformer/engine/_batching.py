@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from scgeneformer.tokens import token_of, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -41,6 +41,16 @@ class Batch(NamedTuple):
 def row_lengths(tokens: np.ndarray, pad_id: int = 0) -> np.ndarray:
     """Number of tokens in each right-padded row, int64 (n,)."""
     return np.count_nonzero(token_of(tokens) != pad_id, axis=1)
+
+
+def cut_rows(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Indices of rows in parts of `size` tokens, padding included, or of one row, longest first; rows of length 0 are left out."""
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    while len(order):
+        n_rows = max(1, size // int(lengths[order[0]]))
+        yield order[:n_rows]
+        order = order[n_rows:]
 
 
 def for_each_batch(

@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ._batching import for_each_batch, row_lengths, to_device
+from ._batching import cut_rows, for_each_batch, row_lengths, to_device
 from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite, has_states
-from ._parts import map_cells
+from ._parts import in_order, map_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from scgeneformer.nn import Backbone
@@ -157,40 +155,26 @@ def embed(
     lengths = row_lengths(tokens)
     n_tokens, width = encoder.config.vocab_size if genes else 0, encoder.config.width
     cells = np.full((len(tokens), width), np.nan, dtype=np.float32)
-    parts = list(_parts(lengths))
+    parts = list(cut_rows(lengths, PART_SIZE))
     sums, counts = np.zeros((n_tokens, width)), np.zeros(n_tokens, dtype=np.int64)
-    waiting: dict[
-        int, tuple[np.ndarray, ...]
-    ] = {}  # sums are added in the order of parts, so that they are rounded alike
     options = {"pooling": pooling, "n_special": n_special, "emb_layer": emb_layer, "genes": genes}
-    options |= {"device": device, "precision": precision, "token_budget": token_budget}
+    placing = {"device": device, "precision": precision}
+    options |= {"token_budget": token_budget, **placing}
+    n_done = 0
     with tqdm(total=sum(map(len, parts)), desc="embed", unit=" cells", disable=not progress) as bar:
         todo = ((number, (tokens[rows, : lengths[rows[0]]],)) for number, rows in enumerate(parts))
-        placing = {"device": device, "precision": precision}
-        n_done = n_added = 0
-        for number, (pooled, *of_genes) in map_cells(_embed_part, todo, encoder, options, here={"bar": bar}, **placing):
-            cells[parts[number]] = pooled
-            waiting[number] = tuple(of_genes)
-            while genes and n_added in waiting:
-                there, part_sums, part_counts = waiting.pop(n_added)
+        embedded = map_cells(_embed_part, todo, encoder, options, here={"bar": bar}, **placing)
+        for rows, (pooled, *of_genes) in zip(parts, in_order(embedded), strict=True):
+            cells[rows] = pooled
+            if genes:
+                there, part_sums, part_counts = of_genes
                 sums[there] += part_sums
                 counts[there] += part_counts
-                n_added += 1
-            n_done += len(parts[number])
+            n_done += len(rows)
             bar.update(n_done - bar.n)
     means = np.divide(sums, counts[:, None], out=np.full_like(sums, np.nan), where=counts[:, None] > 0)
     check_finite(means, counts > 0)
     return Embeddings(cells, means.astype(np.float32), counts)
-
-
-def _parts(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows in parts of a number of tokens, padding included, longest first; empty rows are left out."""
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    while len(order):
-        n_rows = max(1, PART_SIZE // int(lengths[order[0]]))
-        yield order[:n_rows]
-        order = order[n_rows:]
 
 
 def _embed_part(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
-from scgeneformer.engine._batching import for_each_batch, row_lengths, to_device
+from scgeneformer.engine._batching import cut_rows, for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
 from scgeneformer.engine._finite import check_finite
+from scgeneformer.engine._parts import in_order, map_cells
 from scgeneformer.tokens import token_of
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound="Backbone")
 
 N_BINS = 20  # of ranks within a cell
+PART_SIZE = 2**17  # tokens in a part
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ class _Sums:
         other = (sources[:, None] != torch.nonzero(genes)[:, 0]).float()  # (R, L genes)
         self.by_rank += of_source.T @ (values[:, genes].float() * other) @ of_target
         self.n_by_rank += of_source.T @ other @ of_target
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All sums."""
+        return self.total, self.n_cells, self.by_rank, self.n_by_rank
+
+    def merge(self, parts: list[np.ndarray]) -> None:
+        """Add the `parts` of others."""
+        for mine, theirs in zip(self.parts, parts, strict=True):
+            mine += torch.from_numpy(theirs)
 
     def subtract_expected(self, tokens: Tensor) -> None:
         """Subtract from one cell's values (L,) what pairs at the same ranks have on average."""
@@ -143,27 +156,53 @@ def mean_over_cells(
     FloatingPointError
         If the model gives NaN or infinite numbers.
     """
-    place = resolve_device(device)
     lengths = row_lengths(tokens)
-    sums = _Sums(sources, targets, encoder.config.vocab_size, n_special, place)
-    with on_device(encoder, place, resolve_precision(precision, place), gradients=True) as network:
-
-        def step(rows: np.ndarray) -> None:
-            batch = to_device(tokens[rows], lengths[rows], place)
-            measured = measure(network, batch, sums.row_of[batch.tokens] >= 0)
-            for cell, (at, values) in zip(batch.tokens, measured, strict=True):
-                sums.add(cell, at, values)
-                if rank_corrected:
-                    sums.add_ranks(cell, at, values)
-
-        for_each_batch(
-            lengths, token_budget or default_token_budget(place), step, progress=progress, desc=desc, unit="cells"
-        )
-        if rank_corrected:
-            for row, length in zip(token_of(tokens), lengths, strict=True):
-                sums.subtract_expected(torch.from_numpy(row[:length].astype(np.int64)).to(place))
-    total, n_cells = sums.total.cpu().numpy(), sums.n_cells.cpu().numpy()
+    parts = list(cut_rows(lengths, PART_SIZE))
+    about = sources, targets, encoder.config.vocab_size, n_special
+    sums, n_done = _Sums(*about, torch.device("cpu")), 0
+    job = _Job(measure, about, rank_corrected, device, precision, token_budget)
+    with tqdm(total=sum(map(len, parts)), desc=desc, unit=" cells", disable=not progress) as bar:
+        todo = ((number, (tokens[rows, : lengths[rows[0]]],)) for number, rows in enumerate(parts))
+        added = map_cells(_sum_part, todo, encoder, job, device=device, precision=precision, here={"bar": bar})
+        for rows, part in zip(parts, in_order(added), strict=True):
+            sums.merge(part)
+            n_done += len(rows)
+            bar.update(n_done - bar.n)
+    if rank_corrected:
+        for row, length in zip(token_of(tokens), lengths, strict=True):
+            sums.subtract_expected(torch.from_numpy(row[:length].astype(np.int64)))
+    total, n_cells = sums.total.numpy(), sums.n_cells.numpy()
     check_finite(total)
     means = np.divide(total, n_cells, out=np.full_like(total, np.nan), where=n_cells > 0)
     means[sources[:, None] == targets] = np.nan
     return PairScores(means, n_cells)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is measured in each part; as for `mean_over_cells`. `about` are the first arguments of `_Sums`."""
+
+    measure: Callable[..., list[tuple[Tensor, Tensor]]]
+    about: tuple[np.ndarray, np.ndarray, int, int]
+    rank_corrected: bool
+    device: str
+    precision: str
+    token_budget: int | None
+
+
+def _sum_part(encoder: Backbone, job: _Job, tokens: np.ndarray, *, bar: tqdm | None = None) -> list[np.ndarray]:
+    """Sums over the cells of one part, as `_Sums.merge` takes them."""
+    place = resolve_device(job.device)
+    lengths, sums = row_lengths(tokens), _Sums(*job.about, place)
+    with on_device(encoder, place, resolve_precision(job.precision, place), gradients=True) as network:
+
+        def step(rows: np.ndarray) -> None:
+            batch = to_device(tokens[rows], lengths[rows], place)
+            measured = job.measure(network, batch, sums.row_of[batch.tokens] >= 0)
+            for cell, (at, values) in zip(batch.tokens, measured, strict=True):
+                sums.add(cell, at, values)
+                if job.rank_corrected:
+                    sums.add_ranks(cell, at, values)
+
+        for_each_batch(lengths, job.token_budget or default_token_budget(place), step, bar=bar)
+    return [part.cpu().numpy() for part in sums.parts]
