@@ -6,7 +6,9 @@ import os
 import signal
 import time
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -157,3 +159,22 @@ def test_workers_embed_and_score_pairs_alike(cluster, encoder, tokens, monkeypat
         monkeypatch.setattr(_pairs, "for_each_batch", None)
         for on_workers, expected in zip(compute(), here, strict=True):
             assert on_workers.tobytes() == expected.tobytes()
+
+
+def test_workers_search_a_reference_alike(cluster, monkeypatch):
+    from scgeneformer.atlas import _query
+
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(_query, "PART_SIZE", 40)
+
+    def cells(n):
+        obs = pd.DataFrame({"type": rng.choice(["a", "b"], n)}, index=[f"cell{i}" for i in range(n)])
+        return ad.AnnData(obs=obs, obsm={"X_geneformer": rng.normal(size=(n, 4)).astype(np.float32)})
+
+    reference, here = sg.Reference.from_adata(cells(200), "type"), cells(100)
+    there = here.copy()
+    reference.query(here)
+    with Client(cluster):
+        monkeypatch.setattr(sg.stats.NeighborIndex, "nearest", None)
+        reference.query(there)
+    pd.testing.assert_frame_equal(there.obs, here.obs, check_exact=True)

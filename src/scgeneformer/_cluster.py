@@ -95,6 +95,17 @@ def map_parts(
         yield number, function(*shared, *arguments, **(here or {}))
 
 
+def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """Results of parts by their numbers, from 0 on, so that sums of them are rounded alike in whatever order they come."""
+    waiting: dict[int, Any] = {}
+    following = 0
+    for number, result in results:
+        waiting[number] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
 def _on_workers(
     client: Client,
     function: Callable[..., Any],

@@ -10,6 +10,7 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer import stats
+from scgeneformer._cluster import in_order, map_parts
 from scgeneformer._embeddings import check_alike, provenance, read_embedding
 from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ._reference import Reference
 
 VERB = "tl.transfer"
+PART_SIZE = 8192  # cells
 
 
 def query(
@@ -59,7 +61,7 @@ def query(
     told = np.full(data.n_obs, -1)
     distance, novelty = np.full((2, data.n_obs), np.nan)
     if placed.any():
-        neighbors = reference.index.nearest(points[placed], reference.n_neighbors)
+        neighbors = _nearest(reference, points[placed])
         votes[placed] = neighbors.votes(codes, len(categories), weights=weights)
         told[placed] = votes[placed].argmax(axis=1)
         left_out = reference.left_out
@@ -129,6 +131,19 @@ def read_query(reference: Reference, data: AnnData) -> np.ndarray:
         )
         raise ValueError(msg)
     return points
+
+
+def _nearest(reference: Reference, points: np.ndarray) -> stats.Neighbors:
+    """Nearest cells of the reference, part by part."""
+    starts = range(0, len(points), PART_SIZE)
+    parts = ((number, (points[start : start + PART_SIZE],)) for number, start in enumerate(starts))
+    found = list(in_order(map_parts(_search, parts, shared=(reference.index, reference.n_neighbors))))
+    return stats.Neighbors(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def _search(index: stats.NeighborIndex, k: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    neighbors = index.nearest(points, k)
+    return neighbors.indices, neighbors.distances
 
 
 def _majority(labels: pd.Categorical, votes: np.ndarray, clusters: np.ndarray) -> tuple[pd.Categorical, np.ndarray]:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from scgeneformer._cluster import in_order
+
 from ._batching import cut_rows, for_each_batch, row_lengths, to_device
 from ._device import default_token_budget, on_device, resolve_device, resolve_precision
 from ._finite import check_finite, has_states
-from ._parts import in_order, map_cells
+from ._parts import map_cells
 
 if TYPE_CHECKING:
     from torch import Tensor

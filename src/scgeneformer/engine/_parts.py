@@ -37,17 +37,6 @@ def map_cells(
     return map_parts(function, parts, shared=(sent, *shared), here=here)
 
 
-def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
-    """Results of parts by their numbers, from 0 on, so that sums of them are rounded alike in whatever order they come."""
-    waiting: dict[int, Any] = {}
-    following = 0
-    for number, result in results:
-        waiting[number] = result
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
-
-
 @dataclass(frozen=True)
 class _Sent:
     """A network on its way to a worker, where it is unpacked on the device."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from scgeneformer._cluster import in_order
 from scgeneformer.engine._batching import cut_rows, for_each_batch, row_lengths, to_device
 from scgeneformer.engine._device import default_token_budget, on_device, resolve_device, resolve_precision
 from scgeneformer.engine._finite import check_finite
-from scgeneformer.engine._parts import in_order, map_cells
+from scgeneformer.engine._parts import map_cells
 from scgeneformer.tokens import token_of
 
 if TYPE_CHECKING:
