@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
+from dask.sizeof import sizeof
 from distributed import Client, LocalCluster
+from scipy import sparse
 
 import scgeneformer as sg
 from scgeneformer import engine
@@ -178,3 +181,33 @@ def test_workers_search_a_reference_alike(cluster, monkeypatch):
         monkeypatch.setattr(sg.stats.NeighborIndex, "nearest", None)
         reference.query(there)
     pd.testing.assert_frame_equal(there.obs, here.obs, check_exact=True)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_workers_write_the_embedding_of_an_atlas(client, tmp_path, monkeypatch):
+    """From zarr to zarr; what reaches this process is smaller than one block."""
+    ids = sg.hub.vocabulary("default").ids[4:304]
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(0.3, (96, 300)).astype(np.float32))
+    atlas = ad.AnnData(counts, var=pd.DataFrame(index=ids))
+    atlas.write_zarr(tmp_path / "atlas.zarr")
+    sg.pp.tokenize(atlas)
+    with sg.settings.override(device="cpu", precision="float32"):
+        sg.tl.embed(atlas)
+        lazy = ad.experimental.read_lazy(tmp_path / "atlas.zarr")
+        lazy.X = lazy.X.rechunk((32, -1))
+        sg.pp.tokenize(lazy)
+        sg.tl.embed(lazy)
+    gather, sizes = Client.gather, []
+
+    def gathering(self, *args, **options):
+        result = gather(self, *args, **options)
+        sizes.append(sizeof(result))
+        return result
+
+    monkeypatch.setattr(Client, "gather", gathering)
+    monkeypatch.setattr(engine, "embed", None)
+    lazy.obsm["X_geneformer"].to_zarr(tmp_path / "embedding.zarr")
+    assert sizes
+    assert max(sizes) < 2_000
+    written = zarr.open(tmp_path / "embedding.zarr")[:]
+    np.testing.assert_allclose(written, atlas.obsm["X_geneformer"], atol=1e-5)

@@ -7,7 +7,7 @@ import sys
 import threading
 import uuid
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
@@ -18,10 +18,10 @@ from ._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from distributed import Client, Future
+    from distributed import Client, Future, Worker
 
 _FEWEST = 4  # parts that are sent at once
-_computing = threading.Lock()  # a part fills the device of its process
+_computing, _unpacking = threading.Lock(), threading.Lock()
 _unpacked: dict[str, Any] = {}  # of a worker: what the parts of the last run share, by digest
 _sent: list[Future[Any]] = []  # of the client: the same of its last run, which workers keep for the next
 
@@ -38,13 +38,9 @@ def active_client() -> Client | None:
     """
     if "distributed" not in sys.modules:
         return None
-    from distributed import default_client, get_worker
+    from distributed import default_client
 
-    try:
-        get_worker()
-    except ValueError:
-        pass
-    else:
+    if _worker() is not None:
         return None
     try:
         client: Client = default_client()
@@ -202,29 +198,46 @@ def _compute(versions: dict[str, str], arguments: tuple[Any, ...], *contents: tu
     RuntimeError
         If the client has other versions.
     """
-    from distributed import get_worker
-
-    worker = get_worker()
     differing = [f"{name} {of} here and {versions[name]} in the client" for name, of in _versions().items()]
     if _versions() != versions:
-        msg = f"The Dask worker {worker.address} has {', '.join(differing)}. Install the same versions."
+        msg = f"A Dask worker has {', '.join(differing)}. Install the same versions."
         raise RuntimeError(msg)
-    with _computing:
-        function, *shared = _unpack(contents)
-        with _threads(worker.state.nthreads):
-            return function(*shared, *arguments)
+    function, *shared = _unpack(contents)
+    with one_at_a_time():
+        return function(*shared, *arguments)
 
 
 def _unpack(contents: tuple[tuple[str, bytes], ...]) -> list[Any]:
     """Values of `_send`, unpacked when first used."""
     from distributed.protocol.pickle import loads
 
-    for digest in _unpacked.keys() - dict(contents).keys():
-        del _unpacked[digest]
-    for digest, content in contents:
-        if digest not in _unpacked:
-            _unpacked[digest] = loads(content)
-    return [_unpacked[digest] for digest, _ in contents]
+    with _unpacking:
+        for digest in _unpacked.keys() - dict(contents).keys():
+            del _unpacked[digest]
+        for digest, content in contents:
+            if digest not in _unpacked:
+                _unpacked[digest] = loads(content)
+        return [_unpacked[digest] for digest, _ in contents]
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Keep others in this process from computing, since one fills the device; on a worker with as many threads as it has."""
+    worker = _worker()
+    with _computing, nullcontext() if worker is None else _threads(worker.state.nthreads):
+        yield
+
+
+def _worker() -> Worker | None:
+    """The worker that runs this task; None elsewhere."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from scgeneformer import _keys as keys
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
+from scgeneformer._cluster import one_at_a_time
 from scgeneformer._settings import settings
 
 from ._model_inputs import ModelInputs, model_inputs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.hub import Pretrained
     from scgeneformer.model import Geneformer
+    from scgeneformer.nn import Backbone
 
 
 @checked
@@ -147,20 +149,25 @@ def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:
 
 
 def _lazily(inputs: ModelInputs) -> Any:
-    """Embedding of dask tokens as a dask array, one block of cells at a time."""
+    """Embedding of dask tokens as a dask array, one block of cells at a time. The model is a node of its graph, which goes to each worker once."""
+    import dask
     import dask.array as da
-    from dask.utils import SerializableLock
 
+    encoder, rows = inputs.pretrained.encoder, inputs.tokens.rechunk({1: -1})
+    width = encoder.config.width
+    return da.map_blocks(
+        _embed_block,
+        rows,
+        dask.delayed(encoder, name=f"scgeneformer-model-{inputs.pretrained.sha256}", traverse=False),
+        options=inputs.options,
+        dtype=np.float32,
+        chunks=(rows.chunks[0], (width,)),
+        meta=np.empty((0, width), np.float32),
+    )
+
+
+def _embed_block(block: np.ndarray, encoder: Backbone, options: dict[str, Any]) -> np.ndarray:
     from scgeneformer import engine
 
-    encoder, options = inputs.pretrained.encoder, inputs.options
-    one_at_a_time = SerializableLock()  # a block already fills the device
-
-    def embed_block(block: np.ndarray) -> np.ndarray:
-        with one_at_a_time:
-            return engine.embed(encoder, block, **options).cells
-
-    rows, width = inputs.tokens.rechunk({1: -1}), encoder.config.width
-    return da.map_blocks(
-        embed_block, rows, dtype=np.float32, chunks=(rows.chunks[0], (width,)), meta=np.empty((0, width), np.float32)
-    )
+    with one_at_a_time():
+        return engine.embed(encoder, block, **options).cells
