@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -17,7 +21,7 @@ from distributed import Client, LocalCluster
 from scipy import sparse
 
 import scgeneformer as sg
-from scgeneformer import engine
+from scgeneformer import _cluster, engine
 from scgeneformer.engine.perturb import Perturbation, Store, _run
 
 SIZE = 40  # perturbations in a part
@@ -45,8 +49,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def encoder():
+@pytest.fixture(name="encoder")
+def make_encoder():
     torch.manual_seed(0)
     encoder = sg.nn.Encoder(sg.nn.EncoderConfig(vocab_size=80, **SHAPE))
     with torch.no_grad():
@@ -55,8 +59,8 @@ def encoder():
     return encoder.eval()
 
 
-@pytest.fixture
-def tokens():
+@pytest.fixture(name="tokens")
+def make_tokens():
     rng = np.random.default_rng(0)
     tokens = np.zeros((40, 64), np.uint16)
     for row, n in zip(tokens, rng.integers(3, 62, 40), strict=True):
@@ -211,3 +215,146 @@ def test_workers_write_the_embedding_of_an_atlas(client, tmp_path, monkeypatch):
     assert max(sizes) < 2_000
     written = zarr.open(tmp_path / "embedding.zarr")[:]
     np.testing.assert_allclose(written, atlas.obsm["X_geneformer"], atol=1e-5)
+
+
+CLIENT = """
+import os, signal, sys
+from distributed import Client
+from scgeneformer.engine.perturb import Store, _run
+import test_cluster as tests
+
+def writing(self, part, arrays, write=Store.write):
+    write(self, part, arrays)
+    if len(list(self.folder.glob("part-*"))) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    Store.write = writing
+    _run.PART_SIZE["exact"] = tests.SIZE
+    with Client(sys.argv[1]):
+        encoder, tokens = (make.__wrapped__() for make in (tests.make_encoder, tests.make_tokens))
+        tests.perturb(encoder, tokens, store=Store(sys.argv[2], {}))
+"""
+
+
+def test_a_client_that_is_killed_loses_nothing_that_was_written(cluster, encoder, tokens, expected, tmp_path):
+    command = [sys.executable, "-c", CLIENT, cluster.scheduler_address, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    parts = sorted(path.name for path in tmp_path.glob("part-*"))
+    times = [(tmp_path / name).stat().st_mtime_ns for name in parts]
+    with Client(cluster):
+        assert bits(perturb(encoder, tokens, store=Store(tmp_path, {}))) == expected
+    assert len(parts) == 3
+    assert [(tmp_path / name).stat().st_mtime_ns for name in parts] == times
+
+
+SCHEDULER = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        print(cluster.scheduler_address, flush=True)
+        time.sleep(120)
+"""
+
+
+def test_a_scheduler_that_is_killed_loses_nothing_that_was_written(encoder, tokens, expected, tmp_path, monkeypatch):
+    scheduler = subprocess.Popen([sys.executable, "-c", SCHEDULER], stdout=subprocess.PIPE, text=True)
+    write = Store.write
+
+    def writing(self, part, arrays):
+        write(self, part, arrays)
+        if part == 2:
+            scheduler.kill()
+            scheduler.wait()
+
+    monkeypatch.setattr(Store, "write", writing)
+    try:
+        with Client(scheduler.stdout.readline().strip(), timeout=5) as client:
+            client.wait_for_workers(1)
+            with pytest.raises(ConnectionError, match="lost its scheduler .* same call resumes"):
+                perturb(encoder, tokens, store=Store(tmp_path, {}))
+    finally:
+        scheduler.kill()
+    n_parts = len(list(tmp_path.glob("part-*")))
+    assert n_parts >= 3
+    compute, computed = _run._part, []
+    monkeypatch.setattr(_run, "_part", lambda *args, **options: computed.append(1) or compute(*args, **options))
+    assert bits(perturb(encoder, tokens, store=Store(tmp_path, {}))) == expected
+    assert len(computed) == len(list(tmp_path.glob("part-*"))) - n_parts
+
+
+def test_an_interrupt_cancels_what_waits(client, encoder, tokens, expected, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        perturb(encoder, tokens, store=Store(tmp_path, {}))
+    for _ in range(100):
+        if not any(client.processing().values()):
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def call(function):
+    return dict(_cluster.map_parts(function, [(number, ()) for number in range(3)]))
+
+
+def test_errors_of_parts_are_raised_here(client):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        call(full)
+
+
+def test_a_part_that_ends_its_workers_is_an_error(cluster, client, monkeypatch):
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(RuntimeError, match="ended 1 times .*token_budget"):
+        call(lambda: os._exit(1))
+
+
+def test_workers_of_other_versions_are_refused(client, monkeypatch):
+    monkeypatch.setattr(_cluster, "_versions", lambda: {"scgeneformer": "0.0", "torch": "1.0"})
+    with pytest.raises(
+        RuntimeError, match=r"has scgeneformer .* here and 0\.0 in the client, torch .* Install the same"
+    ):
+        call(int)
+
+
+def test_workers_without_the_package_are_named(client):
+    def hide():
+        class Hidden:
+            def find_spec(self, name, *_):
+                if name.split(".")[0] == "scgeneformer":
+                    msg = f"No module named {name!r}"
+                    raise ModuleNotFoundError(msg, name=name)
+
+        for name in [name for name in sys.modules if name.split(".")[0] == "scgeneformer"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, Hidden())
+
+    client.run(hide)
+    try:
+        with pytest.raises(ModuleNotFoundError, match="lacks a package: No module named 'scgeneformer.*Install"):
+            call(int)
+    finally:
+        client.restart()
+
+
+def test_parts_wait_for_workers():
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty, Client(empty):
+        empty.scale(1)
+        with pytest.warns(UserWarning, match="no workers"):
+            assert call(int) == dict.fromkeys(range(3), 0)
+
+
+@pytest.mark.parametrize(("asynchronous", "error"), [(True, TypeError), (False, ConnectionError)])
+def test_clients_that_cannot_be_used(monkeypatch, asynchronous, error):
+    client = SimpleNamespace(asynchronous=asynchronous, status="connecting", scheduler=None)
+    monkeypatch.setattr("distributed.default_client", lambda: client)
+    with pytest.raises(error, match="to compute in this process"):
+        call(int)

@@ -110,14 +110,20 @@ def _on_workers(
 ) -> Iterator[tuple[int, Any]]:
     from distributed import as_completed
 
-    contents = [_send(client, each) for each in (function, *shared)]
+    def start(compute: tuple[str, bytes], *others: Any) -> Any:
+        from pickle import loads
+
+        return loads(compute[1])(*others)
+
+    # a local function goes as its code: without the package a worker fails in it, and does not wait for ever
+    contents = [_send(client, each) for each in (_compute, function, *shared)]
     _sent[:] = contents
     name, left, finished = f"scgeneformer-part-{uuid.uuid4().hex}", iter(parts), as_completed()
     running: dict[Future[Any], int] = {}
     try:
         while True:
             for number, arguments in islice(left, max(_room(client) - len(running), 0)):
-                part = client.submit(_compute, _versions(), arguments, *contents, key=f"{name}-{number}")
+                part = client.submit(start, contents[0], _versions(), arguments, *contents[1:], key=f"{name}-{number}")
                 running[part] = number
                 finished.add(part)
             if not running:
@@ -139,14 +145,17 @@ def _send(client: Client, value: Any) -> Future[Any]:
     content = dumps(value)
     digest = hashlib.sha256(content).hexdigest()
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):  # a model is large
-        return client.submit(_packed, digest, content, key=f"scgeneformer-shared-{digest}")
+        return client.submit(tuple, [digest, content], key=f"scgeneformer-shared-{digest}")
 
 
 def _room(client: Client) -> int:
     """Number of parts to have on the cluster: one that is computed by each worker, and one that waits there."""
-    n_workers = len(client.nthreads())
+    try:
+        n_workers = len(client.nthreads())
+    except OSError as error:
+        raise ConnectionError(_no_scheduler(client)) from error
     if n_workers == 0:
-        warnings.warn("The Dask cluster has no workers yet: parts wait for them.", stacklevel=2)
+        warnings.warn("The Dask cluster has no workers: parts wait for them.", stacklevel=2)
     return max(2 * n_workers, _FEWEST)
 
 
@@ -158,11 +167,13 @@ def _result(client: Client, part: Future[Any]) -> Any:
 
     try:
         return part.result()
-    except CancelledError as error:
+    except (CancelledError, OSError) as error:
+        if part.status == "error":  # of the part itself, such as a full disk
+            raise
         raise ConnectionError(_no_scheduler(client)) from error
     except KilledWorker as error:
         msg = (
-            f"{error.allowed_failures + 1} workers ended while they had the same part. Most often they lack memory: give them more, or set a smaller "
+            f"Workers ended {error.allowed_failures + 1} times with the same part. Most often they lack memory: give them more, or set a smaller "
             "`sg.settings.token_budget`. Where workers are ended by others, as on preemptible nodes, raise Dask's "
             "`distributed.scheduler.allowed-failures`. Parts in `checkpoint` are kept."
         )
@@ -184,10 +195,6 @@ def _no_scheduler(client: Client) -> str:
 def _versions() -> dict[str, str]:
     """Versions that results depend on; a torch for CPUs and one for GPUs are the same."""
     return {"scgeneformer": __version__, "torch": version("torch").split("+")[0]}
-
-
-def _packed(digest: str, content: bytes) -> tuple[str, bytes]:
-    return digest, content
 
 
 def _compute(versions: dict[str, str], arguments: tuple[Any, ...], *contents: tuple[str, bytes]) -> Any:
