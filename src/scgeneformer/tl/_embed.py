@@ -150,15 +150,15 @@ def by_gene(of_token: np.ndarray, token_id: np.ndarray) -> np.ndarray:
 
 def _lazily(inputs: ModelInputs) -> Any:
     """Embedding of dask tokens as a dask array, one block of cells at a time. The model is a node of its graph, which goes to each worker once."""
-    import dask
     import dask.array as da
+    from dask.delayed import delayed
 
     encoder, rows = inputs.pretrained.encoder, inputs.tokens.rechunk({1: -1})
     width = encoder.config.width
     return da.map_blocks(
         _embed_block,
         rows,
-        dask.delayed(encoder, name=f"scgeneformer-model-{inputs.pretrained.sha256}", traverse=False),
+        delayed(encoder, name=f"scgeneformer-model-{inputs.pretrained.sha256}", traverse=False),
         options=inputs.options,
         dtype=np.float32,
         chunks=(rows.chunks[0], (width,)),

@@ -268,7 +268,7 @@ DOCS = {
         checkpoint
             Folder for finished parts of the run. The same call resumes from them and gives the same values; a call with other data, model or
             options raises, and so does a second process that computes the same parts at the same time. Parts have checksums: damaged ones are
-            computed again. With a :class:`dask.distributed.Client`, workers compute the parts and this process writes them.
+            computed again. With an active Dask client its workers compute the parts, and this process writes them.
         """,
     "rest": """
         tokens_key
