@@ -1,6 +1,8 @@
 """How well pairs of genes are told apart by vectors of their genes, by kind of split and of negatives, beside what needs no model.
 
     python benchmarks/judge_pairs.py [--model default] [--seeds 3] [--folds 3] [--pairs 2000] [--classifiers logistic] [--out TABLE.md]
+    python benchmarks/judge_pairs.py --lists "protein interactions" --classifiers logistic fine-tuned --splits both_unseen --negatives degree \
+        --pairs 800 --cells 300 --length 512 --seeds 2
 
 Lists: "protein interactions", those that CellChat comes with; "TF -> target" of TRRUST, directed; "activation or repression", the pairs of
 TRRUST with one of the two and not both. Pairs of one gene with itself are left out. Detection and co-expression are those of 2,638 blood cells
@@ -8,6 +10,9 @@ TRRUST with one of the two and not both. Pairs of one gene with itself are left 
 in each fold; degrees are those of all training pairs. Values are means over folds, and ± is the standard deviation over seeds, each of which
 draws new folds, negatives and random vectors. With `--classifiers logistic boosting` the model and random vectors are given to both, which takes
 six times as long.
+
+The second command fine-tunes the encoder in some cells, cut to some tokens, which "fine-tuned" among `--classifiers` asks for; what each fold kept is
+printed, and how many of the pairs share a cell.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +30,8 @@ import scgeneformer as sg
 
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 CELLS = "pbmc3k_clustifyr/pbmc3k.h5ad"
-MODEL, RANDOM = "model", "random vectors"
+MODEL, RANDOM, PROBE = "model", "random vectors", "probe"
+TUNED = "fine-tuned"
 CORNERS = {("both_unseen", "degree"), ("random", "uniform"), ("both_unseen", "label"), ("random", "label")}
 SHOWN = ["auroc", "auroc_sd", "average_precision", "base_rate", "ap_ratio", "accuracy", "majority", "n_test"]
 
@@ -63,12 +70,18 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--classifiers", nargs="+", default=["logistic"])
     parser.add_argument("--lists", nargs="+")
+    parser.add_argument("--splits", nargs="+", default=["both_unseen", "one_unseen", "random"])
+    parser.add_argument("--negatives", nargs="+")
+    parser.add_argument("--cells", type=int, help="number of cells, drawn at random; all if not given")
+    parser.add_argument("--length", type=int, help="most tokens of a cell; as the model has if not given")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     pretrained = sg.hub.load(args.model)
     cells = sc.read_h5ad(args.data / CELLS)
-    sg.pp.tokenize(cells, pretrained)
+    if args.cells:
+        cells = sc.pp.subsample(cells, n_obs=args.cells, copy=True, random_state=0)
+    sg.pp.tokenize(cells, pretrained, max_length=args.length)
     text = []
     for name, (pairs, directed) in read_lists(args.data / "reference_tables").items():
         if args.lists and name not in args.lists:
@@ -76,14 +89,17 @@ def main() -> None:
         tables = []
         for number, classifier in enumerate(args.classifiers):
             start = time.perf_counter()
-            model = sg.model.PairClassifier(
-                cells, pairs, pretrained, directed=directed, classifier=classifier, missing="drop"
+            kind = {"features": "contextual" if TUNED in args.classifiers else "token", "classifier": classifier}
+            model = sg.model.PairClassifier(cells, pairs, pretrained, directed=directed, missing="drop", **kind)
+            cv = model.cross_validate(
+                args.folds, n_repeats=args.seeds, splits=args.splits, negatives=args.negatives, max_pairs=args.pairs
             )
-            table = model.cross_validate(args.folds, n_repeats=args.seeds, max_pairs=args.pairs).table
-            print(f"{name}, {classifier}: {time.perf_counter() - start:.0f} s", flush=True)
+            kept = f", kept {dict(Counter(cv.params['kept']))}" if classifier == TUNED else ""
+            print(f"{name}, {classifier}: {time.perf_counter() - start:.0f} s{kept}", flush=True)
+            table, shown = cv.table, [MODEL, RANDOM, PROBE]
             if number:  # the other baselines are the same
-                table = table[table.index.get_level_values("method").isin([MODEL, RANDOM])]
-            tables.append(table.rename({key: f"{key}, {classifier}" for key in (MODEL, RANDOM)}, level="method"))
+                table = table[table.index.get_level_values("method").isin(shown)]
+            tables.append(table.rename({key: f"{key}, {classifier}" for key in shown}, level="method"))
         joined = pd.concat(tables)
         corners = joined[[key[:2] in CORNERS for key in joined.index]][SHOWN].round(3).astype({"n_test": int})
         n_genes = len(pd.unique(model.pairs[["source", "target"]].to_numpy().ravel()))

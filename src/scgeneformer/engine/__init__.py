@@ -9,6 +9,7 @@ from ._classify_genes import GeneScores, classify_genes, classify_genes_together
 from ._complete import complete
 from ._device import resolve_device, resolve_precision
 from ._embed import Embeddings, Pooling, check_options, embed, resolve_layer, resolve_pooling
+from ._gene_pairs import PairFeatures, count_pairs, find_pairs, pair_features
 from ._likelihood import Likelihoods, masked_likelihood, next_gene_likelihood, passes_of_ranks
 from ._numbers import expected_number, read_numbers
 
@@ -17,19 +18,23 @@ __all__ = [
     "Embeddings",
     "GeneScores",
     "Likelihoods",
+    "PairFeatures",
     "Pooling",
     "check_options",
     "classify",
     "classify_genes",
     "classify_genes_together",
     "complete",
+    "count_pairs",
     "count_tokens",
     "embed",
     "expected_number",
+    "find_pairs",
     "for_each_batch",
     "masked_likelihood",
     "network",
     "next_gene_likelihood",
+    "pair_features",
     "passes_of_ranks",
     "perturb",
     "read_numbers",

@@ -312,7 +312,7 @@ def _restored(config: Mapping[str, Any]) -> nn.EncoderConfig | nn.LlamaConfig | 
 
 
 def limit_training(
-    network: nn.CellClassifier | nn.GeneClassifier,
+    network: nn.CellClassifier | nn.GeneClassifier | nn.PairClassifier,
     *,
     freeze: int | Literal["all"],
     lora: int | Mapping[str, Any] | None,

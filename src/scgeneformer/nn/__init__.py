@@ -10,7 +10,7 @@ from ._compile import compile_blocks
 from ._config import EncoderConfig
 from ._decoder import EncoderDecoder
 from ._encoder import Encoder
-from ._heads import CellClassifier, GeneClassifier, MaskedGeneHead, MaskedGeneModel
+from ._heads import CellClassifier, GeneClassifier, MaskedGeneHead, MaskedGeneModel, PairClassifier, pair_features
 from ._llama import Cache, Llama, NextGeneModel
 from ._llama_config import LlamaConfig, RopeScaling
 from ._quantize import dequantize, is_quantized, quantize
@@ -48,6 +48,7 @@ __all__ = [
     "MaskedGeneHead",
     "MaskedGeneModel",
     "NextGeneModel",
+    "PairClassifier",
     "RopeScaling",
     "add_lora",
     "add_to_config",
@@ -66,6 +67,7 @@ __all__ = [
     "load_next_gene_model",
     "load_plain",
     "merge_lora",
+    "pair_features",
     "quantize",
     "read_config",
     "read_mindspore",

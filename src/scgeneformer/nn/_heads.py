@@ -256,3 +256,62 @@ class GeneClassifier(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
         return self.scores(self.encoder(tokens, mask, **inputs))  # (B, L, classes)
+
+
+def pair_features(a: Tensor, b: Tensor, *, directed: bool) -> Tensor:
+    """Features of pairs of vectors, (..., H) each: ``[a, b, a * b]`` if `directed`, else ``[a + b, |a - b|, a * b]``, (..., 3 H).
+
+    Examples
+    --------
+    >>> sg.nn.pair_features(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0]), directed=False)
+    tensor([4., 2., 2., 2., 3., 0.])
+    """
+    return torch.cat([a, b, a * b] if directed else [a + b, (a - b).abs(), a * b], dim=-1)
+
+
+class PairClassifier(nn.Module):
+    """Scores of pairs of genes from the states of both in one cell: a linear layer on standardised features.
+
+    The mean of the scores of a pair over cells is the score of its mean features.
+
+    Parameters
+    ----------
+    config
+        Shape of the backbone.
+    n_classes
+        Number of classes.
+    directed
+        Whether the two genes have different roles, see :func:`pair_features`.
+
+    Examples
+    --------
+    >>> config = sg.nn.EncoderConfig(vocab_size=100, n_layers=2, width=8, n_heads=2, feed_forward=16, max_length=64)
+    >>> model = sg.nn.PairClassifier(config, n_classes=2)
+    >>> pairs = torch.tensor([[0, 1, 2], [0, 2, 3]])  # row, and positions of the two genes
+    >>> model(torch.tensor([[2, 50, 7, 3]]), where=pairs).shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(
+        self, config: EncoderConfig | LlamaConfig | CellFMConfig, n_classes: int, *, directed: bool = False
+    ) -> None:
+        super().__init__()
+        self.head, self.directed = "linear", directed
+        self.encoder = new_backbone(config)
+        self.standardise = Standardise(3 * config.width)
+        self.dropout = Dropout(config.dropout)
+        self.classifier = nn.Linear(3 * config.width, n_classes)
+        init_weights(self.classifier, config.initializer_range)
+
+    def features(self, tokens: Tensor, mask: Tensor | None = None, *, where: Tensor, **inputs: Tensor) -> Tensor:
+        """Features of the pairs at `where`, int64 (M, 3): row, position of the source, position of the target; (M, 3 H)."""
+        x = self.encoder(tokens, mask, **inputs)  # (B, L, H)
+        row, source, target = where.T
+        return pair_features(x[row, source], x[row, target], directed=self.directed)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores of pairs with these features, (..., 3 H) -> (..., classes)."""
+        return self.classifier(self.dropout(self.standardise(features)))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, *, where: Tensor, **inputs: Tensor) -> Tensor:
+        return self.scores(self.features(tokens, mask, where=where, **inputs))  # (M, classes)

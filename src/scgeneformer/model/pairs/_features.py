@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
+from scgeneformer import nn
 from scgeneformer.model._baselines import expression_profiles, gene_embedding
 from scgeneformer.tokens import read_tokens
 
@@ -33,7 +35,7 @@ def gene_vectors(kind: Features, pretrained: Pretrained, cells: AnnData | None, 
 
 
 def pair_features(vectors: np.ndarray, pairs: np.ndarray, *, directed: bool) -> np.ndarray:
-    """Features of pairs, float32 (n, 3 H): of vectors a and b, ``[a, b, a * b]`` if `directed`, else ``[a + b, |a - b|, a * b]``.
+    """Features of pairs, float32 (n, 3 H), as of :func:`scgeneformer.nn.pair_features`.
 
     Parameters
     ----------
@@ -44,8 +46,8 @@ def pair_features(vectors: np.ndarray, pairs: np.ndarray, *, directed: bool) -> 
     directed
         Whether the order of the genes counts.
     """
-    a, b = np.asarray(vectors, dtype=np.float32)[pairs.T]
-    return np.concatenate([a, b, a * b] if directed else [a + b, np.abs(a - b), a * b], axis=1)
+    a, b = torch.from_numpy(np.asarray(vectors, dtype=np.float32)[pairs.T])
+    return nn.pair_features(a, b, directed=directed).numpy()
 
 
 def cosines(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -107,11 +109,11 @@ class Expression:
         return correlations
 
 
-def read_expression(cells: AnnData | None, tokens_key: str, vocabulary: Vocabulary) -> tuple[Expression | None, str]:
-    """Expression of genes in cells, or None and the reason why there is none."""
+def read_expression(cells: AnnData | None, tokens_key: str, vocabulary: Vocabulary) -> Expression | str:
+    """Expression of genes in cells, or the reason why there is none."""
     if cells is None:
-        return None, "no cells were given"
+        return "no cells were given"
     try:
-        return Expression.of(cells, tokens_key, vocabulary), ""
+        return Expression.of(cells, tokens_key, vocabulary)
     except ValueError:
-        return None, "the counts that the cells were tokenized from are not in memory"
+        return "the counts that the cells were tokenized from are not in memory"

@@ -17,44 +17,57 @@ if TYPE_CHECKING:
     from ._features import Expression
 
 Classifier = Literal["logistic", "boosting"]
-Predictor: TypeAlias = Callable[[np.ndarray], np.ndarray]  # from features (n, F) to probabilities (n, n_classes)
-DEGREE, FAMILY, DETECTION, COEXPRESSION, RANDOM, COSINE, MODEL = (
+Predictor: TypeAlias = Callable[[np.ndarray], np.ndarray]  # from pairs (n, 2) to probabilities (n, n_classes)
+DEGREE, FAMILY, DETECTION, COEXPRESSION, RANDOM, COSINE, PROBE_ROW, MODEL = (
     "degree",
     "family",
     "detection",
     "co-expression",
     "random vectors",
     "cosine",
+    "probe",
     "model",
 )
 
 
-def fit(kind: Classifier, features: np.ndarray, codes: np.ndarray, n_classes: int, *, rng: int) -> Predictor:
-    """Fit a classifier of pairs.
+def fit(
+    kind: Classifier,
+    vectors: np.ndarray,
+    pairs: np.ndarray,
+    codes: np.ndarray,
+    n_classes: int,
+    *,
+    directed: bool,
+    rng: int,
+) -> Predictor:
+    """Fit a classifier of pairs to the vectors of their genes.
 
     Parameters
     ----------
     kind
         Logistic regression, or gradient boosting of trees.
-    features
-        Float (n, F).
-    codes
-        Class of each pair, (n,).
+    vectors
+        Of the genes of the vocabulary, (V, H).
+    pairs, codes
+        int64 (n, 2), and the class of each, (n,).
     n_classes
         Number of classes.
+    directed
+        Whether the order of genes counts.
     rng
         Seed.
     """
+    features = pair_features(vectors, pairs, directed=directed)
     if kind == "logistic":
         linear = evaluation.fit_logistic(features, codes, n_classes=n_classes, rng=rng)
-        return lambda features: softmax(linear(features), axis=1)
+        return lambda pairs: softmax(linear(pair_features(vectors, pairs, directed=directed)), axis=1)
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     trees = HistGradientBoostingClassifier(early_stopping=False, random_state=rng).fit(features, codes)
 
-    def predict(features: np.ndarray) -> np.ndarray:
-        proba = np.zeros((len(features), n_classes))
-        proba[:, trees.classes_] = trees.predict_proba(features)
+    def predict(pairs: np.ndarray) -> np.ndarray:
+        proba = np.zeros((len(pairs), n_classes))
+        proba[:, trees.classes_] = trees.predict_proba(pair_features(vectors, pairs, directed=directed))
         return proba
 
     return predict
@@ -90,15 +103,15 @@ class Task:
 Method: TypeAlias = Callable[[Task], np.ndarray]  # to probabilities (m, n_classes)
 
 
-def methods(
+def baselines(
     vectors: np.ndarray,
     families: np.ndarray,
-    expression: Expression | None,
+    expression: Expression | str,
     classifier: Classifier,
     *,
     directed: bool,
-) -> dict[str, Method]:
-    """Baselines, and last the model, by name.
+) -> tuple[dict[str, Method], dict[str, str]]:
+    """What the model is compared with, and why something is not, by name.
 
     Parameters
     ----------
@@ -107,18 +120,15 @@ def methods(
     families
         Of these genes, (V,).
     expression
-        Of some cells; None leaves out what needs it.
+        Of some cells, or why there is none.
     classifier
-        Of `vectors`, and of random ones.
+        Of random vectors.
     directed
         Whether the order of genes counts.
     """
 
     def of_vectors(task: Task, vectors: np.ndarray, kind: Classifier) -> np.ndarray:
-        predict = fit(
-            kind, pair_features(vectors, task.train, directed=directed), task.codes, task.n_classes, rng=task.rng
-        )
-        return predict(pair_features(vectors, task.test, directed=directed))
+        return fit(kind, vectors, task.train, task.codes, task.n_classes, directed=directed, rng=task.rng)(task.test)
 
     def of_values(task: Task, values: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         return _of_few(values(task.train), values(task.test), task)
@@ -131,9 +141,14 @@ def methods(
         return of_vectors(task, drawn, classifier)
 
     chosen: dict[str, Method] = {DEGREE: degree}
+    left_out: dict[str, str] = {}
+    if isinstance(expression, str):
+        left_out |= {DETECTION: expression, COEXPRESSION: expression}
     if len(np.unique(families)) < len(families):
         chosen[FAMILY] = lambda task: of_values(task, lambda pairs: np.ptp(families[pairs], axis=1, keepdims=True) == 0)
-    if expression is not None:
+    else:
+        left_out[FAMILY] = "genes have no families"
+    if not isinstance(expression, str):
         detection = expression.detection()
         chosen[DETECTION] = lambda task: of_vectors(task, detection, "logistic")
         chosen[COEXPRESSION] = lambda task: of_values(
@@ -141,8 +156,13 @@ def methods(
         )
     chosen[RANDOM] = random
     chosen[COSINE] = lambda task: of_values(task, lambda pairs: cosines(vectors, pairs)[:, None])
-    chosen[MODEL] = lambda task: of_vectors(task, vectors, classifier)
-    return chosen
+    return chosen, left_out
+
+
+def or_shares(proba: np.ndarray, task: Task) -> np.ndarray:
+    """Probabilities and, where there are none, the shares of the classes among the pairs to learn from."""
+    shares = np.bincount(task.codes, minlength=task.n_classes) / len(task.codes)
+    return np.where(np.isnan(proba), shares, proba)
 
 
 def _of_few(train: np.ndarray, test: np.ndarray, task: Task) -> np.ndarray:

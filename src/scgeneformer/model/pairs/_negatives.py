@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 Negatives = Literal["degree", "uniform"]
 NEGATIVES: tuple[Negatives, ...] = ("degree", "uniform")
 _ROUNDS = 100  # of repairs; what is refused after them has nowhere to go
+
+
+def kinds_of(given: Any, *, labelled: bool) -> tuple[Negatives, ...]:
+    """The kinds of negatives that are `given`, or all.
+
+    Raises
+    ------
+    ValueError
+        If some are given for pairs with labels.
+    """
+    if given is not None and labelled:
+        msg = f"negatives={given!r} has no meaning for pairs with labels, among which none are drawn. Leave it out."
+        raise ValueError(msg)
+    chosen: Any = (given,) if isinstance(given, str) else given
+    return NEGATIVES if chosen is None else tuple(chosen)
 
 
 def uniform_negatives(

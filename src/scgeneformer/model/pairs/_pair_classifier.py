@@ -7,28 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-from scanpy import logging as logg
 
 from scgeneformer import _keys, hub
 from scgeneformer._arguments import checked
-from scgeneformer.model.data._gene_labels import few, most_probable
 from scgeneformer.tokens import read_tokens, token_ids
 
 from ._cross_validation import PairCrossValidation, Plan, cross_validate, with_negatives
-from ._features import gene_vectors, pair_features, read_expression
-from ._methods import COEXPRESSION, DETECTION, FAMILY, fit, methods
-from ._negatives import NEGATIVES, negatives_of_all, occurring
-from ._pairs import POSITIVE, SOURCE, TARGET, Pairs, gene_families, pair_tokens, pairs_in_cells, read_pairs
+from ._features import gene_vectors, read_expression
+from ._learning import TUNED, Learner, check_kinds, check_options
+from ._methods import baselines
+from ._negatives import kinds_of, negatives_of_all, occurring
+from ._pair_encoder import PairEncoder
+from ._pairs import Pairs, gene_families, pair_tokens, pairs_in_cells, read_pairs
+from ._predictions import prediction_table, with_vectors
 from ._saving import read_folder, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
     from typing import Self
 
+    import pandas as pd
     from anndata import AnnData
     from mudata import MuData
 
+    from scgeneformer.model.recipes._selection import Selection
     from scgeneformer.tokens import Vocabulary
 
     from ._methods import Predictor
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 class PairClassifier:
     """Classifier of pairs of genes, such as partners in a complex, factors and their targets, or activation and repression.
 
-    A logistic regression or gradient boosting of features made of the vectors of two genes; the encoder is not trained.
+    It reads features made of the vectors of two genes, of a frozen encoder or of one that is fine-tuned.
 
     Parameters
     ----------
@@ -56,6 +58,8 @@ class PairClassifier:
         ``[a + b, |a - b|, a * b]``, the same in either order.
     classifier
         ``"logistic"``: :func:`scgeneformer.evaluation.fit_logistic`. ``"boosting"``: scikit-learn's ``HistGradientBoostingClassifier``.
+        ``"fine-tuned"``, which takes ``features="contextual"``: a linear layer on the states of both genes in the same cell, and the encoder
+        trained with it; the scores of a pair are averaged over the cells in which both genes occur.
     family
         Genes that splits keep together, since paralogues resemble each other: ``"prefix"``, genes whose symbols begin with the same letters, up to
         the first character that is no letter (KRT1 and KRT18, HLA-A and HLA-B), which also joins some that are unrelated; a mapping from
@@ -93,15 +97,13 @@ class PairClassifier:
         *,
         features: Literal["token", "contextual"] = "token",
         directed: bool = False,
-        classifier: Literal["logistic", "boosting"] = "logistic",
+        classifier: Literal["logistic", "boosting", "fine-tuned"] = "logistic",
         family: Literal["prefix"] | Mapping[str, Hashable] | None = "prefix",
         missing: Literal["error", "drop"] = "error",
         tokens_key: str = _keys.TOKENS,
         mod: str = "rna",
     ) -> None:
-        if features == "contextual" and adata is None:
-            msg = 'features="contextual" needs tokenized cells. Give adata, or features="token".'
-            raise ValueError(msg)
+        check_kinds(features, classifier, has_cells=adata is not None)
         start = hub.load(pretrained)
         self._directed, self._classifier, self._features = directed, classifier, features
         self._cells, self._tokens_key = None, tokens_key
@@ -113,7 +115,9 @@ class PairClassifier:
             tokens = read_tokens(self._cells, tokens_key, start.vocabulary, model=start.name)
             token_ids(self._cells, tokens_key, start.vocabulary)  # raises now if the genes are not those of the tokens
             if features == "contextual":
-                self._pairs = pairs_in_cells(self._pairs, np.asarray(tokens), start.vocabulary, missing)
+                self._pairs = pairs_in_cells(
+                    self._pairs, np.asarray(tokens), start.vocabulary, missing, together=classifier == TUNED
+                )
         self._families = gene_families(family, start.vocabulary, self._pairs.tokens)
         self._predict: Predictor | None = None
         self._trained = (self._pairs.tokens[:0], self._pairs.codes[:0], 0)
@@ -131,29 +135,34 @@ class PairClassifier:
     @property
     def pairs(self) -> pd.DataFrame:
         """The pairs, by Ensembl id, with their class as ``label``."""
-        table = pd.DataFrame(self.vocabulary.ids[self._pairs.tokens], columns=[SOURCE, TARGET])
-        return table.assign(label=pd.Categorical.from_codes(self._pairs.codes, list(self.classes)))
+        return self._pairs.table(self.vocabulary)
 
     @cached_property
     def _model(self) -> dict[str, Any]:
         """What results remember of this model."""
-        return {
-            "model": self._start.name,
-            "weights_sha256": self._start.sha256,
-            "vocabulary": self.vocabulary.name,
-            "vocabulary_hash": self.vocabulary.hash,
-            "features": self._features,
-            "directed": self._directed,
-            "classifier": self._classifier,
-        }
+        names = {"model": self._start.name, "weights_sha256": self._start.sha256}
+        names |= {"vocabulary": self.vocabulary.name, "vocabulary_hash": self.vocabulary.hash}
+        return names | {"features": self._features, "directed": self._directed, "classifier": self._classifier}
 
     @cached_property
     def _vectors(self) -> np.ndarray:
         return gene_vectors(self._features, self._start, self._cells, self._tokens_key)
 
+    @property
+    def selected(self) -> Selection | None:
+        """What the last training of a fine-tuned encoder kept, the ``"probe"`` or the run, and why; None of other classifiers."""
+        return self._predict.selected if isinstance(self._predict, PairEncoder) else None
+
     @checked
-    def train(self, *, negatives: Literal["degree", "uniform"] | None = None, rng: int = 0) -> None:
+    def train(
+        self, *, negatives: Literal["degree", "uniform"] | None = None, rng: int = 0, **train_kwargs: Any
+    ) -> None:
         """Fit the classifier to all pairs.
+
+        An encoder is fine-tuned as by :meth:`GeneClassifier.train` with recipe ``"auto"``, from a linear probe on mean features of pairs. A quarter of
+        the genes, with their families, is held out, and pairs of two other genes train; the run is kept if it predicts pairs of two held-out
+        genes better than the probe by more than the standard error (:attr:`selected`). Else, or with fewer than 50 of these pairs or 10 of a
+        class, the model is the probe, fitted to all pairs. Pairs that share no cell are not learned.
 
         Parameters
         ----------
@@ -161,11 +170,16 @@ class PairClassifier:
             As in :meth:`cross_validate`. Defaults to ``"degree"`` if the pairs have no labels.
         rng
             Seed.
+        **train_kwargs
+            For ``classifier="fine-tuned"`` only: `freeze`, as of :class:`GeneClassifier`; `max_cells`, the maximum number of cells to train on, drawn at
+            random; ``recipe="probe"`` for no run; `max_epochs` and further options of :meth:`GeneClassifier.train`.
 
         Raises
         ------
+        TypeError
+            If an option is unknown, or not of this classifier.
         ValueError
-            If no negatives can be drawn, or the pairs have labels and `negatives` is given.
+            If no negatives can be drawn, the pairs have labels and `negatives` is given, or those of a class share no cell.
 
         Examples
         --------
@@ -177,23 +191,22 @@ class PairClassifier:
         >>> list(model.predict(pairs.head(2)))
         ['source', 'target', 'n_trained', 'activation', 'repression', 'predicted']
         """
-        kind = self._kinds(negatives)[0]
+        check_options(self._classifier, self._start, train_kwargs)
+        kind = kinds_of(negatives, labelled=self._pairs.labelled)[0]
         tokens, codes = self._pairs.tokens, self._pairs.codes
         if not self._pairs.labelled:
             drawn = negatives_of_all(kind, tokens, n_genes=len(self.vocabulary), directed=self._directed, rng=rng)
             tokens, codes = with_negatives(tokens, drawn)
-        self._fit(tokens, codes, rng)
-
-    def _kinds(self, negatives: Any) -> tuple[Any, ...]:
-        if negatives is not None and self._pairs.labelled:
-            msg = f"negatives={negatives!r} has no meaning for pairs with labels, among which none are drawn. Leave it out."
-            raise ValueError(msg)
-        return NEGATIVES if negatives is None else (negatives,) if isinstance(negatives, str) else tuple(negatives)
-
-    def _fit(self, tokens: np.ndarray, codes: np.ndarray, rng: int) -> None:
-        features = pair_features(self._vectors, tokens, directed=self._directed)
-        self._predict = fit(self._classifier, features, codes, len(self.classes), rng=rng)
+        self._predict = self._learner().learn(tokens, codes, rng, **train_kwargs)
         self._trained = (tokens, codes, rng)
+
+    def _learner(self) -> Learner:
+        cells = self._read_cells() if self._classifier == TUNED else None
+        kinds = self._classifier, self.classes, self._directed
+        return Learner(*kinds, self._vectors, self._families, self._start, cells)
+
+    def _read_cells(self) -> np.ndarray:
+        return np.asarray(read_tokens(self._cells, self._tokens_key, self.vocabulary, model=self._model["model"]))
 
     @checked
     def predict(self, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -208,8 +221,8 @@ class PairClassifier:
         -------
         The two columns with the same index; ``n_trained``, how many of the two genes are in a pair that the model was trained on, which says which
         split of :meth:`cross_validate` to read; and ``score``, from 0 to 1, or the probability of each class and ``predicted``. NaN for genes
-        without a vector. A ``score`` is relative to one negative for each positive and is no probability that the genes interact: among all
-        pairs of genes true ones are a thousand times rarer.
+        without a vector and, with a fine-tuned encoder, for pairs that share no cell. A ``score`` is relative to one negative for each
+        positive and is no probability that the genes interact: among all pairs of genes true ones are a thousand times rarer.
 
         Raises
         ------
@@ -230,23 +243,11 @@ class PairClassifier:
             msg = "This PairClassifier is not trained. Run `model.train()` first."
             raise ValueError(msg)
         tokens = pair_tokens(pairs, self.vocabulary)
-        has_vector = (tokens >= 0) & np.isfinite(self._vectors[tokens]).all(axis=2)
-        usable = has_vector.all(axis=1)
-        if not usable.all():
-            names = pd.unique(pairs[[SOURCE, TARGET]].to_numpy().astype(str)[~has_vector])
-            text = f"{len(names)} genes of pairs= have no vector in this model: {few(names)}."
-            if not usable.any():
-                msg = f"{text} No pair is left. Name human genes by Ensembl id or symbol."
-                raise ValueError(msg)
-            logg.warning(f"{text} Their {(~usable).sum()} pairs get no prediction.")
+        usable = with_vectors(pairs, tokens, self._vectors)
         proba = np.full((len(pairs), len(self.classes)), np.nan)
-        proba[usable] = self._predict(pair_features(self._vectors, tokens[usable], directed=self._directed))
+        proba[usable] = self._predict(tokens[usable])
         trained = np.append(occurring(self._trained[0], len(self.vocabulary)), False)  # the last is for -1
-        table = pairs[[SOURCE, TARGET]].assign(n_trained=trained[tokens].sum(axis=1))
-        if not self._pairs.labelled:
-            return table.assign(score=proba[:, self.classes.index(POSITIVE)])
-        probabilities = dict(zip(self.classes, proba.T, strict=True))
-        return table.assign(**probabilities, predicted=most_probable(proba, self.classes))
+        return prediction_table(pairs, usable, proba, trained[tokens].sum(axis=1), self._pairs)
 
     @checked
     def cross_validate(
@@ -258,6 +259,7 @@ class PairClassifier:
         negatives: Sequence[Literal["degree", "uniform"]] | None = None,
         max_pairs: int | None = None,
         rng: int = 0,
+        **train_kwargs: Any,
     ) -> PairCrossValidation:
         """Score the classifier on pairs that it was not trained on, beside baselines on the same pairs. This model is not changed.
 
@@ -282,13 +284,16 @@ class PairClassifier:
             Maximum number of pairs, without negatives, that classifiers learn from in a fold, drawn at random. Degrees count all.
         rng
             Seed of the first repeat, from which those of the others follow.
+        **train_kwargs
+            For :meth:`train`, of each fold, with ``classifier="fine-tuned"`` only.
 
         Returns
         -------
         Scores of the baselines and the model. The baselines: ``degree``, the number of partners of the genes among training pairs;
         ``family``, whether the two are of one family; ``detection``, the fraction of cells that express each gene; ``co-expression``, the absolute correlation of the two across cells; ``random vectors``, the
         classifier of the model on random numbers for each gene, which remembers genes and nothing else; ``cosine``, of the vectors of the
-        model. A logistic regression turns each but the classifiers into probabilities.
+        model. A logistic regression turns each but the classifiers into probabilities. Of a fine-tuned encoder also the ``probe`` that it starts from,
+        fitted to all training pairs; what each fold kept is in ``params["kept"]``, and pairs that share no cell get the shares of the classes.
 
         Raises
         ------
@@ -305,24 +310,25 @@ class PairClassifier:
         >>> cv.table.index.get_level_values("method").tolist()
         ['degree', 'detection', 'co-expression', 'random vectors', 'cosine', 'model']
         """
+        check_options(self._classifier, self._start, train_kwargs)
         chosen: Any = (splits,) if isinstance(splits, str) else tuple(splits)
-        plan = Plan(n_folds, n_repeats, chosen, self._kinds(negatives), max_pairs, rng)
+        plan = Plan(n_folds, n_repeats, chosen, kinds_of(negatives, labelled=self._pairs.labelled), max_pairs, rng)
         folds = plan.folds(self._pairs, self._families, directed=self._directed)
-        expression, reason = read_expression(self._cells, self._tokens_key, self.vocabulary)
-        left_out = {} if expression is not None else dict.fromkeys((DETECTION, COEXPRESSION), reason)
-        if len(np.unique(self._families)) == len(self._families):
-            left_out[FAMILY] = "genes have no families"
+        expression = read_expression(self._cells, self._tokens_key, self.vocabulary)
         options: dict[str, Any] = {"directed": self._directed}
-        by_name = methods(self._vectors, self._families, expression, self._classifier, **options)
+        kind: Any = "logistic" if self._classifier == TUNED else self._classifier
+        by_name, left_out = baselines(self._vectors, self._families, expression, kind, **options)
+        kept: list[str] = []  # by the folds
+        by_name |= self._learner().methods(train_kwargs, kept)
         scores = cross_validate(self._pairs, folds, by_name, plan, n_genes=len(self.vocabulary), **options)
-        return PairCrossValidation(scores, left_out, self._model | vars(plan))
+        return PairCrossValidation(scores, left_out, self._model | vars(plan) | ({"kept": kept} if kept else {}))
 
     @checked
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Save the pairs, the vectors of genes and what the model was trained on to a folder.
 
-        Nothing in the folder is a pickle. What was fitted is not in it either: :meth:`load` fits it again, which takes seconds, from the same
-        pairs, negatives and seed.
+        Nothing in the folder is a pickle. A fine-tuned encoder is in it with its head. What else was fitted is not: :meth:`load` fits it again,
+        which takes seconds, from the same pairs, negatives and seed.
 
         Parameters
         ----------
@@ -348,26 +354,25 @@ class PairClassifier:
         True
         """
         tokens, codes, rng = self._trained
-        arrays = {
-            "vectors": self._vectors,
-            "families": self._families,
-            "pairs": self._pairs.tokens,
-            "codes": self._pairs.codes,
-            "trained_pairs": tokens,
-            "trained_codes": codes,
-        }
+        arrays = {"vectors": self._vectors, "families": self._families, "trained_pairs": tokens, "trained_codes": codes}
+        arrays |= {"pairs": self._pairs.tokens, "codes": self._pairs.codes}
         state = {"model": self._model, "classes": list(self.classes), "trained": self._predict is not None, "rng": rng}
-        write_folder(Path(dir_path).expanduser(), state, arrays, self.vocabulary, overwrite=overwrite)
+        state["tokens_key"] = self._tokens_key
+        encoder = self._predict if isinstance(self._predict, PairEncoder) else None
+        write_folder(Path(dir_path).expanduser(), state, arrays, self.vocabulary, encoder, overwrite=overwrite)
 
     @classmethod
     @checked
-    def load(cls, dir_path: str | Path) -> Self:
-        """Load a model that was saved with :meth:`save`, without cells: to predict, or to cross-validate without what needs expression.
+    def load(cls, dir_path: str | Path, adata: AnnData | MuData | None = None, *, mod: str = "rna") -> Self:
+        """Load a model that was saved with :meth:`save`.
 
         Parameters
         ----------
         dir_path
             Folder.
+        adata, mod
+            Cells, tokenized under the same key, without which a fine-tuned encoder cannot predict, and a cross-validation has no baselines of
+            expression.
 
         Raises
         ------
@@ -376,16 +381,19 @@ class PairClassifier:
         ValueError
             If it is damaged, or of a newer format.
         """
-        state, arrays, vocabulary = read_folder(Path(dir_path).expanduser())
+        state, arrays, vocabulary, encoder = read_folder(Path(dir_path).expanduser())
         model = cls.__new__(cls)
-        model._start, model._cells, model._tokens_key = None, None, _keys.TOKENS
+        model._start, model._cells, model._tokens_key = None, None, state.get("tokens_key", _keys.TOKENS)
         model.vocabulary, model._model, model._vectors = vocabulary, state["model"], arrays["vectors"]
-        model._features, model._directed, model._classifier = (
-            state["model"][name] for name in ("features", "directed", "classifier")
-        )
+        model._features, model._directed = state["model"]["features"], state["model"]["directed"]
+        model._classifier = state["model"]["classifier"]
         model._pairs = Pairs(arrays["pairs"], arrays["codes"], tuple(state["classes"]))
-        model._families, model._predict = arrays["families"], None
+        model._families, model._predict = arrays["families"], encoder
         model._trained = (arrays["trained_pairs"], arrays["trained_codes"], state["rng"])
-        if state["trained"]:
-            model._fit(*model._trained)
+        if adata is not None:
+            model._cells = _keys.as_adata(adata, mod)
+            if encoder is not None:
+                encoder.tokens = model._read_cells()
+        if state["trained"] and encoder is None:
+            model._predict = model._learner().learn(*model._trained)
         return model

@@ -51,6 +51,11 @@ class Pairs:
         """Whether the table gave the classes. If not, all pairs are positives, and negatives are drawn."""
         return self.classes != DRAWN
 
+    def table(self, vocabulary: Vocabulary) -> pd.DataFrame:
+        """The pairs, by Ensembl id, with their class as ``label``."""
+        table = pd.DataFrame(vocabulary.ids[self.tokens], columns=[SOURCE, TARGET])
+        return table.assign(**{LABEL: pd.Categorical.from_codes(self.codes, list(self.classes))})
+
     def __getitem__(self, rows: np.ndarray) -> Pairs:
         return Pairs(self.tokens[rows], self.codes[rows], self.classes)
 
@@ -115,26 +120,43 @@ def pair_keys(pairs: np.ndarray, n_genes: int, *, directed: bool) -> np.ndarray:
 
 
 def pairs_in_cells(
-    pairs: Pairs, tokens: np.ndarray, vocabulary: Vocabulary, missing: Literal["error", "drop"]
+    pairs: Pairs, tokens: np.ndarray, vocabulary: Vocabulary, missing: Literal["error", "drop"], *, together: bool
 ) -> Pairs:
-    """The pairs both genes of which are among the tokens of cells, (n_cells, L).
+    """The pairs both genes of which are among the tokens of cells, (n_cells, L); if `together`, a warning counts those that share no cell.
 
     Raises
     ------
     ValueError
-        If some are not (unless ``missing="drop"``), or none is.
+        If some are not (unless ``missing="drop"``), or none is; or if, `together`, no pair shares a cell.
     """
     absent = (engine.count_tokens(tokens, len(vocabulary)) == 0)[pairs.tokens]
     lacking = absent.any(axis=1)
-    if not lacking.any():
-        return pairs
-    names = vocabulary.ids[np.unique(pairs.tokens[absent])]
-    text = f'{len(names)} genes of pairs= are among the tokens of no cell, so that features="contextual" has no state of them: {few(names)}.'
-    if missing == "error" or lacking.all():
-        msg = f'{text} Leave out the {lacking.sum()} pairs that have them (missing="drop"), give other cells, or features="token".'
+    if lacking.any():
+        names = vocabulary.ids[np.unique(pairs.tokens[absent])]
+        text = f'{len(names)} genes of pairs= are among the tokens of no cell, so that features="contextual" has no state of them: {few(names)}.'
+        if missing == "error" or lacking.all():
+            msg = f'{text} Leave out the {lacking.sum()} pairs that have them (missing="drop"), give other cells, or features="token".'
+            raise ValueError(msg)
+        logg.warning(f"{text} {lacking.sum()} of {len(pairs)} pairs are left out.")
+        pairs = _with_all_classes(pairs[~lacking])
+    if together:
+        _check_together(pairs, tokens, vocabulary)
+    return pairs
+
+
+def _check_together(pairs: Pairs, tokens: np.ndarray, vocabulary: Vocabulary) -> None:
+    """Warn of pairs whose genes share no cell, and raise if none does."""
+    apart = engine.count_pairs(tokens, pairs.tokens, len(vocabulary))[1] == 0
+    if apart.all():
+        msg = (
+            "No pair of pairs= has both genes in one cell, and so no encoder can be fine-tuned. Give other cells, or cells with more "
+            'tokens (max_length= of `sg.pp.tokenize`), or classifier="logistic".'
+        )
         raise ValueError(msg)
-    logg.warning(f"{text} {lacking.sum()} of {len(pairs)} pairs are left out.")
-    return _with_all_classes(pairs[~lacking])
+    if apart.any():
+        logg.warning(
+            f"The genes of {apart.sum()} of {len(pairs)} pairs share no cell, and the encoder cannot learn them."
+        )
 
 
 def gene_families(

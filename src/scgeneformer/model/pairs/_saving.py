@@ -11,11 +11,14 @@ from safetensors.numpy import load_file, save_file
 from scgeneformer import _files
 from scgeneformer.tokens import Vocabulary
 
+from ._pair_encoder import PairEncoder
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 STATE, ARRAYS, VOCABULARY = "pair_classifier.json", "pair_classifier.safetensors", "vocabulary.json.gz"
+ENCODER = "encoder"  # folder of a fine-tuned one
 _FORMAT = "scgeneformer pairs 1"
 
 
@@ -24,6 +27,7 @@ def write_folder(
     state: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     vocabulary: Vocabulary,
+    encoder: PairEncoder | None,
     *,
     overwrite: bool,
 ) -> None:
@@ -46,13 +50,15 @@ def write_folder(
         (new / STATE).write_text(json.dumps({"format": _FORMAT, **state}) + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, new / ARRAYS)
         vocabulary.save(new / VOCABULARY)
+        if encoder is not None:
+            encoder.write(new / ENCODER)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     _files.replace(folder, write)
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vocabulary]:
-    """What `write_folder` wrote.
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vocabulary, PairEncoder | None]:
+    """What `write_folder` wrote; the encoder has no cells.
 
     Raises
     ------
@@ -73,4 +79,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vo
     if version != _FORMAT:
         msg = f"{folder / STATE} is in the format {version!r}, and this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
         raise ValueError(msg)
-    return state, load_file(folder / ARRAYS), Vocabulary.load(folder / VOCABULARY)
+    arrays, vocabulary, encoder = load_file(folder / ARRAYS), Vocabulary.load(folder / VOCABULARY), None
+    if (folder / ENCODER).is_dir():
+        directed = state["model"]["directed"]
+        encoder = PairEncoder.read(folder / ENCODER, vocabulary, tuple(state["classes"]), directed=directed)
+    return state, arrays, vocabulary, encoder

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scgeneformer.model._classifier import Classifier
+    from scgeneformer.model.pairs._pair_encoder import PairEncoder
 
     from ._items import TrainingItems
     from ._selection import Selection
@@ -19,12 +20,14 @@ AUTO = "auto"
 _OF_RUNS = ("max_epochs", "max_steps", "learning_rate", "warmup", "checkpoints", "ckpt_path")
 
 
-def default_recipe(model: Classifier) -> str:
+def default_recipe(model: Classifier | PairEncoder) -> str:
     """``"auto"`` for a linear head, and ``"plain"`` for another."""
     return AUTO if model.module.network.head == "linear" else PLAIN
 
 
-def resolve_recipe(model: Classifier, recipe: str | None, max_epochs: int | None, options: Mapping[str, Any]) -> str:
+def resolve_recipe(
+    model: Classifier | PairEncoder, recipe: str | None, max_epochs: int | None, options: Mapping[str, Any]
+) -> str:
     """The name of the recipe.
 
     Raises
