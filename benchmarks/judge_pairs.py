@@ -2,7 +2,7 @@
 
     python benchmarks/judge_pairs.py [--model default] [--seeds 3] [--folds 3] [--pairs 2000] [--classifiers logistic] [--out TABLE.md]
     python benchmarks/judge_pairs.py --lists "protein interactions" --classifiers logistic fine-tuned --splits both_unseen --negatives degree \
-        --pairs 800 --cells 300 --length 512 --seeds 2
+        --pairs 800 --cells 300 --length 512 --batch-size 8 --folds 2 --seeds 2
 
 Lists: "protein interactions", those that CellChat comes with; "TF -> target" of TRRUST, directed; "activation or repression", the pairs of
 TRRUST with one of the two and not both. Pairs of one gene with itself are left out. Detection and co-expression are those of 2,638 blood cells
@@ -11,8 +11,8 @@ in each fold; degrees are those of all training pairs. Values are means over fol
 draws new folds, negatives and random vectors. With `--classifiers logistic boosting` the model and random vectors are given to both, which takes
 six times as long.
 
-The second command fine-tunes the encoder in some cells, cut to some tokens, which "fine-tuned" among `--classifiers` asks for; what each fold kept is
-printed, and how many of the pairs share a cell.
+The second command fine-tunes the encoder in some cells, cut to some tokens, which "fine-tuned" among `--classifiers` asks for; what each fold
+kept is printed, and warnings say how many pairs share no cell.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--negatives", nargs="+")
     parser.add_argument("--cells", type=int, help="number of cells, drawn at random; all if not given")
     parser.add_argument("--length", type=int, help="most tokens of a cell; as the model has if not given")
+    parser.add_argument("--batch-size", type=int, help="cells of a training step of a fine-tuned encoder")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -91,9 +92,15 @@ def main() -> None:
             start = time.perf_counter()
             kind = {"features": "contextual" if TUNED in args.classifiers else "token", "classifier": classifier}
             model = sg.model.PairClassifier(cells, pairs, pretrained, directed=directed, missing="drop", **kind)
-            cv = model.cross_validate(
-                args.folds, n_repeats=args.seeds, splits=args.splits, negatives=args.negatives, max_pairs=args.pairs
-            )
+            options = {
+                "n_repeats": args.seeds,
+                "splits": args.splits,
+                "negatives": args.negatives,
+                "max_pairs": args.pairs,
+            }
+            if classifier == TUNED:
+                options |= {"batch_size": args.batch_size, "enable_progress_bar": False}
+            cv = model.cross_validate(args.folds, **options)
             kept = f", kept {dict(Counter(cv.params['kept']))}" if classifier == TUNED else ""
             print(f"{name}, {classifier}: {time.perf_counter() - start:.0f} s{kept}", flush=True)
             table, shown = cv.table, [MODEL, RANDOM, PROBE]

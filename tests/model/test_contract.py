@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from scgeneformer import hub, settings
-from scgeneformer.model import CellClassifier, GeneClassifier, Geneformer
+from scgeneformer.model import CellClassifier, GeneClassifier, Geneformer, StateShift, TrajectoryModel
 from scgeneformer.model._classifier import Classifier
 
 if TYPE_CHECKING:
@@ -322,3 +323,11 @@ def test_signature_and_help_show_every_option_of_training(case):
 def test_a_classifier_that_does_not_name_its_outputs_cannot_be_made():
     assert "_exported" in Classifier.__abstractmethods__
     assert not CellClassifier.__abstractmethods__ | GeneClassifier.__abstractmethods__
+
+
+@pytest.mark.parametrize("cls", [CellClassifier, GeneClassifier, Geneformer, StateShift, TrajectoryModel])
+def test_a_mudata_is_set_up_with_the_arguments_of_an_anndata(cls):
+    of_anndata, of_mudata = (
+        list(inspect.signature(getattr(cls, name)).parameters) for name in ("setup_anndata", "setup_mudata")
+    )
+    assert of_mudata[1:] == [*of_anndata[1:-1], "modalities", "kwargs"]

@@ -126,8 +126,14 @@ def test_mudata(model, cells, vocabulary, quick, tmp_path):
     paired.save(tmp_path / "saved")
     again = Geneformer.load(tmp_path / "saved")
     np.testing.assert_allclose(again.get_latent_representation(mdata), paired.get_latent_representation(), atol=1e-6)
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(
+        KeyError, match=r"No modality 'nowhere' .* which has \['rna', 'adt'\]. .* modalities={'tokens_key'"
+    ):
         Geneformer.setup_mudata(mdata, modalities={"tokens_key": "nowhere"})
+    with pytest.raises(TypeError, match="setup_anndata got MuData. Use setup_mudata"):
+        Geneformer.setup_anndata(mdata)
+    with pytest.raises(TypeError, match="setup_mudata got AnnData. Use setup_anndata"):
+        Geneformer.setup_mudata(cells)
 
 
 def test_lazy_tokens(model, cells, vocabulary, quick):

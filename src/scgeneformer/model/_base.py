@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scvi.data import AnnDataManager
 
 from scgeneformer import _keys, engine, hub, nn
 from scgeneformer._arguments import checked
@@ -19,7 +18,6 @@ from ._saving import STATE, VOCABULARY
 from .data._fields import (
     SAMPLE_FIELD,
     TOKENS_FIELD,
-    check_setup_words,
     registered_tokens,
     registry_without_data,
 )
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
-    from scvi.data.fields import BaseAnnDataField
 
     from scgeneformer.tokens import Vocabulary
 
@@ -69,16 +66,6 @@ class TransformerModel(SavableModel):
             )
             raise ValueError(msg)
         return packed(self._vocabulary)
-
-    @classmethod
-    def _register(
-        cls, data: AnnData | MuData, fields: Sequence[BaseAnnDataField], setup_args: dict[str, Any], **kwargs: Any
-    ) -> None:
-        """Register `fields` of `data` with this class; `kwargs` are those with which scvi-tools transfers a setup."""
-        check_setup_words(cls, kwargs)
-        manager = AnnDataManager(fields=list(fields), setup_method_args=setup_args)
-        manager.register_fields(data, **kwargs)
-        cls.register_manager(manager)
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -19,20 +19,16 @@ from .data._fields import (
     TOKENS_FIELD,
     ColumnField,
     LabelsField,
-    MuDataColumnField,
-    MuDataLabelsField,
-    MuDataTokensField,
     TokensField,
     kinds_of,
-    modality_of,
 )
+from .data._setup import Places, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
     from mudata import MuData
-    from scvi.data.fields import BaseAnnDataField
 
     from .data._cell_labels import CellTask
     from .objectives._cells import CellClassifierModule
@@ -91,11 +87,7 @@ class LabelledCells(Classifier):
         [('disease', 'categorical'), ('cell_type', 'categorical')]
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        fields: list[BaseAnnDataField] = [TokensField(TOKENS_FIELD, tokens_key)]
-        for name, kind in kinds_of(labels_key).items():
-            fields.append(LabelsField(LABELS_PREFIX + name, name, kind, unlabeled_category))
-        fields += [] if sample_key is None else [ColumnField(SAMPLE_FIELD, sample_key)]
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        cls._set_up(adata, setup_method_args, kwargs)
 
     @classmethod
     @checked
@@ -136,15 +128,18 @@ class LabelledCells(Classifier):
         >>> model = sg.model.CellClassifier(mdata, "default")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        mod = modality_of(modalities, ["tokens_key", "labels_key", "sample_key"])
-        where = {key: {"mod_key": name, "mod_required": name is not None} for key, name in mod.items()}
-        fields: list[BaseAnnDataField] = [MuDataTokensField(TOKENS_FIELD, tokens_key, **where["tokens_key"])]
-        for name, kind in kinds_of(labels_key).items():
-            fields.append(
-                MuDataLabelsField(LABELS_PREFIX + name, name, kind, unlabeled_category, **where["labels_key"])
-            )
-        fields += [] if sample_key is None else [MuDataColumnField(SAMPLE_FIELD, sample_key, **where["sample_key"])]
-        cls._register(mdata, fields, setup_method_args, **kwargs)
+        cls._set_up(mdata, setup_method_args, kwargs)
+
+    @classmethod
+    def _set_up(cls, data: AnnData | MuData, setup: dict[str, Any], words: dict[str, Any]) -> None:
+        places, given = Places(data, ["tokens_key", "labels_key", "sample_key"], setup), setup["setup_args"]
+        fields = [places.field("tokens_key", TokensField, TOKENS_FIELD, given["tokens_key"])]
+        for name, kind in kinds_of(given["labels_key"]).items():
+            of_labels = LABELS_PREFIX + name, name, kind, given["unlabeled_category"]
+            fields.append(places.field("labels_key", LabelsField, *of_labels))
+        if given["sample_key"] is not None:
+            fields.append(places.field("sample_key", ColumnField, SAMPLE_FIELD, given["sample_key"]))
+        register(cls, data, fields, setup, words)
 
     @checked
     def task(self, name: str | None = None) -> CellTask:

@@ -8,7 +8,8 @@ from scgeneformer import _keys
 from scgeneformer._arguments import checked
 
 from ._base import TransformerModel
-from .data._fields import TOKENS_FIELD, MuDataTokensField, TokensField, modality_of
+from .data._fields import TOKENS_FIELD, TokensField
+from .data._setup import Places, register
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +45,7 @@ class UnlabelledCells(TransformerModel):
         >>> model = sg.model.Geneformer.from_pretrained("default", adata)
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        cls._register(adata, [TokensField(TOKENS_FIELD, tokens_key)], setup_method_args, **kwargs)
+        cls._set_up(adata, setup_method_args, kwargs)
 
     @classmethod
     @checked
@@ -76,6 +77,10 @@ class UnlabelledCells(TransformerModel):
         >>> model = sg.model.Geneformer.from_pretrained("default", mdata)
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        mod = modality_of(modalities, ["tokens_key"])
-        field = MuDataTokensField(TOKENS_FIELD, tokens_key, mod_key=mod["tokens_key"], mod_required=True)
-        cls._register(mdata, [field], setup_method_args, **kwargs)
+        cls._set_up(mdata, setup_method_args, kwargs)
+
+    @classmethod
+    def _set_up(cls, data: AnnData | MuData, setup: dict[str, Any], words: dict[str, Any]) -> None:
+        places = Places(data, ["tokens_key"], setup)
+        field = places.field("tokens_key", TokensField, TOKENS_FIELD, setup["setup_args"]["tokens_key"])
+        register(cls, data, [field], setup, words)

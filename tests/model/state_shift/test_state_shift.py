@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import anndata as ad
+import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,6 +94,33 @@ def test_a_saved_model_comes_back(case, tmp_path):
     attached = StateShift.load(tmp_path / "model", make_cells())
     attached.train(1, **QUICK)
     assert not same(model, attached, adata)
+
+
+@pytest.mark.parametrize("kind", SETUPS)
+def test_a_modality_is_read_as_an_anndata(kind, tmp_path):
+    cells = make_cells()
+    model = trained(cells, kind)
+    gex = make_cells()
+    mdata = md.MuData({"gex": gex, "prot": gex[:, :3].copy()})
+    setup = {"labels_key": "study", "modalities": {"labels_key": "gex"}} | SETUPS[kind]
+    StateShift.setup_mudata(mdata, **setup)
+    other = StateShift(mdata, n_latent=5, n_hidden=16)
+    other.train(3, **QUICK)
+    for name in KINDS:
+        expected = model.get_latent_representation(kind=name)
+        np.testing.assert_array_equal(other.get_latent_representation(kind=name), expected)
+        np.testing.assert_array_equal(other.get_latent_representation(mdata, [3, 1], kind=name), expected[[3, 1]])
+    pd.testing.assert_frame_equal(other.shift_composition("type"), model.shift_composition("type", cells))
+    other.save(tmp_path / "model")
+    attached = StateShift.load(tmp_path / "model", mdata)
+    assert same(attached, model, cells)
+    attached.train(1, **QUICK)
+    fewer = md.MuData({"gex": make_cells()[5:].copy(), "prot": gex[:, :3].copy()})
+    with pytest.raises(ValueError, match=r"'gex' has 55 of the 60 cells .* `mdata = mdata\[mdata\['gex'\].obs_names\]"):
+        StateShift.setup_mudata(fewer, **setup)
+    with pytest.raises(KeyError, match="No modality 'rna'"):
+        StateShift.setup_mudata(mdata, labels_key="study")
+    assert "_scvi_labels" not in fewer["gex"].obs
 
 
 def test_one_seed_gives_one_model_whatever_was_drawn_before(case):

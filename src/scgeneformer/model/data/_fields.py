@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi.data.fields import BaseAnnDataField, MuDataWrapper, ObsmField
+from scvi.data.fields import BaseAnnDataField, ObsmField
 
 from scgeneformer import _keys
 from scgeneformer.tokens import read_tokens, token_of, token_params
@@ -15,18 +14,15 @@ from scgeneformer.tokens import read_tokens, token_of, token_params
 from ._cell_labels import CellTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
     from scvi.data import AnnDataManager
-    from scvi.model.base import BaseModelClass
 
     from scgeneformer.tokens import Vocabulary
 
 
 TOKENS_FIELD, LABELS_PREFIX, SAMPLE_FIELD = "tokens", "labels_", "sample"  # names of fields in the registry
-_TRANSFER_WORDS = {"source_registry", "extend_categories", "allow_missing_labels"}
-_OURS = {"batch_key": "sample_key"}
 
 
 class TokensField(ObsmField):
@@ -63,9 +59,6 @@ class TokensField(ObsmField):
     def get_summary_stats(self, state_registry: dict[str, Any]) -> dict[str, int]:
         """Nothing that sizes of the network depend on."""
         return {}
-
-
-MuDataTokensField = MuDataWrapper(TokensField)
 
 
 def vocabulary_state(name: str, digest: str) -> dict[str, str]:
@@ -149,43 +142,6 @@ class LabelsField(ColumnField):
         """Note kind and classes."""
         self.validate_field(adata)
         return CellTask.of(adata.obs[self.attr_key], self.kind, self.unlabeled_category).state
-
-
-MuDataLabelsField = MuDataWrapper(LabelsField)
-MuDataColumnField = MuDataWrapper(ColumnField)
-
-
-def check_setup_words(model_cls: type[BaseModelClass], words: Iterable[str]) -> None:
-    """Refuse keyword arguments of a setup that neither this package nor scvi-tools, when it transfers a setup, would read.
-
-    Raises
-    ------
-    TypeError
-        If there are such; where ours mean the same, they are named.
-    """
-    for word in set(words) - _TRANSFER_WORDS:
-        ours = _OURS.get(word)
-        applies = ours in inspect.signature(model_cls.setup_anndata).parameters
-        msg = f"{model_cls.__name__} sets up no {word!r}.{f' Use {ours}.' if applies else ''}"
-        raise TypeError(msg)
-
-
-def modality_of(modalities: Mapping[str, str | None] | None, keys: Sequence[str]) -> dict[str, str | None]:
-    """Modality of each registered key; ``"rna"`` for the tokens, and that of the tokens for others, unless they are named.
-
-    None is the MuData itself.
-
-    Raises
-    ------
-    ValueError
-        If `modalities` names what is not registered.
-    """
-    given = dict(modalities or {})
-    unknown = sorted(set(given) - set(keys))
-    if unknown:
-        msg = f"modalities names {unknown}, which are not registered. Name modalities of {list(keys)}."
-        raise ValueError(msg)
-    return dict.fromkeys(keys, given.get("tokens_key", "rna")) | given
 
 
 def kinds_of(labels: str | Sequence[str] | Mapping[str, str | None]) -> dict[str, str | None]:

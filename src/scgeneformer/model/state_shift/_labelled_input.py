@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 
+from scgeneformer import _keys
 from scgeneformer._arguments import checked
 from scgeneformer._embeddings import check_alike, provenance
 from scgeneformer.model._savable import SavableModel
-from scgeneformer.model.data._fields import check_setup_words
 from scgeneformer.model.data._gene_labels import few
+from scgeneformer.model.data._setup import Places, check_setup_words, register
 
 from ._data import aligned, check_labels, read_counts, read_labels, read_placed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
+    from mudata import MuData
 
 
 class LabelledInput(SavableModel):
@@ -75,26 +78,80 @@ class LabelledInput(SavableModel):
         >>> model = sg.model.StateShift(adata)
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        check_setup_words(cls, kwargs)
+        cls._set_up(adata, setup_method_args, kwargs)
+
+    @classmethod
+    @checked
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        labels_key: str,
+        layer: str | None = None,
+        use_rep: str | None = None,
+        batch_key: str | None = None,
+        modalities: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register a modality of a MuData, which has all slots and columns, with this model class.
+
+        Parameters
+        ----------
+        mdata
+            MuData whose cells are those of the modality, in the same order.
+        labels_key, layer, use_rep, batch_key
+            As in :meth:`setup_anndata`.
+        modalities
+            Modality that is modelled. Defaults to ``{"labels_key": "rna"}``.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As in :meth:`setup_anndata`, or if the modality is missing or has not all cells of `mdata`.
+
+        Examples
+        --------
+        >>> from mudata import MuData
+        >>> mdata = MuData({"rna": adata})
+        >>> sg.pp.tokenize(mdata, "default")
+        >>> sg.tl.embed(mdata)
+        >>> sg.model.StateShift.setup_mudata(mdata, labels_key="donor", use_rep="X_geneformer")
+        >>> model = sg.model.StateShift(mdata)
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        cls._set_up(mdata, setup_method_args, kwargs)
+
+    @classmethod
+    def _set_up(cls, data: AnnData | MuData, setup: dict[str, Any], words: dict[str, Any]) -> None:
+        check_setup_words(cls, words)
+        key, given = "labels_key", setup["setup_args"]
+        labels_key, batch_key, layer, use_rep = (given[name] for name in (key, "batch_key", "layer", "use_rep"))
         if layer is not None and use_rep is not None:
             msg = f"layer={layer!r} and use_rep={use_rep!r} are both given. Model either counts or an embedding: leave one of them out."
             raise ValueError(msg)
-        check_labels(read_labels(adata, labels_key, "labels_key"), labels_key)
-        fields = [CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key)]
+        places = Places(data, [key], setup)
+        if not data.obs_names.equals(places.cells.obs_names):
+            mod = (given["modalities"] or {}).get(key, "rna")
+            msg = (
+                f"The modality {mod!r} has {places.cells.n_obs} of the {data.n_obs} cells of the MuData, or another order. Keep those that it has: "
+                f"`mdata = mdata[mdata[{mod!r}].obs_names].copy()`, or set up the modality: `setup_anndata(mdata[{mod!r}], ...)`."
+            )
+            raise ValueError(msg)
+        check_labels(read_labels(places.cells, labels_key, key), labels_key)
+        fields = [places.field(key, CategoricalObsField, REGISTRY_KEYS.LABELS_KEY, labels_key)]
         if batch_key is not None:
-            read_labels(adata, batch_key, "batch_key")
-            fields.append(CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key))
+            read_labels(places.cells, batch_key, "batch_key")
+            fields.append(places.field(key, CategoricalObsField, REGISTRY_KEYS.BATCH_KEY, batch_key))
         if use_rep is None:
-            read_counts(adata, layer)
-            fields.append(LayerField(REGISTRY_KEYS.X_KEY, layer, correct_data_format=False))
+            read_counts(places.cells, layer)
+            of_values: tuple[Any, ...] = LayerField, REGISTRY_KEYS.X_KEY, layer
         else:
-            read_placed(adata, use_rep)
-            fields.append(ObsmField(REGISTRY_KEYS.X_KEY, use_rep, correct_data_format=False))
-        if "source_registry" in kwargs:
-            _check_same(adata, fields, kwargs["source_registry"]["field_registries"])
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+            read_placed(places.cells, use_rep)
+            of_values = ObsmField, REGISTRY_KEYS.X_KEY, use_rep
+        fields.append(places.field(key, *of_values, correct_data_format=False))
+        if "source_registry" in words:
+            _check_same(places.cells, words["source_registry"]["field_registries"])
+        register(cls, data, fields, setup, words)
 
     def _values(self, adata: AnnData, rows: np.ndarray) -> Any:
         """Counts of the genes of this model, CSR, or the embedding of cells, (n_rows, n_features)."""
@@ -134,11 +191,13 @@ class LabelledInput(SavableModel):
     def _layer(self) -> str | None:
         return self.registry["setup_args"]["layer"]
 
-    def _data(self, adata: AnnData | None) -> AnnData:
+    def _data(self, adata: AnnData | MuData | None) -> AnnData:
+        """The cells of `adata`, or of the data of this model; of a MuData those of the modality that was set up."""
         if adata is None and self.adata is None:
             msg = "This model has no data: pass `adata`."
             raise ValueError(msg)
-        return self.adata if adata is None else adata
+        where = self.registry["field_registries"][REGISTRY_KEYS.X_KEY]["data_registry"]
+        return _keys.as_adata(self.adata if adata is None else adata, where.get("mod_key") or "rna")
 
     def _codes(self, adata: AnnData) -> np.ndarray:
         """Number of the label of each cell."""
@@ -151,17 +210,17 @@ class LabelledInput(SavableModel):
         return codes
 
 
-def _check_same(adata: AnnData, fields: list[Any], registered: dict[str, Any]) -> None:
-    """Raise if a model that was set up with other genes or labels could not be trained further with `adata`."""
-    for field in fields:
-        state = registered[field.registry_key]["state_registry"]
-        if isinstance(field, CategoricalObsField):
+def _check_same(cells: AnnData, registered: dict[str, Any]) -> None:
+    """Raise if a model that was set up with other genes or labels could not be trained further with `cells`."""
+    for field in (REGISTRY_KEYS.LABELS_KEY, REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.X_KEY):
+        state = registered.get(field, {"state_registry": {}})["state_registry"]
+        if "categorical_mapping" in state:
             key = state["original_key"]
-            new = pd.unique(adata.obs[key][~adata.obs[key].isin(state["categorical_mapping"])].astype(str))
+            new = pd.unique(cells.obs[key][~cells.obs[key].isin(state["categorical_mapping"])].astype(str))
             if len(new):
                 msg = f"The model was not set up with these values of .obs[{key!r}]: {few(new)}. Leave `adata` out, and give it to `get_latent_representation`."
                 raise ValueError(msg)
-        elif isinstance(field, LayerField) and not np.array_equal(adata.var_names, state["column_names"]):
+        elif "n_vars" in state and not np.array_equal(cells.var_names, state["column_names"]):
             msg = (
                 "Genes in .var_names are not those that the model was set up with, in the same order. Leave `adata` out, and give it to "
                 "`get_latent_representation`, which aligns genes."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from anndata import AnnData
+    from mudata import MuData
 
 _WARMUP = 0.9  # share of the epochs, since gates that close early choose their dimension at random
 
@@ -43,7 +44,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
     Parameters
     ----------
     adata
-        Data registered by :meth:`setup_anndata`.
+        Data registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     n_latent, n_hidden, n_layers
         Size of the representation and of the hidden layers, and number of hidden layers of encoder and decoder.
     dropout
@@ -96,7 +97,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
     @checked
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         *,
         n_latent: int = 10,
         n_hidden: int = 128,
@@ -133,8 +134,9 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
                 corruption=corruption,
             )
         if adata is not None and self._use_rep is not None:
-            self.embedding_ = provenance(adata, self._use_rep)
-            embedding = read_placed(adata, self._use_rep)
+            cells = self._data(adata)
+            self.embedding_ = provenance(cells, self._use_rep)
+            embedding = read_placed(cells, self._use_rep)
             sd = embedding.std(axis=0)
             self.module.center.copy_(torch.from_numpy(embedding.mean(axis=0)))
             self.module.scale.copy_(torch.from_numpy(np.where(sd > 0, sd, 1)))
@@ -226,7 +228,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
     @checked
     def get_latent_representation(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         *,
         kind: Literal["base", "state", "type", "shift", "all"] = "base",
@@ -271,15 +273,15 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         (5, 4)
         """
         self._check_trained()
-        adata = self._data(adata)
-        rows = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[np.asarray(indices)]
+        cells = self._data(adata)
+        rows = np.arange(cells.n_obs) if indices is None else np.arange(cells.n_obs)[np.asarray(indices)]
         offsets = self.module.offsets()[0].cpu().numpy()
         if kind == "shift":
-            return offsets[self._codes(adata)[rows]]
+            return offsets[self._codes(cells)[rows]]
         if kind == "all":
-            shift = offsets[self._codes(adata)[rows]]
-            return self._base(self._values(adata, rows), batch_size) + shift
-        base = self._base(self._values(adata, rows), batch_size)
+            shift = offsets[self._codes(cells)[rows]]
+            return self._base(self._values(cells, rows), batch_size) + shift
+        base = self._base(self._values(cells, rows), batch_size)
         is_state = (offsets != 0).any(axis=0)
         return base if kind == "base" else base[:, is_state if kind == "state" else ~is_state]
 
@@ -329,7 +331,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         )
 
     @checked
-    def shift_composition(self, key: str, adata: AnnData | None = None) -> pd.DataFrame:
+    def shift_composition(self, key: str, adata: AnnData | MuData | None = None) -> pd.DataFrame:
         """How offsets go with the composition of labels, such as their types of cells: an offset that does may be one of types, not of a state.
 
         Parameters
@@ -364,9 +366,9 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         from scipy.stats import pearsonr
 
         self._check_trained()
-        adata = self._data(adata)
-        categories = read_labels(adata, key, "key").astype("category").cat.remove_unused_categories()
-        codes = self._codes(adata)
+        cells = self._data(adata)
+        categories = read_labels(cells, key, "key").astype("category").cat.remove_unused_categories()
+        codes = self._codes(cells)
         shares = pd.crosstab(codes, categories.to_numpy(), normalize="index")
         offsets = self.module.offsets()[0].cpu().numpy()[shares.index]
         rows = [

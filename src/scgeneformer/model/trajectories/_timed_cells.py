@@ -11,20 +11,13 @@ import pandas as pd
 from scgeneformer import _keys
 from scgeneformer._arguments import checked
 from scgeneformer.model._base import TransformerModel
-from scgeneformer.model.data._fields import (
-    SAMPLE_FIELD,
-    TOKENS_FIELD,
-    ColumnField,
-    MuDataColumnField,
-    MuDataTokensField,
-    TokensField,
-    modality_of,
-)
+from scgeneformer.model.data._fields import SAMPLE_FIELD, TOKENS_FIELD, ColumnField, TokensField
 from scgeneformer.model.data._gene_labels import few
+from scgeneformer.model.data._setup import Places, register
 
 from ._draw import TimedCells
 from ._queries import Queries
-from ._times import MuDataTimeField, TimeField, check_groups, read_groups, read_times, to_steps
+from ._times import TimeField, check_groups, read_groups, read_times, to_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,13 +78,7 @@ class TimedCellsModel(TransformerModel):
         >>> sg.model.TrajectoryModel.setup_anndata(adata, "day", group_keys="cell_type", sample_key="donor")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        groups, samples = _listed(group_keys), [] if sample_key is None else [sample_key]
-        _check_columns(adata, [time_key, *groups, *samples])
-        read_groups([adata.obs[name] for name in groups], adata.n_obs)
-        fields = [TokensField(TOKENS_FIELD, tokens_key), TimeField(TIME_FIELD, time_key, time_step)]
-        fields += [ColumnField(GROUP_PREFIX + name, name) for name in groups]
-        fields += [ColumnField(SAMPLE_FIELD, name) for name in samples]
-        cls._register(adata, fields, setup_method_args, **kwargs)
+        cls._set_up(adata, setup_method_args, kwargs)
 
     @classmethod
     @checked
@@ -127,18 +114,22 @@ class TimedCellsModel(TransformerModel):
         >>> sg.model.TrajectoryModel.setup_mudata(mdata, "day", sample_key="donor")
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        mod = modality_of(modalities, ["tokens_key"])["tokens_key"]
-        cells, where = _keys.as_adata(mdata, str(mod)), {"mod_key": mod, "mod_required": True}
-        groups, samples = _listed(group_keys), [] if sample_key is None else [sample_key]
-        _check_columns(cells, [time_key, *groups, *samples])
-        read_groups([cells.obs[name] for name in groups], cells.n_obs)
+        cls._set_up(mdata, setup_method_args, kwargs)
+
+    @classmethod
+    def _set_up(cls, data: AnnData | MuData, setup: dict[str, Any], words: dict[str, Any]) -> None:
+        key = "tokens_key"  # whose modality has all columns
+        places, given = Places(data, [key], setup), setup["setup_args"]
+        groups, samples = _listed(given["group_keys"]), _listed(given["sample_key"] or ())
+        _check_columns(places.cells, [given["time_key"], *groups, *samples])
+        read_groups([places.cells.obs[name] for name in groups], places.cells.n_obs)
         fields = [
-            MuDataTokensField(TOKENS_FIELD, tokens_key, **where),
-            MuDataTimeField(TIME_FIELD, time_key, time_step, **where),
+            places.field(key, TokensField, TOKENS_FIELD, given["tokens_key"]),
+            places.field(key, TimeField, TIME_FIELD, given["time_key"], given["time_step"]),
         ]
-        fields += [MuDataColumnField(GROUP_PREFIX + name, name, **where) for name in groups]
-        fields += [MuDataColumnField(SAMPLE_FIELD, name, **where) for name in samples]
-        cls._register(mdata, fields, setup_method_args, **kwargs)
+        fields += [places.field(key, ColumnField, GROUP_PREFIX + name, name) for name in groups]
+        fields += [places.field(key, ColumnField, SAMPLE_FIELD, name) for name in samples]
+        register(cls, data, fields, setup, words)
 
     @property
     def time_step(self) -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scvi.data.fields import MuDataWrapper
 
 from scgeneformer.model.data._fields import ColumnField
 from scgeneformer.model.data._gene_labels import few
@@ -31,9 +30,6 @@ class TimeField(ColumnField):
         self.validate_field(adata)
         times = read_times(adata.obs[self.attr_key])
         return {"first": float(times.min()), "n_steps": count_steps(times, str(self.attr_key), self.time_step)}
-
-
-MuDataTimeField = MuDataWrapper(TimeField)
 
 
 def read_times(column: pd.Series) -> np.ndarray:
