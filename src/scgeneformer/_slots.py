@@ -109,6 +109,29 @@ def read_network(adata: AnnData, key: str, group: str | None = None) -> tuple[st
     return name, matrix
 
 
+def cells_of_edges(
+    adata: AnnData, name: str, matrix: sparse.csr_matrix, min_cells: int | None = None
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Number of cells behind each edge of a network, (nnz,), None for a score that is not of cells; and which edges have enough, bool (nnz,).
+
+    Raises
+    ------
+    ValueError
+        If `min_cells` is given for a score that is not of cells.
+    """
+    pairs = matrix.tocoo()
+    if keys.pairs_key(name) not in adata.varp:
+        if min_cells is not None:
+            msg = (
+                f"min_cells={min_cells} has no meaning for .varp[{name!r}], whose score is not of cells. Leave it out."
+            )
+            raise ValueError(msg)
+        return None, np.ones(pairs.nnz, dtype=bool)
+    numbers = sparse.csr_matrix(adata.varp[keys.pairs_key(name)])
+    n_cells = np.asarray(numbers[pairs.row, pairs.col]).ravel()
+    return n_cells, n_cells >= (0 if min_cells is None else min_cells)
+
+
 def _params(adata: AnnData, key: str) -> Mapping[str, Any]:
     run = adata.uns.get(key)
     params = run.get("params") if isinstance(run, Mapping) else None

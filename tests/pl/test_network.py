@@ -46,6 +46,15 @@ def test_the_strongest_edges_of_each_gene_are_drawn(scored):
     assert bold == {"SYM3", "SYM8"}
 
 
+def test_edges_of_few_cells_are_not_drawn(scored):
+    numbers = scored.varp["network"].copy()
+    numbers.data[:] = np.random.default_rng(3).integers(5, 40, numbers.nnz)
+    scored.varp["network__n"] = numbers
+    edges = sg.get.edges(scored, genes=["SYM3"], min_cells=20, gene_symbols="symbol")
+    ax = sg.pl.network(scored, "SYM3", n_top=6, min_cells=20, show=False)
+    assert shown(ax) == set(edges[["source", "target"]].head(6).to_numpy().ravel())
+
+
 def test_an_edge_without_a_direction_is_drawn_once(scored):
     ax = sg.pl.network(scored, "SYM3", key="same", n_top=7, show=False)
     assert len(arrows(ax)) == 7
@@ -82,6 +91,7 @@ def test_pictures_are_the_same_every_time(scored):
         (["SYM1"], {"key": "gone"}, KeyError, r"Run `sg\.tl\.network\(adata\)` first"),
         (["SYM1"], {"group": "a"}, ValueError, "group='a'"),
         (["SYM1"], {"n_top": 0}, ValueError, "n_top above 0"),
+        (["SYM1"], {"min_cells": 9}, ValueError, "min_cells=9 has no meaning"),
         (["SYM1"], {"gene_symbols": "gone"}, KeyError, "No column 'gone'"),
     ],
 )

@@ -73,6 +73,28 @@ def test_all_groups_at_once(toy):
     assert "centrality_a_pagerank" in toy.var
 
 
+def test_edges_of_few_cells_are_left_out(toy):
+    numbers = toy.varp["network"].copy()
+    numbers.data[:] = np.random.default_rng(3).integers(5, 40, numbers.nnz)
+    toy.varp["network__n"] = numbers
+    supported = toy.varp["network"].copy()
+    supported.data[numbers.data < 20] = 0
+    supported.eliminate_zeros()
+    sg.tl.centrality(toy, n_edges=15, min_cells=20)
+    for name, values in expected(supported, 15).items():
+        np.testing.assert_allclose(toy.var[f"centrality_{name}"][:12], values, rtol=1e-6, atol=1e-9, err_msg=name)
+    assert toy.uns["centrality"]["params"]["min_cells"] == 20
+    edges = sg.get.edges(toy, min_cells=20, n_top=15)
+    degrees = edges["source"].value_counts().reindex(toy.var_names[:12], fill_value=0)
+    np.testing.assert_array_equal(toy.var["centrality_out_degree"][:12], degrees)
+    before = toy.var.copy()
+    with pytest.raises(ValueError, match=r"above 0 and enough cells \(0 of .* lower min_cells"):
+        sg.tl.centrality(toy, min_cells=99)
+    with pytest.raises(ValueError, match=r"min_cells=20 has no meaning for \.varp\['grouped_a'\]"):
+        sg.tl.centrality(toy, key="grouped", min_cells=20)
+    assert toy.var.equals(before)
+
+
 def test_betweenness_of_a_network_with_few_sources(toy, monkeypatch):
     """Without edges between sources nothing is between two genes; with them only sources are."""
     warnings = []

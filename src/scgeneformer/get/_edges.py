@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scgeneformer import _keys, _slots
 from scgeneformer._arguments import checked
@@ -80,18 +79,10 @@ def edges(
     names = data.var_names.astype(str).to_numpy() if symbols is None else symbols
     pairs = matrix.tocoo()
     frame = pd.DataFrame({"source": names[pairs.row], "target": names[pairs.col], "weight": pairs.data})
-    is_wanted = np.ones(len(frame), dtype=bool)
     frame["percentile"] = frame["weight"].rank(pct=True) * 100
-    if _keys.pairs_key(name) in data.varp:
-        numbers = sparse.csr_matrix(data.varp[_keys.pairs_key(name)])
-        frame["n_cells"] = np.asarray(numbers[pairs.row, pairs.col]).ravel()
-    if min_cells is not None:
-        if "n_cells" not in frame:
-            msg = (
-                f"min_cells={min_cells} has no meaning for .varp[{name!r}], whose score is not of cells. Leave it out."
-            )
-            raise ValueError(msg)
-        is_wanted &= (frame["n_cells"] >= min_cells).to_numpy()
+    n_cells, is_wanted = _slots.cells_of_edges(data, name, matrix, min_cells)
+    if n_cells is not None:
+        frame["n_cells"] = n_cells
     if genes is not None:
         columns = _keys.gene_columns(data, [genes] if isinstance(genes, str) else genes, gene_symbols)
         if (columns < 0).all():

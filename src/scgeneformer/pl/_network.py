@@ -42,6 +42,7 @@ def network(
     key: str = _keys.NETWORK,
     group: str | None = None,
     n_top: int = 10,
+    min_cells: int | None = None,
     gene_symbols: str | None = None,
     cmap: str | Colormap | None = None,
     mod: str = "rna",
@@ -66,6 +67,8 @@ def network(
         Group of cells, if there is a network for each.
     n_top
         Maximum number of edges of each of `genes`; those of weight 0 or less are not drawn.
+    min_cells
+        Leave out edges with fewer cells behind them, as in :func:`~scgeneformer.get.edges`. Defaults to those of the network itself.
     gene_symbols
         Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     cmap
@@ -90,7 +93,8 @@ def network(
     KeyError
         If there is no such network.
     ValueError
-        If a gene is not there, or none of them has an edge of positive weight.
+        If a gene is not there, none of them has an edge of positive weight with enough cells, or `min_cells` is given for a score that is not of
+        cells.
 
     Examples
     --------
@@ -112,11 +116,10 @@ def network(
     score = str(run.get("score", ""))
     measure = MEASURES.get(score, score) + (", less that of ranks" if run.get("rank_corrected") else "")
     chosen = data.var_names[columns].astype(str)
-    edges = _neighbourhood(
-        get.edges(data, key=key, group=group, genes=list(chosen)), list(chosen), n_top, directed=score not in SYMMETRIC
-    )
+    edges = get.edges(data, key=key, group=group, genes=list(chosen), min_cells=min_cells)
+    edges = _neighbourhood(edges, list(chosen), n_top, directed=score not in SYMMETRIC)
     if edges.empty:
-        msg = f"No edge from or to {', '.join(genes)} in .varp[{key!r}] has a weight above 0. Choose other genes, or n_top above 0."
+        msg = f"No edge from or to {', '.join(genes)} in .varp[{key!r}] has a weight above 0{'' if min_cells is None else f' and {min_cells} cells'}. Choose other genes, n_top above 0, or a lower min_cells."
         raise ValueError(msg)
     nodes = np.unique(edges[["source", "target"]])
     names = dict(zip(data.var_names.astype(str), symbols_of(data, gene_symbols), strict=True))

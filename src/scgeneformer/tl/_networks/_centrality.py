@@ -26,6 +26,7 @@ def centrality(
     *,
     key: str = keys.NETWORK,
     n_edges: int | None = None,
+    min_cells: int | None = None,
     key_added: str = keys.CENTRALITY,
     mod: str = "rna",
     copy: bool = False,
@@ -42,6 +43,9 @@ def centrality(
         Slot of the network. If there is one for each group of cells, all are taken.
     n_edges
         Number of strongest edges; those as strong as the last are taken too, those of weight 0 or less never. Defaults to ten for each gene.
+    min_cells
+        Leave out edges with fewer cells behind them, as in :func:`~scgeneformer.get.edges`: among the strongest are many of few cells. Defaults to
+        those of the network itself.
     key_added
         Name of the results.
     mod
@@ -74,7 +78,7 @@ def centrality(
     KeyError
         If there is no network.
     ValueError
-        If it has no edge of positive weight, or a slot holds something else than earlier centralities.
+        If it has no edge of positive weight with enough cells, `min_cells` is given for a score that is not of cells, or a slot holds something else than earlier centralities.
 
     Examples
     --------
@@ -99,7 +103,8 @@ def centrality(
     values: dict[str, Any] = {}
     n_taken = []
     for group, (slot, matrix) in matrices.items():
-        columns, n = _centralities(matrix, n_edges, slot)
+        _, supported = slots.cells_of_edges(cells, slot, matrix, min_cells)
+        columns, n = _centralities(matrix, n_edges, slot, supported)
         n_taken.append(n)
         if not columns["betweenness"][columns["out_degree"] + columns["in_degree"] > 0].any():
             logg.warning(
@@ -107,16 +112,22 @@ def centrality(
                 "these only: rank genes by another measure, or make a network without `tfs`."
             )
         values |= {f"var/{keys.centrality_key(names[group], measure)}": column for measure, column in columns.items()}
-    slots.write(cells, "tl.centrality", key_added, values, network=key, n_edges=n_edges, n_edges_taken=n_taken)
+    params = {"network": key, "n_edges": n_edges, "min_cells": min_cells, "n_edges_taken": n_taken}
+    slots.write(cells, "tl.centrality", key_added, values, **params)
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
     return data if copy else None
 
 
-def _centralities(matrix: sparse.csr_matrix, n_edges: int | None, slot: str) -> tuple[dict[str, np.ndarray], int]:
-    """Each measure, (n_vars,), and the number of edges."""
-    genes, sources, targets, weights = strongest(matrix, n_edges)
+def _centralities(
+    matrix: sparse.csr_matrix, n_edges: int | None, slot: str, supported: np.ndarray
+) -> tuple[dict[str, np.ndarray], int]:
+    """Each measure, (n_vars,), and the number of edges, among those that are `supported`."""
+    genes, sources, targets, weights = strongest(matrix, n_edges, supported)
     if len(weights) == 0:
-        msg = f"No edge in .varp[{slot!r}] has a weight above 0. Run `sg.tl.network(adata)` with other genes or another score."
+        msg = (
+            f"No edge in .varp[{slot!r}] has a weight above 0 and enough cells ({supported.sum():,} of {matrix.nnz:,} have them). Run "
+            "`sg.tl.network(adata)` with other genes or another score, or give a lower min_cells."
+        )
         raise ValueError(msg)
     graph, n = as_graph(len(genes), sources, targets), len(genes)
     lengths = (1 / weights).tolist()

@@ -30,7 +30,9 @@ def import_igraph() -> ModuleType:
     return igraph
 
 
-def strongest(matrix: sparse.csr_matrix, n_edges: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def strongest(
+    matrix: sparse.csr_matrix, n_edges: int | None, among: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Genes of a network, and its strongest edges of positive weight.
 
     Parameters
@@ -39,6 +41,8 @@ def strongest(matrix: sparse.csr_matrix, n_edges: int | None) -> tuple[np.ndarra
         CSR (n_vars, n_vars).
     n_edges
         How many; edges that are as strong as the last are taken too. None for ten for each gene.
+    among
+        Which edges may be taken, bool (nnz,).
 
     Returns
     -------
@@ -49,8 +53,9 @@ def strongest(matrix: sparse.csr_matrix, n_edges: int | None) -> tuple[np.ndarra
     genes = np.union1d(rows, matrix.indices)
     wanted = EDGES_PER_GENE * len(genes) if n_edges is None else n_edges
     weights = matrix.data.astype(np.float64)
-    least = np.sort(weights)[-min(wanted, len(weights))]
-    taken = (weights >= least) & (weights > 0)
+    taken = among & (weights > 0)
+    if wanted < taken.sum():
+        taken &= weights >= np.sort(weights[taken])[-wanted]
     sources, targets = (np.searchsorted(genes, x[taken]) for x in (rows, matrix.indices))
     return genes, sources, targets, weights[taken]
 
