@@ -12,6 +12,7 @@ import pytest
 from scipy import sparse
 
 import scgeneformer as sg
+from scgeneformer.nn import LlamaConfig, NextGeneModel, save_checkpoint
 
 STATES = {"groupby": "state", "source": "a", "target": "b", "others": ["c"]}
 FLAGS = ["--groupby", "state", "--source", "a", "--target", "b", "--others", "c"]
@@ -150,3 +151,80 @@ def test_network(run, embedded) -> None:
     ours = ad.read_h5ad(embedded)
     sg.tl.network(ours, score="token", edges=edges)
     pd.testing.assert_frame_equal(pd.read_csv("edges_scored.tsv", sep="\t"), sg.get.edges(ours), check_dtype=False)
+
+
+WRITERS = {
+    "integrate": (["--batch-key", "donor", "--method", "center"], {"batch_key": "donor", "method": "center"}),
+    "compare_embeddings": (
+        ["--batch-key", "cell_type", "--label-key", "state", "--baselines", "pca", "--metrics", "sklearn"],
+        {"batch_key": "cell_type", "label_key": "state", "baselines": ["pca"], "metrics": "sklearn"},
+    ),
+    "state_score": (
+        ["--groupby", "state", "--source", "a", "--target", "b", "--n-bootstrap", "20"],
+        {"groupby": "state", "source": "a", "target": "b", "n_bootstrap": 20},
+    ),
+    "score_sets": (["--sets", "sets.gmt", "--n-random", "5"], {"sets": {"S": ["G1", "G2", "G3", "G4", "G5"]}, "n_random": 5}),
+    "likelihood": (["--n-passes", "2", "--genes"], {"n_passes": 2, "genes": True}),
+    "complete": (["--model", "decoder", "--n-genes", "3", "--max-length", "12"], {"model": "decoder", "n_genes": 3, "max_length": 12}),
+    "centrality": (["--n-edges", "50", "--min-cells", "12"], {"n_edges": 50, "min_cells": 12}),
+    "evaluate_network": (
+        ["--truth", "truth.csv", "--baselines", "random", "degree", "--n-bootstrap", "20", "--n-permutations", "20"],
+        {"baselines": ["random", "degree"], "n_bootstrap": 20, "n_permutations": 20},
+    ),
+    "evaluate_shifts": (
+        ["--truth", "G1", "G2", "G3", "--n-top", "5", "--n-bootstrap", "20"],
+        {"truth": ["G1", "G2", "G3"], "n_top": [5], "n_bootstrap": 20},
+    ),
+}  # fmt: skip
+TABLES = {"compare_embeddings": "embedding_scores", "evaluate_network": "evaluation", "evaluate_shifts": "evaluation"}
+
+
+@pytest.fixture
+def analysed(run, embedded, model) -> str:
+    """Cells with all that is read below, and the files that are named there."""
+    adata = ad.read_h5ad(embedded)
+    vocabulary = sg.hub.load(model).vocabulary
+    config = LlamaConfig(len(vocabulary), 1, 8, n_heads=2, n_kv_heads=1, head_width=4, feed_forward=8, max_length=64)
+    save_checkpoint("decoder", NextGeneModel(config))
+    vocabulary.save("decoder/vocabulary.json")
+    sg.tl.embed(adata, model, pooling="mean", genes=True)
+    sg.tl.network(adata, model, score="contextual")
+    sg.tl.perturb(adata, model, **STATES, max_cells=12)
+    sg.tl.rank_shifts(adata, min_cells=2)
+    adata.write_h5ad("analysed.h5ad")
+    Path("sets.gmt").write_text("S\t\tG1\tG2\tG3\tG4\tG5\n")
+    a, b = np.triu_indices(12, 1)
+    pd.DataFrame({"source": adata.var_names[a], "target": adata.var_names[b]})[::2].to_csv("truth.csv", index=False)
+    return "analysed.h5ad"
+
+
+def content(path: str) -> dict[str, np.ndarray]:
+    """All arrays of a file."""
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, part: arrays.update({name: part[()]} if isinstance(part, h5py.Dataset) else {}))
+    return arrays
+
+
+def test_commands_write_what_functions_write(run, analysed) -> None:
+    before = content(analysed).keys()
+    for name, (flags, options) in WRITERS.items():
+        table = ["--table", "table.csv", "--overwrite"] if name in TABLES else []
+        ran = run(name.replace("_", "-"), analysed, f"{name}.h5ad", *flags, *table)
+        assert ran.status == 0, ran.err
+        ours = ad.read_h5ad(analysed)
+        truth = {"truth": pd.read_csv("truth.csv")} if name == "evaluate_network" else {}
+        getattr(sg.tl, name)(ours, **truth, **options)
+        ours.write_h5ad("ours.h5ad")
+        written, expected = content(f"{name}.h5ad"), content("ours.h5ad")
+        assert written.keys() == expected.keys() != before
+        for slot, values in expected.items():
+            np.testing.assert_array_equal(written[slot], values, err_msg=f"{name}: {slot}")
+        if name in TABLES:
+            key = {"compare_embeddings": "embedding_scores", "evaluate_shifts": "shift_evaluation"}.get(
+                name, "network_evaluation"
+            )
+            expected = getattr(sg.get, TABLES[name])(ours, key=key)
+            np.testing.assert_allclose(
+                pd.read_csv("table.csv")[expected.columns].to_numpy(float), expected.to_numpy(float)
+            )

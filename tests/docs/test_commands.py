@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -66,6 +67,7 @@ def folder(make_cells: Callable[..., Any], stand_ins: list[Path], tmp_path: Path
     sg.tl.embed(annotated)
     annotated.write_h5ad("annotated.h5ad")
     names = list(cells.var_names)
+    pd.DataFrame({"source": ["STAT1", "STAT2"], "target": ["IRF9", "STAT1"]}).to_csv("interactions.csv", index=False)
     Path("sets.gmt").write_text("ISGF3\tof the page\tSTAT1\tSTAT2\tIRF9\n")
     Path("classes.gmt").write_text("\n".join("\t".join([n, "", *g]) for n, g in (("x", names[:20]), ("y", names[20:]))))
     (text,) = [block for language, block in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if language == "yaml"]

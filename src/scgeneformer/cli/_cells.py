@@ -61,6 +61,17 @@ classify_genes = on_cells("tl.classify_genes", "Predict classes of genes by a tr
 evaluate = with_table("tl.evaluate", "get.evaluation", "Compare a classifier with baselines on labelled cells.")
 rank = with_table("tl.rank_shifts", "get.shifts", "Rank and test genes by the shifts of perturbed cells.")
 network = with_table("tl.network", "get.edges", "Score pairs of genes for a network.")
+centrality = on_cells("tl.centrality", "Compute how central genes are in a network.")
+evaluate_network = with_table("tl.evaluate_network", "get.evaluation", "Compare a network with known edges.")
+evaluate_shifts = with_table("tl.evaluate_shifts", "get.evaluation", "Compare ranked genes with what was found.")
+integrate = on_cells("tl.integrate", "Bring cells of several batches together in an embedding.")
+compare_embeddings = with_table(
+    "tl.compare_embeddings", "get.embedding_scores", "Score embeddings by labels and batches."
+)
+state_score = on_cells("tl.state_score", "Place each cell on the axis between two states.")
+score_sets = on_cells("tl.score_sets", "Score cells by how near they lie to sets of genes.")
+likelihood = on_cells("tl.likelihood", "Score cells by the likelihood of their genes under the model.")
+complete = on_cells("tl.complete", "Keep the first genes of each cell and let a decoder draw the others.")
 
 
 @calls("tl.embed", "pp.tokenize")
