@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from scanpy import logging as logg
 
 from scgeneformer import engine, evaluation, nn
@@ -144,6 +145,9 @@ def test_a_run_is_kept_only_if_it_beats_the_probe(start, cells, pairs, short, tm
         loaded.train()
     with pytest.raises(ValueError, match=r"PairClassifier.load\(folder, adata\)"):
         PairClassifier.load(tmp_path / "model").predict(pairs)
+    save_file({"classifier.bias": torch.zeros(2)}, tmp_path / "model" / "encoder" / "head.safetensors")
+    with pytest.raises(ValueError, match=r"head.safetensors lacks standardise.mean, .* is damaged"):
+        PairClassifier.load(tmp_path / "model")
 
 
 def test_a_cross_validation_shows_the_probe_and_the_model(start, cells, pairs, short):

@@ -205,11 +205,20 @@ class PairEncoder:
 
     @classmethod
     def read(cls, folder: Path, vocabulary: Vocabulary, classes: tuple[str, ...], *, directed: bool) -> Self:
-        """What `write` wrote, without cells."""
+        """What `write` wrote, without cells.
+
+        Raises
+        ------
+        ValueError
+            If the head is not whole.
+        """
         encoder = nn.load_backbone(folder)
         with torch.random.fork_rng(devices=[]):  # of weights that are replaced
             network = nn.PairClassifier(encoder.config, len(classes), directed=directed)
-        network.load_state_dict(load_file(folder / _HEAD), strict=False)
+        missing = network.load_state_dict(load_file(folder / _HEAD), strict=False).missing_keys
+        if lost := [name for name in missing if not name.startswith("encoder.")]:
+            msg = f"{folder / _HEAD} lacks {', '.join(lost)}, and was not written by `model.save`, or is damaged. Save the model again."
+            raise ValueError(msg)
         network.encoder = encoder
         model, training = cls(network, vocabulary, classes, None), json.loads((folder / _TRAINING).read_bytes())
         model.temperature, model.is_trained_ = training["temperature"], True
