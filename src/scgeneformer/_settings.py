@@ -101,7 +101,7 @@ class Settings:
     mirror
         URL or local folder with the file tree of the official model repository, used in its place. Hashes are checked all the same.
     data
-        Local folder with files of :mod:`scgeneformer.datasets`, used in place of downloads. Hashes are checked all the same.
+        Local folder with files of :mod:`scgeneformer.datasets`, public or converted, used in place of downloads. Both are verified all the same.
     offline
         Never access the network: files must be in the cache or in a mirror folder.
     progress

@@ -49,6 +49,16 @@ def test_data_that_are_cells_are_written(run, refused, counts, monkeypatch) -> N
     assert "Name a file" in refused("datasets", "few")
 
 
+def test_public_cells_and_pairs_can_be_fetched(run, refused, shared) -> None:
+    names = pd.read_csv(io.StringIO(run("datasets").out))["name"].tolist()
+    assert {"kang", "pbmc_facs", "cell_lines", "pbmc_citeseq", "trrust"} <= set(names)
+    assert run("datasets", "kang", "kang.h5ad", "--data", shared / "data").status == 0
+    assert ad.read_h5ad("kang.h5ad").obs["donor"].nunique() == 2
+    ran = run("datasets", "trrust", "--data", shared / "data")
+    assert pd.read_csv(io.StringIO(ran.out)).columns.tolist() == ["source", "target", "effect", "pmid"]
+    assert "not cached" in refused("datasets", "kang_all", "all.h5ad", "--offline", "--cache-dir", "empty")
+
+
 def test_doctor_says_what_is_used(run) -> None:
     ran = run("doctor", "--device", "cpu", "--precision", "bfloat16", "--jobs", "1")
     found = dict(line.split(maxsplit=1) for line in ran.out.splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -110,3 +111,17 @@ def test_dosage_sensitive_genes_are_those_of_the_official_example(shared: Path, 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="dosage_sensitivity"):
         sg.datasets.gene_classes("dosage")
+
+
+def test_of_an_unknown_file_the_first_is_pinned(file: DataFile, tmp_path: Path) -> None:
+    unknown = replace(file, sha256=None)
+    with pytest.warns(UserWarning, match="was pinned"):
+        path = fetch(unknown)
+    assert path.read_bytes() == TEXT
+    assert fetch(unknown) == path  # nothing is said again
+    (tmp_path / "server" / "list.csv").write_bytes(b"other")
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"pinned on the first download: if you trust the new file, remove .*sha256"):
+        fetch(unknown)
+    (tmp_path / "server" / "list.csv").write_bytes(TEXT)
+    assert fetch(unknown).read_bytes() == TEXT

@@ -30,9 +30,11 @@ PUBLIC = {"Vocabulary": sg.Vocabulary, "Reference": sg.Reference, "Settings": ty
 PUBLIC |= {name: getattr(sg, name) for name in ("read_official", "export_official")}
 HEADING = "\nExamples\n--------\n"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-FROM_FILES = {"datasets.gene_classes"}  # which tests must not download
-# Ray takes up to a minute to start, and tests/model/tuning runs it; weights of CellFM may not be passed on, and tests/nn reads others
-SKIPPING = {"model.tune", "nn.load_cellfm"}
+# which tests must not download
+FROM_FILES = {f"datasets.{name}" for name in sg.datasets.__all__ if name != "read_gene_sets"}
+# Ray takes up to a minute to start, and tests/model/tuning runs it; weights of CellFM may not be passed on, and tests/nn reads others;
+# two data sets are large, and tests/datasets reads files of their form
+SKIPPING = {"model.tune", "nn.load_cellfm", "datasets.kang_all", "datasets.pbmc5k_citeseq"}
 
 
 def methods(cls: type) -> Iterator[tuple[str, object]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 # `engine` and `stats` are what the tools are made of; their functions of arrays are no public promise
-ROOMS = (sg.pp, sg.tl, sg.pl, sg.get, sg.evaluation, sg.hub, sg.model, sg.nn)
+ROOMS = (sg.pp, sg.tl, sg.pl, sg.get, sg.datasets, sg.evaluation, sg.hub, sg.model, sg.nn)
 PAGES = (
     "docs",
     "src/scgeneformer/hub/default/README.md",

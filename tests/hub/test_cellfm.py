@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-NAMES_OF_GENES = _vocabularies._names_of_genes  # replaced below
+NAMES_OF_GENES = _vocabularies.names_of_genes  # replaced below
 SYMBOLS = ["STAT1", "IRF9", "ISG15", "CD3E", "MS4A1", "LYZ", "NOT-A-GENE"]
 
 
@@ -36,7 +36,7 @@ def stored(tmp_path: Path, cellfm_file: Callable[[sg.nn.CellFM], bytes]) -> Path
 @pytest.fixture(autouse=True)
 def bundled_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of genes by the bundled vocabulary, which needs no files."""
-    monkeypatch.setattr(_vocabularies, "_names_of_genes", lambda: sg.hub.vocabulary("default"))
+    monkeypatch.setattr(_vocabularies, "names_of_genes", lambda: sg.hub.vocabulary("default"))
 
 
 def counts(names: list[str]) -> ad.AnnData:

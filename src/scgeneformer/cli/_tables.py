@@ -61,7 +61,7 @@ def datasets(name: str | None = None, output: Path | None = None, *, overwrite: 
     name
         What to fetch.
     output
-        File to write: .csv for lists of genes (standard output by default), .h5ad for cells.
+        File to write: .csv for lists and pairs of genes (standard output by default), .h5ad for cells.
     """
     import pandas as pd
 
@@ -74,6 +74,8 @@ def datasets(name: str | None = None, output: Path | None = None, *, overwrite: 
     check_table(output, overwrite=overwrite)
     function, arguments = names[name]
     data = function_named(function)(*arguments)
+    if isinstance(data, pd.DataFrame):
+        return tabulate(data, output)
     if isinstance(data, dict):
         rows = [(group, gene) for group, genes in data.items() for gene in genes]
         return tabulate(pd.DataFrame(rows, columns=["source", "target"]), output)

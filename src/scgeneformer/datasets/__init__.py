@@ -1,13 +1,32 @@
-"""Public data by name: downloaded from a pinned address, verified by sha256, and cached.
+"""Public data by name: downloaded from a pinned address, verified, converted, and cached.
 
 Files are looked for in the folder ``settings.data`` (``SCGENEFORMER_DATA``) first, which may be copied to machines without network, and
-then in ``settings.cache_dir``.
+then in ``settings.cache_dir``. Nothing of the data comes with this package.
 """
 
 from __future__ import annotations
 
 from scgeneformer._gene_sets import read_gene_sets
 
+from ._blood import kang, kang_all, kang_types, pbmc3k, pbmc5k_citeseq, pbmc_citeseq, pbmc_facs
 from ._gene_classes import gene_classes
+from ._pairs import interactions, trrust
+from ._tissues import cardiac, cell_lines, h1_esc, pancreas
 
-__all__ = ["gene_classes", "read_gene_sets"]
+__all__ = [
+    "cardiac",
+    "cell_lines",
+    "gene_classes",
+    "h1_esc",
+    "interactions",
+    "kang",
+    "kang_all",
+    "kang_types",
+    "pancreas",
+    "pbmc3k",
+    "pbmc5k_citeseq",
+    "pbmc_citeseq",
+    "pbmc_facs",
+    "read_gene_sets",
+    "trrust",
+]

@@ -78,28 +78,39 @@ def sha256_of(path: Path) -> str:
 
 def _pinned(path: Path, file: RemoteFile) -> RemoteFile:
     """`file` with sha256 and size: its own, else those of the first copy; as it is if there was none."""
-    if file.sha256 is not None:
-        return file
-    if path.is_file() and not _pin_of(path).is_file():  # copied here by hand
-        _pin(path, path)
-    if not _pin_of(path).is_file():
-        return file
-    pinned = re.fullmatch(r"([0-9a-f]{64}) (\d{1,12})\n", _pin_of(path).read_text(errors="replace"))
+    first = None if file.sha256 is not None else first_copy(path)
+    return file if first is None else replace(file, sha256=first[0], size=first[1])
+
+
+def first_copy(path: Path) -> tuple[str, int] | None:
+    """Pinned sha256 and size of the first copy at `path`, pinned now if it was copied there by hand; None if there was none.
+
+    Raises
+    ------
+    ValueError
+        If the pin is damaged.
+    """
+    if path.is_file() and not pin_of(path).is_file():
+        pin(path, path)
+    if not pin_of(path).is_file():
+        return None
+    pinned = re.fullmatch(r"([0-9a-f]{64}) (\d{1,12})\n", pin_of(path).read_text(errors="replace"))
     if pinned is None:
-        msg = f"{_pin_of(path)} does not hold the sha256 and size of {path.name}. Remove it, to pin those of the next copy."
+        msg = f"{pin_of(path)} does not hold the sha256 and size of {path.name}. Remove it, to pin those of the next copy."
         raise ValueError(msg)
-    return replace(file, sha256=pinned[1], size=int(pinned[2]))
+    return pinned[1], int(pinned[2])
 
 
-def _pin(path: Path, copy: Path) -> None:
+def pin(path: Path, copy: Path) -> None:
     """Expect the content of `copy` at `path` from now on."""
     sha256 = sha256_of(copy)
-    _pin_of(path).write_text(f"{sha256} {copy.stat().st_size}\n")
-    msg = f"The official sha256 of {path} is not known to this version of scgeneformer. That of this copy, {sha256}, was pinned in {_pin_of(path).name}: other files will be refused."
+    pin_of(path).write_text(f"{sha256} {copy.stat().st_size}\n")
+    msg = f"The official sha256 of {path} is not known to this version of scgeneformer. That of this copy, {sha256}, was pinned in {pin_of(path).name}: other files will be refused."
     warnings.warn(msg, stacklevel=2)
 
 
-def _pin_of(path: Path) -> Path:
+def pin_of(path: Path) -> Path:
+    """Where the sha256 and size of the first copy at `path` are."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -162,12 +173,14 @@ def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Pa
         shutil.copyfile(url, part)
         found = _found(part, file)
     if file.sha256 is None:
-        _pin(path, part)
+        pin(path, part)
     elif found != _expected(file):
         part.unlink()
         msg = f"{without_password(url)} is not the expected file and was removed: expected {_expected(file)}, found {found}."
-        if _pin_of(path).is_file():
-            msg += f" What is expected was pinned on the first download: if you trust the new file, remove {_pin_of(path)}."
+        if pin_of(path).is_file():
+            msg += (
+                f" What is expected was pinned on the first download: if you trust the new file, remove {pin_of(path)}."
+            )
         raise ValueError(msg)
     part.replace(output)
 

@@ -86,9 +86,9 @@ def of_checkpoint(checkpoint: Path, given: Any = None) -> Vocabulary:
         If what was given has no values.
     """
     if given is None:
-        return _cellfm.read_gene_list(_cellfm.list_beside(checkpoint), _names_of_genes())
+        return _cellfm.read_gene_list(_cellfm.list_beside(checkpoint), names_of_genes())
     if isinstance(given, str | os.PathLike) and Path(given).suffix == ".csv" and Path(given).expanduser().is_file():
-        return _cellfm.read_gene_list(Path(given).expanduser(), _names_of_genes())
+        return _cellfm.read_gene_list(Path(given).expanduser(), names_of_genes())
     found = vocabulary(given)
     if not found.values:
         msg = f"Vocabulary {found.name!r} is of ranked genes, but {checkpoint} reads genes with values. Name the list of genes that belongs to it."
@@ -96,14 +96,14 @@ def of_checkpoint(checkpoint: Path, given: Any = None) -> Vocabulary:
     return found
 
 
-def _names_of_genes() -> Vocabulary:
+def names_of_genes() -> Vocabulary:
     """The vocabulary that knows the Ensembl ids of symbols."""
     try:
         return vocabulary("V2")
     except (FileNotFoundError, ConnectionError) as error:
         bundled = vocabulary("default")
         msg = (
-            f"Ensembl ids and aliases of CellFM's genes are taken from Geneformer's V2, which cannot be had ({error}). Those of the bundled model are taken, "
+            f"Ensembl ids and aliases of genes are taken from Geneformer's V2, which cannot be had ({error}). Those of the bundled model are taken, "
             f"which knows {len(bundled):,} genes: other genes are found by their symbols only."
         )
         warnings.warn(msg, UserWarning, stacklevel=2)

@@ -1,0 +1,401 @@
+"""Blood cells of four studies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from . import _r_files
+from ._cells import IDS, CellSource, counts_of_normalised, read
+from ._fetch import DataFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_GITHUB = "https://raw.githubusercontent.com"
+_CONDITIONS = {"ctrl": "control", "stim": "stimulated"}
+_DONORS = ("101", "107", "1015", "1016", "1039", "1244", "1256", "1488")
+
+
+def _of_muscat(path: Path) -> AnnData:
+    sce = _r_files.read_r(path)["example_sce"]
+    counts = _r_files.counts_of_experiment(sce)
+    genes = _r_files.frame(vars(sce).get("rowRanges", sce).elementMetadata)
+    cells = _r_files.frame(sce.colData)
+    var = pd.DataFrame({IDS: genes["ENSEMBL"].astype(str).to_numpy()}, index=genes["SYMBOL"].astype(str).to_numpy())
+    return AnnData(counts.T.tocsr(), obs=cells[["cluster_id", "sample_id", "group_id"]], var=var)
+
+
+def _of_scgen(path: Path) -> AnnData:
+    adata = read(path)
+    values = sparse.csr_matrix(adata.X, dtype=np.float64).expm1()
+    return AnnData(counts_of_normalised(values), obs=adata.obs[["condition", "cell_type"]], var=adata.var[[]])
+
+
+def _of_pertpy(path: Path) -> AnnData:
+    adata = read(path)
+    return AnnData(adata.X, obs=adata.obs[["label", "cell_type", "replicate"]], var=adata.var[[]])
+
+
+def _of_fasttopics(path: Path) -> AnnData:
+    parts = _r_files.read_r(path)["pbmc_facs"]
+    counts, cells, _ = _r_files.matrix(parts["counts"])
+    obs, genes = parts["samples"], parts["genes"]
+    obs.index = pd.Index(cells or obs["barcode"].astype(str))
+    var = pd.DataFrame({IDS: genes["ensembl"].astype(str).to_numpy()}, index=genes["symbol"].astype(str).to_numpy())
+    adata = AnnData(counts.tocsr(), obs=obs[["celltype", "subpop"]], var=var)
+    adata.var_names_make_unique()
+    return adata
+
+
+def _of_clustifyr(matrix: Path, table: Path) -> AnnData:
+    values, genes, cells = _r_files.matrix(_r_files.read_r(matrix)["pbmc_matrix"])
+    counts = counts_of_normalised(values.T.tocsr().expm1())
+    obs = _r_files.read_r(table)["pbmc_meta"].loc[cells, ["classified"]].rename(columns={"classified": "celltype"})
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=genes))
+
+
+def _of_citefuse(path: Path) -> AnnData:
+    modalities = _r_files.read_r(path)["CITEseq_example"]
+    counts, genes, cells = _r_files.matrix(modalities["RNA"])
+    human = np.array([gene.startswith("hg19_") for gene in genes])
+    names = [gene.removeprefix("hg19_") for gene in np.array(genes)[human]]
+    adata = AnnData(counts[human].T.tocsr(), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=names))
+    adata.var_names_make_unique()
+    for key, name in {"protein_expression": "ADT", "hto_counts": "HTO"}.items():
+        values, proteins, columns = _r_files.matrix(modalities[name])
+        adata.obsm[key] = pd.DataFrame(values.T.toarray(), columns, proteins).loc[cells].astype(int)
+    return adata
+
+
+def _of_totalvi(path: Path) -> AnnData:
+    adata = read(path)
+    proteins = pd.DataFrame(adata.obsm["protein_expression"], adata.obs_names, list(adata.uns["protein_names"]))
+    obsm = {"protein_expression": proteins.astype(int)}
+    return AnnData(sparse.csr_matrix(adata.X), obs=adata.obs[[]], var=adata.var[[]], obsm=obsm)
+
+
+_KANG = CellSource(
+    "kang_ifnb_muscat/kang_ifnb_muscat.h5ad",
+    (
+        DataFile(
+            "kang_ifnb_muscat/example_sce.rda",
+            "https://github.com/HelenaLC/muscat/raw/017b290b4142/data/example_sce.rda",
+            None,
+        ),
+    ),
+    _of_muscat,
+    {"cell_type": "cluster_id", "condition": "group_id", "donor": "sample_id"},
+    1556,
+    1267,
+    2338396,
+    {
+        "condition": _CONDITIONS,
+        "donor": {f"{group}{donor}": donor for group in _CONDITIONS for donor in _DONORS[:2]},
+    },
+)
+_KANG_TYPES = CellSource(
+    "kang_ifnb_scgen/kang_ifnb_valid.h5ad",
+    (
+        DataFile(
+            "kang_ifnb_scgen/valid.h5ad",
+            f"{_GITHUB}/theislab/scgen/dd7e178f9b42b9dfef9eb18d0da4b8e3caea4cf7/data/valid.h5ad",
+            None,
+        ),
+    ),
+    _of_scgen,
+    {"cell_type": "cell_type", "condition": "condition"},
+    1975,
+    6998,
+    2156428,
+)
+_KANG_ALL = CellSource(
+    None,
+    (
+        DataFile(
+            "kang_2018/kang_2018.h5ad",
+            "https://exampledata.scverse.org/pertpy/kang_2018.h5ad",
+            "e6a5adac64dcdeb36eaba27db49b63e0c64bb0ed4a64c6705971506b41c39830",
+        ),
+    ),
+    _of_pertpy,
+    {"cell_type": "cell_type", "condition": "label", "donor": "replicate"},
+    24673,
+    15706,
+    values={"condition": _CONDITIONS, "donor": {f"patient_{donor}": donor for donor in _DONORS}},
+)
+_PBMC_FACS = CellSource(
+    "pbmc_facs_zheng/pbmc_facs_train.h5ad",
+    (
+        DataFile(
+            "pbmc_facs_zheng/pbmc_facs.RData",
+            f"{_GITHUB}/stephenslab/fastTopics/8406f5f4de379e7ff8b43ecfee93cca42a8e7a57/data/pbmc_facs.RData",
+            None,
+        ),
+    ),
+    _of_fasttopics,
+    {"cell_type": "celltype", "group": "subpop"},
+    3774,
+    16791,
+    7500459,
+)
+_PBMC3K = CellSource(
+    "pbmc3k_clustifyr/pbmc3k.h5ad",
+    (
+        DataFile(
+            "pbmc3k_clustifyr/pbmc_matrix.rda",
+            f"{_GITHUB}/rnabioco/clustifyr/317bf51ef008cb198ec79dbef49dbc2afbd31886/data/pbmc_matrix.rda",
+            None,
+        ),
+        DataFile(
+            "pbmc3k_clustifyr/pbmc_meta.rda",
+            "https://github.com/rnabioco/clustifyr/raw/0097813c1c36/data/pbmc_meta.rda",
+            None,
+        ),
+    ),
+    _of_clustifyr,
+    {"cell_type": "celltype"},
+    2638,
+    13714,
+    6254880,
+)
+_PBMC_CITESEQ = CellSource(
+    "pbmc_eccite_citefuse/pbmc_eccite500.h5ad",
+    (
+        DataFile(
+            "pbmc_eccite_citefuse/CITEseq_example.rda",
+            f"{_GITHUB}/SydneyBioX/CiteFuse/b6075864d8930967946022fdfbbf57a6a120061f/data/CITEseq_example.rda",
+            None,
+        ),
+    ),
+    _of_citefuse,
+    {},
+    500,
+    14919,
+    1719951,
+)
+_PBMC5K_CITESEQ = CellSource(
+    None,
+    (
+        DataFile(
+            "pbmc5k_citeseq/pbmc_5k_protein_v3_all.h5ad",
+            f"{_GITHUB}/YosefLab/totalVI_reproducibility/27d65a9c49182f39df0c4325249bc7dc8e663dd0/data/pbmc_5k_protein_v3.h5ad",
+            "a1bf51e070d24b39627ea4de9b3e489a4637ff795e1061e0733e26c3baec8847",
+        ),
+    ),
+    _of_totalvi,
+    {},
+    3994,
+    16581,
+)
+
+
+def kang() -> AnnData:
+    """1,556 blood cells of two donors, with and without interferon beta (Kang et al. 2018).
+
+    Returns
+    -------
+    Raw counts of 1,267 genes, those with more than one count in more than 50 cells, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``; in
+    ``obs``, `cell_type` (5), `condition` (``"control"``, ``"stimulated"``) and `donor` (``"101"``, ``"107"``).
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError
+        If the file can neither be downloaded nor is at hand.
+    ImportError
+        If it is made of a file of R, and rdata is not installed (``scgeneformer[datasets]``).
+    ValueError
+        If the file is not the expected one.
+
+    Notes
+    -----
+    Cells come from ``<name>.h5ad`` files in the folder ``settings.data``, if that has them, else from the cache, else from the public file, which
+    is converted once and cached in the same layout: a copy of ``datasets`` in the cache folder serves as ``settings.data`` on a machine without
+    network. Public files are verified by sha256 where it is known; where not, that of the first download is pinned. Of converted cells, number of cells,
+    genes and counts are verified.
+
+    Source: ``data/example_sce.rda`` of https://github.com/HelenaLC/muscat (GPL-3) at commit 017b290b4142, sha256 not known; the data are at GEO,
+    GSE96583. Cite Kang et al. (2018), doi:10.1038/nbt.4042.
+
+    The donors are among those of :func:`kang_all`, and the cells of :func:`kang_types` are of the same study.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.kang()
+    >>> adata.obs.groupby(["donor", "condition"], observed=True).size().to_dict()
+    {('101', 'control'): 454, ('101', 'stimulated'): 500, ('107', 'control'): 296, ('107', 'stimulated'): 306}
+    """
+    return _KANG.load()
+
+
+def kang_types() -> AnnData:
+    """1,975 blood cells of seven types, with and without interferon beta (Kang et al. 2018).
+
+    The cells on which scGen was validated.
+
+    Returns
+    -------
+    Counts of 6,998 genes, recovered from log-normalised values, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in
+    ``obs``, `cell_type` (7) and `condition` (``"control"``, ``"stimulated"``). The donors are not told.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``data/valid.h5ad`` of https://github.com/theislab/scgen (GPL-3) at commit dd7e178f9b42, sha256 not known. See :func:`kang` for where files are looked for, what is
+    verified, and what to cite.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.kang_types()
+    >>> adata.obs["condition"].value_counts().to_dict()
+    {'stimulated': 1039, 'control': 936}
+    """
+    return _KANG_TYPES.load()
+
+
+def kang_all() -> AnnData:
+    """24,673 blood cells of eight donors, with and without interferon beta (Kang et al. 2018).
+
+    Returns
+    -------
+    Raw counts of 15,706 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in ``obs``, `cell_type` (8), `condition`
+    (``"control"``, ``"stimulated"``) and `donor` (8).
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: the file that pertpy and liana read, https://exampledata.scverse.org/pertpy/kang_2018.h5ad (38 MB), verified by a sha256 that several public
+    repositories report. Its licence is not stated; the data are at GEO, GSE96583. Cite Kang et al. (2018), doi:10.1038/nbt.4042. See :func:`kang` for where files are looked for.
+
+    Examples
+    --------
+    It is downloaded once, and read from the cache from then on:
+
+    >>> adata = sg.datasets.kang_all()  # doctest: +SKIP
+    >>> adata.shape  # doctest: +SKIP
+    (24673, 15706)
+    """
+    return _KANG_ALL.load()
+
+
+def pbmc_facs() -> AnnData:
+    """3,774 blood cells whose types were sorted by antibodies (Zheng et al. 2017).
+
+    Returns
+    -------
+    Raw counts of 16,791 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``; in ``obs``, `cell_type` (10, as sorted) and `group` (5).
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ImportError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``data/pbmc_facs.RData`` of https://github.com/stephenslab/fastTopics (BSD-2-Clause, MIT in its README) at commit 8406f5f4de37, sha256 not known; the data are of 10x Genomics (CC BY 4.0).
+    Cite Zheng et al. (2017), doi:10.1038/ncomms14049. See :func:`kang` for where files are looked for and what is verified.
+
+    The bundled model was pretrained on cells of this study.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.pbmc_facs()
+    >>> adata.obs["group"].value_counts().to_dict()
+    {'T cell': 1484, 'B cell': 767, 'CD34+': 687, 'NK cell': 673, 'CD14+': 163}
+    """
+    return _PBMC_FACS.load()
+
+
+def pbmc3k() -> AnnData:
+    """2,638 blood cells of one donor with labels of clusters (10x PBMC 3k).
+
+    Returns
+    -------
+    Counts of 13,714 genes, recovered from log-normalised values, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in
+    ``obs``, `cell_type` (9, given to clusters).
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ImportError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``data/pbmc_matrix.rda`` and ``data/pbmc_meta.rda`` of https://github.com/rnabioco/clustifyr (MIT) at commits 317bf51ef008 and 0097813c1c36, sha256 not known; the data are of 10x Genomics (CC BY 4.0), who
+    ask to be named. See :func:`kang` for where files are looked for and what is verified.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.pbmc3k()
+    >>> adata.obs["cell_type"].nunique()
+    9
+    """
+    return _PBMC3K.load()
+
+
+def pbmc_citeseq() -> AnnData:
+    """500 blood cells with RNA, 49 surface proteins and 4 hashtags (ECCITE-seq, Mimitou et al. 2019).
+
+    Returns
+    -------
+    Raw counts of 14,919 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; counts of proteins and hashtags in
+    ``obsm["protein_expression"]`` and ``obsm["hto_counts"]`` (DataFrames). There are no labels.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ImportError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``data/CITEseq_example.rda`` of https://github.com/SydneyBioX/CiteFuse (GPL-3) at commit b6075864d893, sha256 not known; the data are at GEO, GSE126310. Cite Mimitou et al. (2019), doi:10.1038/s41592-019-0392-0.
+    See :func:`kang` for where files are looked for and what is verified.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.pbmc_citeseq()
+    >>> adata.obsm["protein_expression"].shape
+    (500, 49)
+    """
+    return _PBMC_CITESEQ.load()
+
+
+def pbmc5k_citeseq() -> AnnData:
+    """3,994 blood cells with RNA and 29 surface proteins (10x 5k PBMC, as of Gayoso et al. 2021).
+
+    Returns
+    -------
+    Raw counts of 16,581 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; counts of proteins in
+    ``obsm["protein_expression"]`` (a DataFrame). There are no labels.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``data/pbmc_5k_protein_v3.h5ad`` of https://github.com/YosefLab/totalVI_reproducibility at commit 27d65a9c4918 (18 MB), verified by a sha256 that several public repositories
+    report; the data are of 10x Genomics (CC BY 4.0). Cite Gayoso et al. (2021), doi:10.1038/s41592-020-01050-x. See :func:`kang` for where files are looked for.
+
+    Examples
+    --------
+    It is downloaded once, and read from the cache from then on:
+
+    >>> adata = sg.datasets.pbmc5k_citeseq()  # doctest: +SKIP
+    >>> adata.obsm["protein_expression"].shape  # doctest: +SKIP
+    (3994, 29)
+    """
+    return _PBMC5K_CITESEQ.load()
