@@ -51,10 +51,14 @@ def official(shared):
 
 @pytest.fixture
 def gene_lists(shared, official, tmp_path):
-    """A folder for `settings.data` with the five lists of genes; that of dosage is made from the official example and the tokens of V1."""
+    """`settings.data` with all data and the five lists of genes; that of dosage is made from the official example and the tokens of V1."""
     import pandas as pd
 
     folder, vocabulary = tmp_path / "gene_lists", official("V1")
+    folder.mkdir()
+    for path in (shared / "data").iterdir():
+        if path.is_dir() and not path.name.startswith("gene_"):
+            (folder / path.name).symlink_to(path)
     for name in ("gene_class_labels", "gene_labels_n1"):
         (folder / name).mkdir(parents=True)
         for path in (shared / "data" / name).glob("is_*.csv"):

@@ -6,23 +6,30 @@ import ast
 import inspect
 import json
 import re
+import shlex
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from packaging.requirements import Requirement
 
 import scgeneformer as sg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import anndata as ad
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CELLS = set(sg.datasets.__all__) - {"gene_classes", "interactions", "read_gene_sets", "trrust"}
 
 
 def code_cells(path: Path) -> list[dict]:
@@ -90,18 +97,50 @@ def test_outputs_name_no_folder_of_the_machine(path: Path):
     assert not re.search(r"/(home|root|tmp|Users|work|private)/", outputs)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_opens_in_colab_and_installs_the_package_there_only(path: Path, monkeypatch: pytest.MonkeyPatch):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    source = project["urls"]["Source"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    address = source.replace("https://github.com", "https://colab.research.google.com/github")
+    assert f"({address}/blob/main/tutorials/{path.name})" in "".join(cells[0]["source"])
+    installs = compile(sources(path)[0], path.name, "exec")
+    commands: list[tuple[str, str]] = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: commands.append(words))
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    exec(installs, {"get_ipython": lambda: shell})
+    assert commands == []
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(installs, {"get_ipython": lambda: shell})
+    ((magic, line),) = commands
+    words = [word for word in shlex.split(line) if not word.startswith("-")]
+    assert (magic, words.pop(0)) == ("pip", "install")
+    requirement, *others = map(Requirement, words)
+    assert (requirement.name, requirement.url) == (project["name"], f"git+{source}")
+    assert requirement.extras <= set(project["optional-dependencies"])
+    used = "\n".join(sources(path))
+    assert all(f"import {other.name}" in used for other in others)
+    assert ("sg.datasets." in used) == ("datasets" in requirement.extras)
+    assert "read_h5ad" not in used  # data come by name
+
+
 @pytest.fixture
 def run(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
-    """Run a notebook on every nth cell of its files, with the first two columns for maps unless `maps`, and return its names."""
+    """Run a notebook on every nth cell of its data, with the first two columns for maps unless `maps`, and return its names."""
     import matplotlib.pyplot as plt
 
+    def every_nth(load: Callable[[], ad.AnnData], n: int) -> Callable[[], ad.AnnData]:
+        return lambda: load()[::n].copy()
+
     def no_map(cells: ad.AnnData, **_: object) -> None:
-        cells.obsm["X_umap"] = np.asarray(cells.obsm["X_geneformer"])[:, :2]
+        space = "X_geneformer" if "X_geneformer" in cells.obsm else "X_pca"
+        cells.obsm["X_umap"] = np.asarray(cells.obsm[space])[:, :2]
 
     def run_on(name: str, *, every: int = 1, maps: bool = False) -> dict:
-        read = ad.read_h5ad
-        monkeypatch.setenv("SCGENEFORMER_SHARED", str(shared))
-        monkeypatch.setattr(ad, "read_h5ad", lambda path: read(path)[::every].copy())
+        if sg.settings.data is None:
+            monkeypatch.setattr(sg.settings, "data", shared / "data")
+        for cells in CELLS:
+            monkeypatch.setattr(sg.datasets, cells, every_nth(getattr(sg.datasets, cells), every))
         monkeypatch.setattr(sg.settings, "progress", sg.settings.progress)  # which the notebook sets
         if not maps:
             monkeypatch.setattr(sc.pp, "neighbors", lambda *_, **__: None)
