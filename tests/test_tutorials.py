@@ -215,3 +215,11 @@ def test_the_citeseq_tutorial_runs_on_half_of_its_cells(run):
     names = run("citeseq.ipynb", every=2, maps=True)  # muon looks among 200 neighbours, and crashes with fewer cells
     assert (names["r2_table"].mean() > 0).all()  # both say more than the mean
     assert names["mdata"].uns["neighbors"]["params"]["method"]
+
+
+def test_the_tutorial_of_tokens_runs_on_shorter_rows(run, monkeypatch):
+    likelihood = sg.tl.likelihood
+    monkeypatch.setattr(sg.tl, "likelihood", lambda *args: likelihood(*args, n_passes=2))
+    rows = run("tokenizing.ipynb")["rows"]
+    assert rows["shuffled"]["geneformer_loglik"] > 0.95 > rows["shuffled"]["total counts"]
+    assert rows["shallow"]["total counts"] > 0.95
