@@ -223,3 +223,10 @@ def test_the_tutorial_of_tokens_runs_on_shorter_rows(run, monkeypatch):
     rows = run("tokenizing.ipynb")["rows"]
     assert rows["shuffled"]["geneformer_loglik"] > 0.95 > rows["shuffled"]["total counts"]
     assert rows["shallow"]["total counts"] > 0.95
+
+
+def test_the_annotation_tutorial_runs_with_a_short_run(run, monkeypatch):
+    train = sg.model.CellClassifier.train
+    monkeypatch.setattr(sg.model.CellClassifier, "train", lambda self, **options: train(self, max_steps=5, **options))
+    rows = run("annotation.ipynb", every=2)["rows"]
+    assert rows["classifier"]["AUROC of 1 - novelty"] > 0.7
