@@ -230,3 +230,13 @@ def test_the_annotation_tutorial_runs_with_a_short_run(run, monkeypatch):
     monkeypatch.setattr(sg.model.CellClassifier, "train", lambda self, **options: train(self, max_steps=5, **options))
     rows = run("annotation.ipynb", every=2)["rows"]
     assert rows["classifier"]["AUROC of 1 - novelty"] > 0.7
+
+
+def test_the_tutorial_of_adapters_runs_for_an_epoch(run, monkeypatch):
+    pytest.importorskip("peft")
+    train = sg.model.CellClassifier.train
+    few = {"max_epochs": 1}
+    monkeypatch.setattr(sg.model.CellClassifier, "train", lambda self, **options: train(self, **options | few))
+    names = run("adapters.ipynb", every=2)
+    assert names["n_trained"](names["models"]["all weights"]) > names["n_trained"](names["type_alone"]) / 2
+    assert names["rows"]["condition"]["both questions"] > 0.5
