@@ -240,3 +240,13 @@ def test_the_tutorial_of_adapters_runs_for_an_epoch(run, monkeypatch):
     names = run("adapters.ipynb", every=2)
     assert names["n_trained"](names["models"]["all weights"]) > names["n_trained"](names["type_alone"]) / 2
     assert names["rows"]["condition"]["both questions"] > 0.5
+
+
+def test_the_tutorial_of_pretraining_runs_for_an_epoch(run, monkeypatch):
+    train = sg.model.Geneformer.train
+    few = {"max_epochs": 1}
+    monkeypatch.setattr(sg.model.Geneformer, "train", lambda self, **options: train(self, **options | few))
+    names = run("pretraining.ipynb")
+    assert (
+        names["query"].obs["continued_loglik"].mean() > names["query"].obs["bundled_loglik"].mean()
+    )  # it reads the other study better
