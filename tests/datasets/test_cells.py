@@ -16,7 +16,7 @@ import pytest
 from scipy import sparse
 
 import scgeneformer as sg
-from scgeneformer.datasets import _blood, _cells, _pairs, _tissues
+from scgeneformer.datasets import _blood, _cells, _kang, _pairs, _tissues
 from scgeneformer.datasets._fetch import DataFile
 
 from .r_files import S4, dframe, dgc_matrix, write_rda
@@ -109,11 +109,11 @@ def test_an_experiment_of_bioconductor(assays: str, rda: Callable[..., Path], co
         rowRanges=S4(elementMetadata=genes, **{"class": "GRanges"}),
         **{"class": "SingleCellExperiment"},
     )
-    adata = _blood._of_muscat(rda(example_sce=sce))
+    adata = _kang._of_muscat(rda(example_sce=sce))
     assert same(adata, counts)
     assert adata.var["ensembl_id"].tolist() == IDS
     assert adata.obs["cluster_id"].tolist() == cells["cluster_id"]
-    named = replace(_blood._KANG, path=None, originals=(), n_cells=4, n_genes=6, n_counts=None)
+    named = replace(_kang._KANG, path=None, originals=(), n_cells=4, n_genes=6, n_counts=None)
     named = replace(named, convert=lambda: adata).load()
     assert named.obs["donor"].tolist() == ["101"] * 4
     assert named.obs["condition"].tolist() == ["control"] * 4
@@ -139,7 +139,7 @@ def test_counts_are_recovered(rda: Callable[..., Path], counts: sparse.csr_matri
     assert of_r.obs["celltype"].tolist() == list("abab")
     obs = pd.DataFrame({"condition": list("cscs"), "cell_type": list("abab")}, index=CELLS)
     ad.AnnData(values, obs=obs, var=pd.DataFrame(index=SYMBOLS)).write_h5ad(tmp_path / "valid.h5ad")
-    assert same(_blood._of_scgen(tmp_path / "valid.h5ad"), counts)
+    assert same(_kang._of_scgen(tmp_path / "valid.h5ad"), counts)
     with pytest.raises(ValueError, match="not normalised counts"):
         _cells.counts_of_normalised(values)
 
@@ -154,10 +154,10 @@ def test_all_donors_have_the_columns_of_two(counts: sparse.csr_matrix, tmp_path:
     path.parent.mkdir()
     obs = pd.DataFrame(columns, index=CELLS).astype("category")
     ad.AnnData(counts.tocsc(), obs=obs, var=pd.DataFrame(index=SYMBOLS)).write_h5ad(path)
-    (file,) = _blood._KANG_ALL.originals
+    (file,) = _kang._KANG_ALL.originals
     file = replace(file, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     with sg.settings.override(data=tmp_path):
-        adata = replace(_blood._KANG_ALL, originals=(file,), n_cells=4, n_genes=6).load()
+        adata = replace(_kang._KANG_ALL, originals=(file,), n_cells=4, n_genes=6).load()
         with pytest.raises(ValueError, match="is not the expected file"):
             sg.datasets.kang_all()
     assert same(adata, counts)

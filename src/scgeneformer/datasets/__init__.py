@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from scgeneformer._gene_sets import read_gene_sets
 
-from ._blood import kang, kang_all, kang_types, pbmc3k, pbmc5k_citeseq, pbmc_citeseq, pbmc_facs
+from ._blood import pbmc3k, pbmc5k_citeseq, pbmc_citeseq, pbmc_facs
 from ._gene_classes import gene_classes
+from ._kang import kang, kang_all, kang_types
 from ._pairs import interactions, trrust
 from ._tissues import cardiac, cell_lines, h1_esc, pancreas
 
