@@ -70,7 +70,17 @@ def prepare_backbones(names: dict[str, Any], make_cells: Callable[..., Any]) -> 
     names["adata"].obs["day"] = np.arange(names["adata"].n_obs) // 2 % 4
 
 
+def prepare_gallery(names: dict[str, Any], make_cells: Callable[..., Any]) -> None:
+    """The types and conditions of the page, more of them than the cells have."""
+    obs = names["adata"].obs
+    obs["condition"] = obs["disease"].cat.rename_categories({"dcm": "stimulated", "nf": "control"})
+    kinds = np.array(["Dendritic", "FCGR3A+Mono", *["CD14+Mono"] * 4])
+    obs["cell_type"] = pd.Categorical(kinds[np.arange(len(obs)) % len(kinds)])
+    names["adata"].var_names = ["ISG15", "IFI6", "FTH1", "CCL2", *names["adata"].var_names[4:]]
+
+
 PREPARE = {
+    "gallery.md": prepare_gallery,
     "backbones.md": prepare_backbones,
     "from_official.md": prepare_training,
     "gene_pairs.md": prepare_gene_pairs,
@@ -101,6 +111,17 @@ def test_code_of_a_page_runs(
         code = compile(source, f"{path.name}, block {number}", "exec")
         if not source.startswith(NOT_RUN):
             exec(code, names)
+
+
+def test_the_gallery_shows_every_plot():
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    called = set(re.findall(r"^sg\.pl\.(\w+)\(", text, flags=re.MULTILINE))
+    assert called == set(sg.pl.__all__)
+    figures = re.findall(r"\{figure\} (_static/gallery/\S+)", text)
+    assert {f"_static/gallery/{path.name}" for path in (ROOT / "docs" / "_static" / "gallery").iterdir()} == set(
+        figures
+    )
+    assert all((ROOT / "docs" / figure).stat().st_size > 5000 for figure in figures)
 
 
 def test_a_block_that_is_not_run_says_why():

@@ -25,10 +25,10 @@ def _rank(adata: object, **options: object) -> object:
 
 RANK: dict[str, tuple[object, ...]] = {
     "key": ("none", "", 3, None),
-    "test": ("t", "", None, 3, "mixture", "interaction", "vs_null", "donors", "permuted_labels"),
+    "test": ("t", "", 3, "mixture", "interaction", "vs_null", "donors", "permuted_labels"),
     "centered": ("yes", 2),
     "compat": ("officially", "", 3),
-    "donor": ("donor", "none", "", 3),
+    "donor": ("none", "", 3),
     "null": ("none", 3, ""),
     "singles": ("none", 3),
     "n_matched": (0, -1, 1.5, "1"),

@@ -118,7 +118,14 @@ def shift_heatmap(
     height = max(2.2, 0.22 * len(labels))  # of the map itself, in inches; the rest is for text
     names = max(len(str(group)) for group in means.columns)
     ax = begin(ax, 1.9 + 0.07 * max(map(len, labels)) + 0.34 * means.shape[1], 0.8 + 0.05 * names + height)
-    _draw(ax, means, labels, cmap=cmap, signed=state is not None or centered, few=f"< {min_cells} cells")
+    _draw(
+        ax,
+        means,
+        labels,
+        cmap=cmap,
+        signed=state is not None or centered,
+        few="no cells" if min_cells == 1 else f"< {min_cells} cells",
+    )
     add_colour_bar(ax.collections[0], ax, *words(run, state, centered=centered), shrink=min(1, 3 / height))
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)
 
