@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
     from scgeneformer.tokens import GeneMap, Inspection, Vocabulary
 
-_WARN_BELOW = 0.5
+FEW_COUNTS, FEW_GENES = (
+    0.5,
+    0.25,
+)  # shares of the counts and of the vocabulary below which a warning is due, here and in reports
 _FAIL_BELOW = 0.05
-_SELECTED_BELOW = 0.25
 
 
 @checked
@@ -260,14 +262,14 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
             "column of .var that has them by `gene_ids=`."
         )
         raise ValueError(msg)
-    if fraction < _WARN_BELOW:
+    if fraction < FEW_COUNTS:
         msg = (
             f"Genes of vocabulary {vocabulary.name!r} have only {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
             f"named by {genes.source}); the rest is left out. See .uns[...]['coverage']; name another column by `gene_ids=`."
         )
         warnings.warn(msg, UserWarning, stacklevel=4)
     of_vocabulary = (genes.n_mapped - genes.n_duplicates) / (len(vocabulary) - vocabulary.n_special)
-    if of_vocabulary < _SELECTED_BELOW and adata.n_obs:
+    if of_vocabulary < FEW_GENES and adata.n_obs:
         raw = adata.raw
         cure = "Tokenize the matrix of all genes before you select highly variable ones."
         if raw is not None and raw.n_vars > adata.n_vars:

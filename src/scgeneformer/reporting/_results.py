@@ -10,6 +10,9 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import get, pl
 from scgeneformer.pl._ranking import read_ranking
+from scgeneformer.pp._tokenize import FEW_COUNTS, FEW_GENES
+from scgeneformer.tl._perturbation._agreement import FAIR
+from scgeneformer.tl._perturbation._separation import LOW
 
 from ._section import Section
 
@@ -18,11 +21,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_LOW_COUNTS, _LOW_VOCABULARY = 0.5, 0.25  # as `pp.tokenize` warns
-_APART, _AGREES = (
-    0.7,
-    0.95,
-)  # below these, separation and agreement are pointed out, as by the functions that measure them
 _MAX_FDR = 0.05
 _ROWS = 20
 _SCORES = ("accuracy", "macro_f1", "auc", "calibration_error", "mae", "r2", "spearman")
@@ -49,9 +47,9 @@ def tokens(adata: AnnData, key: str) -> Section:
             f"{coverage['n_mapped']:,} of {coverage['n_genes']:,} genes are in vocabulary {params['vocabulary']}, with "
             f"{coverage['fraction_counts']:.1%} of the counts. They are {coverage['fraction_vocabulary']:.1%} of the vocabulary."
         )
-        if coverage["fraction_counts"] < _LOW_COUNTS:
+        if coverage["fraction_counts"] < FEW_COUNTS:
             section.warnings.append("Less than half of the counts are of genes that the model knows.")
-        if coverage["fraction_vocabulary"] < _LOW_VOCABULARY:
+        if coverage["fraction_vocabulary"] < FEW_GENES:
             section.warnings.append(
                 "The data have less than a quarter of the genes that the model was trained on, as after a selection of genes or with a "
                 "targeted panel. Ranks among few genes are other ranks: compare results only between cells of these genes."
@@ -205,11 +203,11 @@ def _add_ranking(section: Section, adata: AnnData, key: str, group: str | None) 
         ranking = read_ranking(adata, key=key, state=None, max_fdr=_MAX_FDR, group=group)
         frame, what = ranking.frame, "sets" if ranking.of_sets else "genes"
         apart = ranking.separation.get("embedding")
-        if apart is not None and apart < _APART:
+        if apart is not None and apart < LOW:
             section.warnings.append(
                 f"The embedding hardly tells the two states apart (AUROC {apart:.2f}), so that a shift between them means little."
             )
-        if ranking.screen is not None and (ranking.screen["spearman"] < _AGREES).any():
+        if ranking.screen is not None and (ranking.screen["spearman"] < FAIR).any():
             section.warnings.append("Estimated shifts agree with exact ones only in part; see below the plot.")
         n_called = int((ranking.direction != 0).sum())
         section.text.append(f"{n_called:,} of {len(frame):,} tested {what} have an FDR of at most {_MAX_FDR:g}.")
