@@ -16,10 +16,10 @@ import scgeneformer as sg
 SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
     {"_arguments"},
-    {"_settings", "_version", "_docs", "_files", "_pickles", "_run_folder"},
+    {"_settings", "_version", "_docs", "_files", "_pickles", "_process", "_run_folder"},
     {"_gene_sets", "_cluster"},
     {"_keys"},
-    {"_slots", "_unknown", "_embeddings"},
+    {"_slots", "_embeddings"},
     {"tokens", "stats", "evaluation"},
     {"nn"},
     {"engine", "hub"},

@@ -7,12 +7,13 @@ import sys
 import threading
 import uuid
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ._process import memory_for_reuse, threads
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -231,7 +232,10 @@ def _unpack(contents: tuple[tuple[str, bytes], ...]) -> list[Any]:
 def one_at_a_time() -> Iterator[None]:
     """Keep others in this process from computing, since one fills the device; on a worker with as many threads as it has."""
     worker = _worker()
-    with _computing, nullcontext() if worker is None else _threads(worker.state.nthreads):
+    with _computing, ExitStack() as stack:
+        if worker is not None:  # Dask gives libraries one thread, whatever a worker has
+            stack.enter_context(threads(worker.state.nthreads))
+            stack.enter_context(memory_for_reuse())
         yield
 
 
@@ -245,22 +249,3 @@ def _worker() -> Worker | None:
         return get_worker()
     except ValueError:
         return None
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Compute with `n` threads: Dask gives libraries one, whatever a worker has."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(n):
-        if "torch" not in sys.modules:
-            yield
-            return
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(n)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)

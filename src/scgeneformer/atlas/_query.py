@@ -12,7 +12,8 @@ from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._cluster import in_order, map_parts
 from scgeneformer._embeddings import check_alike, provenance, read_embedding
-from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
+
+from ._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -6,17 +6,18 @@ import functools
 import inspect
 import sys
 import warnings
-from contextlib import contextmanager, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scgeneformer import _settings
 from scgeneformer._arguments import check, parameters_of
+from scgeneformer._process import threads
 
 from ._options import EMPTY, Option, function_named, options_of, parameter_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 SETTINGS = "Settings"
 CONFIG = Option(
@@ -81,7 +82,7 @@ class Command:
             check_options(derived, given, self.chosen(given))
             with (
                 _settings.settings.override(**execution),
-                threads(jobs),
+                nullcontext() if jobs is None else threads(jobs),
                 redirect_stdout(sys.stderr),
                 warnings.catch_warnings(),
             ):
@@ -147,28 +148,6 @@ def check_options(names: Iterable[str], given: Mapping[str, Any], functions: Ite
 def call(function: Callable[..., Any], *args: Any, options: Mapping[str, Any], **bound: Any) -> Any:
     """Call a function with those of `options` that it has, and with `bound`."""
     return function(*args, **{name: options[name] for name in parameters_of(function) if name in options} | bound)
-
-
-@contextmanager
-def threads(jobs: int | None) -> Iterator[None]:
-    """Compute with this number of threads, in numba, torch and linear algebra."""
-    if jobs is None:
-        yield
-        return
-    import torch
-    from numba import config
-    from threadpoolctl import threadpool_limits
-
-    numba = vars(config)  # what `tokens` reads
-    before, before_torch = numba["NUMBA_NUM_THREADS"], torch.get_num_threads()
-    numba["NUMBA_NUM_THREADS"] = jobs
-    torch.set_num_threads(jobs)
-    try:
-        with threadpool_limits(jobs):
-            yield
-    finally:
-        numba["NUMBA_NUM_THREADS"] = before
-        torch.set_num_threads(before_torch)
 
 
 def say(text: str) -> None:

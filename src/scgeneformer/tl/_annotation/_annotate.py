@@ -10,7 +10,7 @@ from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
-from scgeneformer._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
+from scgeneformer.atlas._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 from scgeneformer.tl._model_inputs import blocks_of
 from scgeneformer.tokens import read_tokens
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _keys as keys
+from scgeneformer import _keys as keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
