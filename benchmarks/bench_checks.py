@@ -59,7 +59,7 @@ def inspect_all(kernel: Callable, adata: object, token_id: np.ndarray) -> None:
 
 def look_at_all(adata: object) -> None:
     for _, rows in slabs(adata.X):
-        _inspect._looks(rows)
+        _inspect._looks(rows, 0)
 
 
 def main() -> None:

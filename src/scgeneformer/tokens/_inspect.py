@@ -171,19 +171,26 @@ def _inspect_rows(rows: Rows, token_id: np.ndarray, counts: Counts, log_base: fl
     sums = np.empty(0)
     if flags & FRACTION and peak < _LOG_PEAK:
         sums = np.asarray(rows.scipy()[:_SAMPLE_ROWS].astype(np.float64).expm1().sum(axis=1)).ravel()
-    return Inspection(n_genes, totals, mapped, int(flags), float(peak), sums[sums > 0], _looks(rows), has_fractions)
+    return Inspection(
+        n_genes, totals, mapped, int(flags), float(peak), sums[sums > 0], _looks(rows, flags), has_fractions
+    )
 
 
-def _looks(rows: Rows) -> np.ndarray:
+def _looks(rows: Rows, flags: int) -> np.ndarray:
     """What some cells look like, see `Inspection`."""
+    from ._kernels import FRACTION
+
     looks = []
     for start, end in zip(rows.indptr[:_LOOKED_AT], rows.indptr[1 : _LOOKED_AT + 1], strict=False):
-        values = np.asarray(rows.data[start:end], dtype=np.float64)
-        values = values[values > 0]
+        values = rows.data[start:end]
+        values = np.sort(values[values > 0])
         if len(values) >= _ENOUGH_GENES:
-            squares = values**2
-            are_squares = (np.abs(squares - np.rint(squares)) <= 1e-4 * np.maximum(squares, 1)).all()
-            looks.append((len(values), len(np.unique(values)) / len(values), values.min(), are_squares))
+            n_distinct = 1 + np.count_nonzero(values[1:] != values[:-1])
+            are_squares = True  # of integers
+            if flags & FRACTION:
+                squares = values.astype(np.float64) ** 2
+                are_squares = bool((np.abs(squares - np.rint(squares)) <= 1e-4 * np.maximum(squares, 1)).all())
+            looks.append((len(values), n_distinct / len(values), values[0], are_squares))
     return np.array(looks, dtype=np.float64).reshape(-1, 4)
 
 

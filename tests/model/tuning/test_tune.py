@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import runpy
@@ -23,7 +24,7 @@ from ray import tune as ray_tune
 from scgeneformer import settings
 from scgeneformer._run_folder import locked
 from scgeneformer.model import CellClassifier, Geneformer
-from scgeneformer.model.tuning._ray import ended, portable
+from scgeneformer.model.tuning._ray import _listed, ended, portable
 from scgeneformer.model.tuning._space import default_space, described, longest, resolve_space
 from scgeneformer.model.tuning._trial import Search, run_trial
 from scgeneformer.model.tuning._tune import _read_result, tune
@@ -295,6 +296,60 @@ def test_a_search_without_survivors_is_an_error(tmp_path):
     dead = SimpleNamespace(path=str(tmp_path), metrics={}, error=OSError("disk\nfull"), best_checkpoints=[])
     with pytest.raises(RuntimeError, match="All 1 trials failed; the first: OSError: disk"):
         _read_result([dead], SimpleNamespace(metric="validation_loss", mode="min"), None, tmp_path)
+
+
+def make_full_disk(room: Path):
+    """Callback that has no space for the second trial until there is a file `room`."""
+
+    class FullDisk(pl.Callback):
+        def on_validation_end(self, trainer, plan):
+            name = Path(ray_tune.get_context().get_trial_dir()).name
+            if not trainer.sanity_checking and name == "trial_00001" and not room.exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    return FullDisk()
+
+
+def test_trials_without_space_on_the_disk_run_again_and_the_others_do_not(cluster, toys, tmp_path):
+    folder, room = tmp_path / "full", tmp_path / "room"
+    log, disk = folder.with_suffix(".log"), make_full_disk(room)
+
+    def tuned():
+        Geneformer.setup_anndata(toys[0])
+        train = TRAINING | {"callbacks": [make_witness(log, poisoned=False), disk]}
+        sizes, space = SIZES | {"vocabulary": toys[1]}, {"learning_rate": ray_tune.loguniform(1e-3, 1e-1)}
+        options = {"n_trials": 2, "max_epochs": 1, "folder": folder, "max_concurrent": 1}
+        return tune(Geneformer, toys[0], space, model_params=sizes, train_params=train, **options)
+
+    with pytest.raises(OSError, match=r"No space for 1 of 2 trials in .*Make room") as full:
+        tuned()
+    assert full.value.errno == errno.ENOSPC
+    ended_first = [line for line in log.read_text().splitlines() if line.startswith("end")]
+    room.touch()
+    assert tuned().table["status"].tolist() == ["finished", "finished"]
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if line.startswith("end")][:1] == ended_first
+    assert sorted(line.split()[0] for line in lines) == ["end", "end", "start", "start", "start"]
+
+    # what Ray wrote last did not fit
+    state = sorted((folder / "trials").glob("experiment_state-*.json"))[-1]
+    state.write_text(state.read_text()[:-100])
+    with pytest.warns(UserWarning, match="not written whole: all trials start again"):
+        table = tuned().table
+    assert table["status"].tolist() == ["finished", "finished"]
+    assert log.read_text().count("start") == 5
+
+
+def test_errors_of_ray_on_a_full_disk_say_that_it_is_full(tmp_path, monkeypatch):
+    def fit():
+        raise EOFError  # what is left of a pickled error
+
+    with pytest.raises(EOFError):
+        _listed(SimpleNamespace(fit=fit), tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space for Ray's own files") as full:
+        _listed(SimpleNamespace(fit=fit), tmp_path)
+    assert full.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("model_cls", [Geneformer, CellClassifier])

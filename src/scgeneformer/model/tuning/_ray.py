@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import reprlib
+import shutil
 import signal
 import threading
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -36,6 +39,7 @@ class Asha(TypedDict):
     stop_last_trials: bool
 
 
+_FULL, _LITTLE_SPACE = (errno.ENOSPC, errno.EDQUOT), 1 << 20  # bytes
 TRIALS, SEARCH = "trials", "search.json"  # in the folder of a search
 _ENVIRONMENT = {  # for Ray, unless the user has set them
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -136,13 +140,19 @@ def run(
     max_concurrent: int | None,
     asha: Asha | None,
 ) -> list[Result]:
-    """Run all trials, or those missing in `folder`; `asha` are the options of the scheduler that stops trials early, if any."""
+    """Run all trials, or those missing in `folder`; `asha` are the options of the scheduler that stops trials early, if any.
+
+    Raises
+    ------
+    OSError
+        If trials failed because the disk is full. They run again when the search is resumed.
+    """
     from ray import tune
 
     trainable = tune.with_resources(tune.with_parameters(run_trial, search=search), dict(resources))
-    trials = str(folder / TRIALS)
-    if tune.Tuner.can_restore(trials):
-        return _listed(tune.Tuner.restore(trials, trainable))
+    trials = folder / TRIALS
+    if _can_resume(trials):
+        return _listed(tune.Tuner.restore(str(trials), trainable, restart_errored=_disk_was_full(trials)), folder)
     scheduler = None if asha is None else tune.schedulers.ASHAScheduler(time_attr="epoch", **asha)
     checkpoints = tune.CheckpointConfig(
         num_to_keep=1, checkpoint_score_attribute=OBJECTIVE, checkpoint_score_order=search.mode
@@ -164,12 +174,59 @@ def run(
             name=TRIALS, storage_path=str(folder), checkpoint_config=checkpoints, verbose=int(settings.progress)
         ),
     )
-    return _listed(tuner)
+    return _listed(tuner, folder)
 
 
-def _listed(tuner: Tuner) -> list[Result]:
-    grid = tuner.fit()
-    return [grid[i] for i in range(len(grid))]
+def _listed(tuner: Tuner, folder: Path) -> list[Result]:
+    advice = "Make room, and call tune again with the same arguments: trials that ended are kept."
+    try:
+        grid = tuner.fit()
+        results = [grid[i] for i in range(len(grid))]
+    except Exception as error:
+        if shutil.disk_usage(folder).free > _LITTLE_SPACE:
+            raise
+        msg = f"No space for Ray's own files in {str(folder)!r}. {advice}"
+        raise OSError(errno.ENOSPC, msg) from error
+    without_space = [cause for result in results if _is_full_disk(cause := cause_of(result.error))]
+    if without_space:
+        msg = f"No space for {len(without_space)} of {len(results)} trials in {str(folder)!r}. {advice}"
+        raise OSError(errno.ENOSPC, msg) from without_space[0]
+    return results
+
+
+def _can_resume(trials: Path) -> bool:
+    """Whether Ray left the state of a search; one that it could not write whole, as on a full disk, is removed with all trials."""
+    from ray import tune
+
+    if not tune.Tuner.can_restore(str(trials)):
+        return False
+    states = sorted(trials.glob("experiment_state-*.json"))
+    try:
+        json.loads(states[-1].read_text())
+    except (IndexError, ValueError):
+        warnings.warn(
+            f"The state of the search in {str(trials)!r} was not written whole: all trials start again.", stacklevel=2
+        )
+        shutil.rmtree(trials)
+        return False
+    return True
+
+
+def _disk_was_full(trials: Path) -> bool:
+    """Whether any trial failed for that."""
+    errors = [path.read_text(errors="replace") for path in trials.glob("*/error.txt")]
+    return any(not text or any(os.strerror(number) in text for number in _FULL) for text in errors)
+
+
+def cause_of(error: Exception | None) -> Exception | None:
+    """What a trial raised, without what Ray wraps it in."""
+    return getattr(error, "cause", None) or error
+
+
+def _is_full_disk(error: Exception | None) -> bool:
+    return isinstance(error, OSError) and (
+        error.errno in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
+    )
 
 
 def ended(result: Result) -> bool:

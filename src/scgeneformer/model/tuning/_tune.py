@@ -21,7 +21,7 @@ from scgeneformer._run_folder import check_writable, locked
 from scgeneformer._settings import settings
 from scgeneformer.model._classifier import Backbone
 
-from ._ray import SEARCH, Asha, ended, portable, remember, run, running
+from ._ray import SEARCH, Asha, cause_of, ended, portable, remember, run, running
 from ._space import constructed, described, digest, longest, resolve_space, searcher_named
 from ._trial import OBJECTIVE, Search
 
@@ -148,6 +148,8 @@ def tune(
         If another process searches in `folder`.
     RuntimeError
         If all trials failed, or no machine has the resources for a trial.
+    OSError
+        If the disk is full. Trials that failed for that run again when the search is resumed.
     KeyboardInterrupt
         If the search was interrupted.
 
@@ -282,5 +284,5 @@ def _reason(error: Exception | None) -> str | None:
     """Class and first line of the error that ended a trial."""
     if error is None:
         return None
-    cause = getattr(error, "cause", None) or error
+    cause = cause_of(error)
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
