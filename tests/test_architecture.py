@@ -16,10 +16,10 @@ import scgeneformer as sg
 SRC = Path(sg.__file__).parent
 FLOORS = [  # imports point to lower lines, or stay within a room
     {"_arguments"},
-    {"_settings", "_version", "_docs", "_files", "_pickles", "_process", "_run_folder"},
+    {"_settings", "_version", "_docs", "_files", "_log", "_pickles", "_process", "_run_folder"},
     {"_gene_sets", "_cluster"},
     {"_keys"},
-    {"_slots", "_embeddings"},
+    {"_slots"},
     {"tokens", "stats", "evaluation"},
     {"nn"},
     {"engine", "hub"},
@@ -154,6 +154,16 @@ def test_import_is_light():
     heavy = ["torch", "scvi", "lightning", "pynndescent", "matplotlib.pyplot", "transformers"]
     loaded = run(f"import sys, scgeneformer; print([m for m in {heavy} if m in sys.modules])")
     assert loaded == "[]"
+
+
+def test_tokenizing_starts_without_scanpy_and_torch():
+    """They take seconds, and a small job no longer than these. Files are read by anndata, and messages need scanpy only where it shows them."""
+    code = (
+        "import sys, warnings, numpy as np, anndata as ad, scgeneformer as sg; warnings.simplefilter('ignore'); "
+        "ids = sg.hub.vocabulary('default').ids[4:104]; cells = ad.AnnData(np.random.default_rng(0).geometric(0.5, (3, 100)).astype(np.float32)); cells.var_names = ids; "
+        "sg.pp.tokenize(cells, 'default'); print([m for m in ['scanpy', 'torch', 'sklearn', 'matplotlib'] if m in sys.modules])"
+    )
+    assert run(code) == "[]"
 
 
 def test_import_takes_less_than_a_second_beyond_anndata_and_scanpy():

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scgeneformer import _keys as keys
 from scgeneformer import stats
-from scgeneformer._embeddings import provenance, read_embedding
+from scgeneformer._slots import provenance, read_embedding
 
 MOST_HELD_OUT, SHARE_HELD_OUT = 20_000, 0.1
 

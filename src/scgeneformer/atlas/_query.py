@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._cluster import in_order, map_parts
-from scgeneformer._embeddings import check_alike, provenance, read_embedding
+from scgeneformer._slots import check_alike, provenance, read_embedding
 
 from ._unknown import check_unknown, novelty_slots, novelty_values, with_unknown
 
@@ -37,8 +38,6 @@ def query(
     copy: bool,
 ) -> AnnData | MuData | None:
     """Write labels to `adata`, or to a copy; see :func:`scgeneformer.tl.transfer`."""
-    from scanpy import logging as logg
-
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)
@@ -178,8 +177,6 @@ def _check_size(largest: int, unknown: float) -> None:
 
 def _warn_of_small(categories: pd.Index, n_cells: np.ndarray, unknown: float) -> None:
     """Name the labels whose cells are never unknown."""
-    from scanpy import logging as logg
-
     least = stats.smallest_sample(unknown)
     small = categories[n_cells < least]
     if len(small):

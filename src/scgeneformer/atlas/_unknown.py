@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +39,6 @@ def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | N
 
 def _warn_of_many(n_unknown: int, n: int, unknown: float) -> None:
     """Say that more cells are unknown than if all were like those compared with: twice as many, and more than chance explains."""
-    from scanpy import logging as logg
-
     if n_unknown > max(2 * unknown * n, unknown * n + 3 * np.sqrt(unknown * (1 - unknown) * n)):
         logg.warning(
             f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} takes at most {unknown:.0%} of cells that are like the "

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scanpy import logging as logg
 
+from scgeneformer import _log as logg
 from scgeneformer import evaluation
 from scgeneformer._arguments import check_keywords
 from scgeneformer.evaluation._intervals import groups_to_resample

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scgeneformer import _log as logg
 from scgeneformer import engine, evaluation
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import token_of
@@ -251,8 +252,6 @@ class TestedGenes(TestedItems):
         table = self.model.genes.assign(**_named(folds), n_cells=self.counts[self.genes.tokens])
         table["predicted"] = most_probable(predictions, self.columns)
         if not self.occurs.all():
-            from scanpy import logging as logg
-
             absent = table.index[~self.occurs]
             logg.warning(f"{len(absent)} of {len(table)} genes occur in no cell and are not tested: {few(absent)}")
         return table

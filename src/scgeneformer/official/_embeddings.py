@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scgeneformer import _keys as keys
 from scgeneformer import _slots
-from scgeneformer._embeddings import read_embedding
+from scgeneformer._slots import read_embedding
 from scgeneformer.tokens._names import SPECIAL_TOKENS
 
 from ._cells import labels, with_names

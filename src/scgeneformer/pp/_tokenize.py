@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer import _log as logg
 from scgeneformer import _slots
 from scgeneformer._arguments import checked
 from scgeneformer._keys import (
@@ -154,8 +155,6 @@ def tokenize(
     >>> adata.uns["geneformer_tokens"]["coverage"]["n_mapped"]
     40
     """
-    from scanpy import logging as logg
-
     from scgeneformer import hub
     from scgeneformer.hub._available import name_of
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
@@ -103,8 +104,6 @@ def complete(
     >>> adata.obsm["geneformer_completed"].shape
     (32, 20)
     """
-    from scanpy import logging as logg
-
     from scgeneformer import engine
 
     data = adata.copy() if copy else adata

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._cluster import one_at_a_time
@@ -97,8 +98,6 @@ def embed(
     >>> adata.obsm["X_geneformer"].shape
     (32, 128)
     """
-    from scanpy import logging as logg
-
     from scgeneformer import engine
 
     data = adata.copy() if copy else adata

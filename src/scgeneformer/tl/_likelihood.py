@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
@@ -99,8 +100,6 @@ def likelihood(
     >>> bool((adata.obs["geneformer_loglik"] < 0).all())
     True
     """
-    from scanpy import logging as logg
-
     from scgeneformer import engine
 
     data = adata.copy() if copy else adata

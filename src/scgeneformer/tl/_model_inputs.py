@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scgeneformer import _log as logg
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import read_tokens, token_ids, token_params
 
@@ -165,8 +166,6 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
 @cache
 def _introduce_bundled() -> None:
     """Say once what the model is that is used where none was named."""
-    from scanpy import logging as logg
-
     logg.warning(
         "Using the bundled model, a small one for trying things out that was pretrained on blood cells only. "
         "For results to report, name a published model (`sg.hub.available()`) in `pp.tokenize` and here."

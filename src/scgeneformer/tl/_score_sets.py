@@ -9,10 +9,11 @@ import pandas as pd
 from scipy import sparse
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
-from scgeneformer._embeddings import read_embedding
 from scgeneformer._gene_sets import as_gene_sets
+from scgeneformer._slots import read_embedding
 from scgeneformer.tokens import token_params
 
 from ._expression import log_profile
@@ -104,8 +105,6 @@ def score_sets(
     >>> adata.obsm["set_scores"].shape
     (32, 1)
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     beside = keys.expression_scores_key(key_added)
@@ -204,8 +203,6 @@ def _columns_of_sets(
     cells: AnnData, by_name: Mapping[str, Sequence[str]], usable: np.ndarray, min_genes: int
 ) -> dict[str, np.ndarray]:
     """Columns of `var` of the genes of each set, of those that are `usable`; without sets of fewer than `min_genes`."""
-    from scanpy import logging as logg
-
     found = {name: np.unique(keys.gene_columns(cells, genes)).astype(np.int64) for name, genes in by_name.items()}
     found = {name: columns[(columns >= 0) & usable[columns]] for name, columns in found.items()}
     small = [name for name, columns in found.items() if len(columns) < min_genes]

@@ -173,7 +173,7 @@ def test_it_is_said_if_the_expression_level_alone_does_better(make, cells, vocab
     genes = vocabulary.ids[4:]
     model = make({"rare": genes[rare].tolist(), "common": genes[~rare].tolist()}, freeze=freeze)
     lines: list[str] = []
-    monkeypatch.setattr(scanpy.logging, "info", lines.append)
+    monkeypatch.setattr(scanpy.logging, "info", lambda text, **_: lines.append(text))
     model.train(**short | {"max_steps": 2})
     selected = model.selected
     told = f"; the expression level alone does better ({selected.table.loc['expression level', 'criterion']:.3g})"

@@ -111,7 +111,7 @@ def test_the_probe_is_kept_without_a_run_where_none_could_tell(make, short, kwar
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     sets = evaluation.Split(np.arange(split[0]), np.arange(*split), np.arange(240, 260))
     lines: list[str] = []
-    monkeypatch.setattr(scanpy.logging, "info", lines.append)
+    monkeypatch.setattr(scanpy.logging, "info", lambda text, **_: lines.append(text))
     model.train(**short | {"split": sets})
     assert model.selected.kept == "probe"
     assert pd.Series(model.selected.reason).str.contains(reason).all()

@@ -89,7 +89,7 @@ def test_what_is_known_against_a_model_is_said(notes, monkeypatch):
     scores.loc["ridge regression", "mae"] = 0.5
     assert verdict(scores)[0].startswith("The model is no better than a baseline: on held-out cells")
     assert verdict(scores)[0].endswith("error is 1 (0.9 to 1.1), that of the ridge regression 0.5.")
-    monkeypatch.setattr(logging, "info", notes.append)
+    monkeypatch.setattr(logging, "info", lambda text, **_: notes.append(text))
     report(scores)
     assert notes[0].endswith(
         "model 1 (0.9 to 1.1), most common interval 3 (0.9 to 1.1), ridge regression 0.5 (0.9 to 1.1)"

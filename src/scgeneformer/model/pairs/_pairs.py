@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scanpy import logging as logg
 
+from scgeneformer import _log as logg
 from scgeneformer import engine
 from scgeneformer.model.data._gene_labels import few
 

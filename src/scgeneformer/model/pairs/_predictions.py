@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scanpy import logging as logg
 
+from scgeneformer import _log as logg
 from scgeneformer.model.data._gene_labels import few, most_probable
 
 from ._pairs import POSITIVE, SOURCE, TARGET

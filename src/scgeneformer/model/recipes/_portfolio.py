@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from scgeneformer import _log as logg
 from scgeneformer._run_folder import check_writable
 from scgeneformer.model.data._batches import trimmed
 from scgeneformer.model.objectives._cells import class_weights_of, score_tasks
@@ -91,8 +92,6 @@ def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, o
 
     Whatever ends a run before its time, the model is left with the best classifier so far.
     """
-    from scanpy import logging as logg
-
     model, network = items.model, items.model.module.network
     training, held_out = items.with_states("train"), items.with_states("validation")
     of_training, of_held_out = np.split(items.states(np.concatenate([training, held_out])), [len(training)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scgeneformer._embeddings import read_embedding
+from scgeneformer._slots import read_embedding
 from scgeneformer.model.data._gene_labels import few
 
 if TYPE_CHECKING:

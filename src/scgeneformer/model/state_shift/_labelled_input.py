@@ -11,7 +11,7 @@ from scvi.data.fields import CategoricalObsField, LayerField, ObsmField
 
 from scgeneformer import _keys
 from scgeneformer._arguments import checked
-from scgeneformer._embeddings import check_alike, provenance
+from scgeneformer._slots import check_alike, provenance
 from scgeneformer.model._savable import SavableModel
 from scgeneformer.model.data._gene_labels import few
 from scgeneformer.model.data._setup import Places, check_setup_words, register

@@ -14,8 +14,8 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from scgeneformer import stats
 from scgeneformer._arguments import checked
-from scgeneformer._embeddings import provenance
 from scgeneformer._settings import settings
+from scgeneformer._slots import provenance
 from scgeneformer.model.data._gene_labels import few
 from scgeneformer.model.data._splits import draw_cells
 from scgeneformer.model.training._random import generators_restored, seed_generators

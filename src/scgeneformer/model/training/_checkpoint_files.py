@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from scgeneformer import _log as logg
 from scgeneformer import nn
 from scgeneformer._run_folder import check_writable, locked, remove_unfinished, sync, write_whole
 
@@ -168,8 +169,6 @@ def reserved(folder: str | Path | None, ckpt_path: str | Path | None, identity: 
 def _check_resumed(ckpt_path: str | Path | None, identity: Identity) -> None:
     if ckpt_path is None:
         return
-    from scanpy import logging as logg
-
     saved = read_checkpoint(ckpt_path)["fingerprint"]
     check_same_run(saved, identity.entries, ckpt_path)
     before, now = saved.get(VERSION, "an earlier version"), identity.entries[VERSION]
@@ -182,8 +181,6 @@ def _check_replaced(folder: Path, identity: Identity) -> None:
     last = folder / LAST
     if not last.exists():
         return
-    from scanpy import logging as logg
-
     if differs := differences(read_checkpoint(last)["fingerprint"], identity.entries):
         msg = (
             f"checkpoints={str(folder)!r} holds a checkpoint of another run: {'; '.join(differs)}. Name another folder, or delete this one if "

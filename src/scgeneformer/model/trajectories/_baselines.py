@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scanpy import logging as logg
 from scipy import sparse
 
+from scgeneformer import _log as logg
 from scgeneformer import evaluation
 from scgeneformer.evaluation._intervals import groups_to_resample
 

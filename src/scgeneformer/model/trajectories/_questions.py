@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scanpy import logging as logg
 
 from scgeneformer import _keys, engine, evaluation
+from scgeneformer import _log as logg
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
 from scgeneformer.tokens import vocabulary_column

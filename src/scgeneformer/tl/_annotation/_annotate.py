@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._arguments import checked
@@ -124,8 +125,6 @@ def annotate(
     >>> adata.obsm["disease_predicted_proba"].shape
     (32, 2)
     """
-    from scanpy import logging as logg
-
     classifier = load_classifier(model, "CellClassifier")
     target = classifier.task(task)
     classifier.check_trained()

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
@@ -90,8 +91,6 @@ def classify_genes(
     >>> list(adata.varm["gene_classes"])
     ['higher', 'equal']
     """
-    from scanpy import logging as logg
-
     from scgeneformer.model import CrossValidation
 
     if copy:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
@@ -126,8 +127,6 @@ def evaluate(
     >>> list(adata.uns["evaluation"]["metrics"].index)
     ['trained head', 'linear probe', 'regression on HVGs', 'most frequent class']
     """
-    from scanpy import logging as logg
-
     wanted = _names(baselines)
     classifier = load_classifier(model, "CellClassifier", adata)
     if copy:

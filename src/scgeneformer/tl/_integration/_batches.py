@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import stats
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ def check_condition(batches: pd.Categorical, conditions: pd.Categorical, batch_k
     ValueError
         If every batch is of one condition.
     """
-    from scanpy import logging as logg
-
     table = pd.crosstab(batches, conditions).to_numpy() > 0  # (n_batches, n_conditions)
     if (table.sum(axis=1) <= 1).all():
         msg = (

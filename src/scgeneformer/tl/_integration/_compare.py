@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer.tl._expression import threads_of_torch_kept
@@ -112,8 +113,6 @@ def compare_embeddings(
     >>> list(adata.uns["embedding_scores"]["scores"].index)
     ['X_geneformer', 'PCA of HVGs']
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     slots.check_free(cells, "tl.compare_embeddings", key_added, [f"uns/{key_added}"])
@@ -215,8 +214,6 @@ def _methods_used(cells: AnnData, named: list[str], batch_key: str) -> set[str]:
 
 def _available(baselines: Sequence[str] | None) -> list[str]:
     """Baselines that were asked for, or that can be had without waiting."""
-    from scanpy import logging as logg
-
     has_harmony = importlib.util.find_spec("harmonypy") is not None
     if baselines is None:
         if not has_harmony:
@@ -244,8 +241,6 @@ def _library(metrics: str | None) -> str:
 @cache
 def _announce_compilation() -> None:
     """Say once why the first scores take longer."""
-    from scanpy import logging as logg
-
     logg.info("    scib-metrics compiles its functions on the first call in a session, which can take a minute")
 
 

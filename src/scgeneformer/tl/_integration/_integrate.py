@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import stats
 from scgeneformer._arguments import checked
-from scgeneformer._embeddings import read_embedding
+from scgeneformer._slots import read_embedding
 from scgeneformer.tl._expression import threads_of_torch_kept
 
 from ._batches import categories_of, check_condition, composition
@@ -105,8 +106,6 @@ def integrate(
     >>> adata.obsm["X_geneformer_center"].shape
     (32, 128)
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     points = points_of(cells, use_rep)

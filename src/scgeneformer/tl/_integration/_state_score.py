@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation, stats
 from scgeneformer._arguments import checked
@@ -110,8 +111,6 @@ def state_score(
     >>> list(adata.uns["state_score"]["scores"].index)
     ['embedding', 'embedding, centred by donor', 'expression']
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     columns = {"embedding": key_added, "expression": f"{key_added}_expression"}

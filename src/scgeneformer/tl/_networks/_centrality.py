@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 
@@ -88,8 +89,6 @@ def centrality(
     >>> int(adata.var["centrality_out_degree"].sum())
     100
     """
-    from scanpy import logging as logg
-
     import_igraph()
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation
 from scgeneformer._arguments import checked
@@ -135,8 +136,6 @@ def evaluate_network(
     >>> table[["n_pairs", "n_edges"]].values.tolist()  # two sources with 39 targets each
     [[78, 3], [78, 3], [78, 3]]
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     slots.check_free(cells, "tl.evaluate_network", key_added, [f"uns/{key_added}"])

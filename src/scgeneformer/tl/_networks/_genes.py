@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer.tl._perturbation._select import find_tokens
 from scgeneformer.tl._perturbation._write import columns_by_token
 
@@ -88,8 +89,6 @@ def choose_genes(
     ValueError
         If there are no two such genes, or none of `tfs` is among `genes`.
     """
-    from scanpy import logging as logg
-
     if genes is None:
         order = np.argsort(-n_cells, kind="stable")[:N_GENES]
         order = order[n_cells[order] >= min_cells]
@@ -149,8 +148,6 @@ def known_edges(cells: AnnData, inputs: ModelInputs | None, edges: pd.DataFrame)
     ValueError
         If no edge is between two genes of the data.
     """
-    from scanpy import logging as logg
-
     named = edge_ends(edges, "edges")
     ends = [_columns_of(cells, inputs, list(named[column])) for column in COLUMNS]
     there = (ends[0] >= 0) & (ends[1] >= 0) & (ends[0] != ends[1])

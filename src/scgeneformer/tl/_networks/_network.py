@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._arguments import checked
 from scgeneformer._settings import settings
@@ -154,8 +155,6 @@ def network(
     >>> edges["source"].value_counts().tolist()  # 40 genes, not to itself
     [39, 39, 39]
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     cells = keys.as_adata(data, mod)
     check_options(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer._settings import settings
 from scgeneformer.tl._perturbation._write import columns_by_token
 from scgeneformer.tokens import token_of
@@ -208,8 +209,6 @@ def _draw(
     groups: dict[str | None, np.ndarray], max_cells: int, min_cells: int, rng: np.random.Generator
 ) -> dict[str | None, np.ndarray]:
     """Cells of each group that has enough of them."""
-    from scanpy import logging as logg
-
     drawn = {}
     for group, rows in groups.items():
         if len(rows) < min_cells:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +53,6 @@ def agreement_of(samples: Sequence[Sample], states: Sequence[str], *, allow_poor
     ValueError
         If it is surely poor and `allow_poor` is False.
     """
-    from scanpy import logging as logg
-
     from scgeneformer import engine
 
     if not samples:

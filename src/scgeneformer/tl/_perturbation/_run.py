@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer._settings import settings
 from scgeneformer.tl._model_inputs import model_inputs
@@ -76,8 +77,6 @@ def run_perturbation(
     mod, copy
         As the caller gave them.
     """
-    from scanpy import logging as logg
-
     data = adata.copy() if copy else adata
     table = keys.as_adata(data, mod)
     options.check()

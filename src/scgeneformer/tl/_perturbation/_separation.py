@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import evaluation
 from scgeneformer.tl._expression import log_profile
 from scgeneformer.tl._obs_names import donor_column, type_column
@@ -35,8 +36,6 @@ def separations(runs: Sequence[PerturbRun], obs: pd.DataFrame) -> Separation | d
     ``"embedding"`` and ``"expression"``: area under the ROC curve of held-out cells by `evaluation.separation`; ``"held_out"``: ``"donors"`` where a
     column of `obs` looks like them and they can be held out, else ``"cells"``.
     """
-    from scanpy import logging as logg
-
     donor = donor_column(obs)
     donors = None if donor is None else obs[donor].astype(str).to_numpy()
     of_group = {run.group: separation for run in runs if (separation := _separation(run, donors))}
@@ -89,8 +88,6 @@ def _held_out(values: np.ndarray, is_target: np.ndarray, groups: np.ndarray | No
 
 def warn_of_types(obs: pd.DataFrame, source: np.ndarray, target: np.ndarray, options: PerturbOptions) -> None:
     """Say by the log that cells of several types are perturbed together, and how states differ in their types."""
-    from scanpy import logging as logg
-
     column = type_column(obs)
     if column is None or column == options.groupby:
         return

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys as keys
+from scgeneformer import _log as logg
 from scgeneformer import _slots as slots
 from scgeneformer import evaluation
 from scgeneformer._arguments import checked
@@ -110,8 +111,6 @@ def evaluate_shifts(
     >>> bool(table.loc[["effect", "|log2fc|"], "auroc"].between(0, 1).all())
     True
     """
-    from scanpy import logging as logg
-
     if copy:
         adata = adata.copy()
     data = keys.as_adata(adata, mod)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, _slots
+from scgeneformer import _log as logg
 from scgeneformer._arguments import checked
 from scgeneformer.tl._obs_names import donor_column
 from scgeneformer.tl._perturbation._agreement import FAIR
@@ -223,8 +224,6 @@ def rank_shifts(
     """
     test = test or ("rank_sum" if donor is None else "donors")
     check_arguments(test, compat, donor, null, singles, centered=centered)
-    from scanpy import logging as logg
-
     if copy:
         adata = adata.copy()
     data = _keys.as_adata(adata, mod)
@@ -352,8 +351,6 @@ def _state_labels(adata: AnnData | MuData, run: dict[str, Any], mod: str) -> np.
 
 def _expression(ranking: Ranking, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What expression alone says of the genes; nothing, and why, where it is not there."""
-    from scanpy import logging as logg
-
     shifts = read_shifts(ranking.data, ranking.key, goal=ranking.goal)
     try:
         return expression_columns(ranking.data, labels, ranking.run, shifts)
@@ -364,8 +361,6 @@ def _expression(ranking: Ranking, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 def _count_tested(table: dict[str, np.ndarray], ranking: Ranking, group: str | None) -> int:
     """Number of tested genes; warns where none was in enough cells."""
-    from scanpy import logging as logg
-
     if (most := table["n_cells"].max(initial=0)) < ranking.min_cells:
         of_group = "" if group is None else f" of {group!r}"
         logg.warning(
