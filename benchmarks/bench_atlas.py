@@ -27,6 +27,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import torch
 from bench_stream import N_GENES, generate
 
@@ -38,9 +39,11 @@ ROWS = 4096  # of a chunk
 
 def read(folder: Path, n_cells: int) -> ad.AnnData:
     """The first cells of the atlas, lazily."""
-    atlas = ad.experimental.read_lazy(folder / "atlas.zarr")[:n_cells]
-    atlas.X = atlas.X.rechunk((ROWS, -1))
-    return atlas
+    atlas = ad.experimental.read_lazy(folder / "atlas.zarr")
+    names = pd.RangeIndex(n_cells).astype(str)
+    return ad.AnnData(
+        atlas.X[:n_cells].rechunk((ROWS, -1)), pd.DataFrame(index=names), pd.DataFrame(index=atlas.var_names)
+    )
 
 
 def tokens(folder: Path, n_cells: int, model: str) -> None:
