@@ -18,6 +18,7 @@ import argparse
 import os
 import platform
 import time
+from itertools import product
 from pathlib import Path
 
 import anndata as ad
@@ -99,11 +100,11 @@ def of_permuted_labels(
     for _ in range(n_labelings):
         drawn[left] = rng.permutation(drawn[left])
         cells.obs["drawn"] = drawn
-        for donor in (None, "dealt"):
-            sg.tl.rank_shifts(cells, key="moved", test="permuted_labels", donor=donor, rng=rng)
+        for donor, centered in product((None, "dealt"), (False, True)):
+            sg.tl.rank_shifts(cells, key="moved", test="permuted_labels", donor=donor, centered=centered, rng=rng)
             frame = sg.get.shifts(cells, key="moved")
-            within = "" if donor is None else ", within donors"
-            for name, column in (("plain", "pvals"), ("contrast", "contrast_pvals")):
+            within = ("" if donor is None else ", within donors") + (", centred" if centered else ", plain")
+            for name, column in (("shift", "pvals"), ("contrast", "contrast_pvals")):
                 p = frame[column].dropna().to_numpy()
                 table.setdefault(("one type, states drawn", f"permuted labels{within}, {name}"), []).append(p)
 
@@ -130,6 +131,8 @@ def real(cells: ad.AnnData, n_cells: int) -> pd.DataFrame:
     sg.tl.perturb(cells, max_cells=n_cells, decompose=True, directions=True, key_added="treated", **states)
     sg.tl.rank_shifts(cells, key="treated")
     scores = sg.get.shifts(cells, key="treated").set_index("names")["scores"]
+    sg.tl.rank_shifts(cells, key="treated", test="permuted_labels", centered=True)
+    centred = sg.get.shifts(cells, key="treated").set_index("names")
     sg.tl.rank_shifts(cells, key="treated", test="permuted_labels")
     frame = sg.get.shifts(cells, key="treated").set_index("names")
     frame = frame[frame["pvals"].notna()]
@@ -139,6 +142,8 @@ def real(cells: ad.AnnData, n_cells: int) -> pd.DataFrame:
         "score of the shift, rank sum": scores.loc[frame.index],
         "score of the shift, permuted labels": frame["scores"],
         "centred shift": frame["centered_effect"],
+        "score of the centred shift, permuted labels": centred["scores"].loc[frame.index],
+        "score of the centred contrast, permuted labels": centred["contrast_scores"].loc[frame.index],
         "contrast (target less source)": frame["contrast"],
         "score of the contrast, permuted labels": frame["contrast_scores"],
         "own vector": frame["own"],

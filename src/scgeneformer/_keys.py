@@ -180,6 +180,11 @@ def direction_key(key: str, group: str | None = None) -> str:
     return f"{key}__direction" if group is None else group_key(f"{key}__direction", group)
 
 
+def movement_key(key: str) -> str:
+    """Name of the `obsm` slot with the mean movement of each cell by the genes that its shifts are centred by."""
+    return f"{key}__movement"
+
+
 def state_embedding_key(key: str) -> str:
     """Name of the `obsm` slot with the embeddings of the cells that the states' centroids are made of."""
     return f"{key}__embedding"

@@ -56,6 +56,42 @@ def test_the_test_is_that_of_the_arrays(moved):
     assert {"contrast", "contrast_pvals"} <= set(frame)
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_centred_shifts_are_tested_by_centred_movements(tokenized, listed):
+    """Less the mean movement of each of its cells, a gene's movement tells its centred effects on both states."""
+    tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) < 20, "sick", "well")
+    often = np.argsort(-np.asarray((tokenized.X > 0).sum(0)).ravel(), kind="stable")
+    genes = tokenized.var_names[often][tokenized.var["token_id"].to_numpy()[often] > 0][:3].tolist() if listed else None
+    sg.tl.perturb(tokenized, genes=genes, directions=True, max_cells=8, n_reference=4, **STATES)
+    assert ("shift__reference" in tokenized.layers) == listed
+    sg.tl.rank_shifts(tokenized, test="permuted_labels", centered=True, n_permutations=50, rng=3, min_cells=1)
+    table = tokenized.varm["shift"]
+    deletions, movement = tokenized.layers["shift"].tocsc(), tokenized.obsm["shift__movement"].astype(float)
+    assert (np.isnan(movement).any(axis=1) == (np.diff(tokenized.layers["shift"].tocsr().indptr) == 0)).all()
+    directions = np.full((tokenized.n_vars, movement.shape[1]), np.nan)
+    for gene in range(tokenized.n_vars):
+        cells = deletions.indices[deletions.indptr[gene] : deletions.indptr[gene + 1]]
+        if len(cells):
+            directions[gene] = tokenized.varm["shift__direction"][gene] - movement[cells].mean(0)
+    tested = table["n_cells"].to_numpy() > 0
+    for state, column in (("well", "effect"), ("sick", "effect_sick")):
+        centroid = tokenized.uns["shift"]["centroids"][state]
+        towards = directions @ centroid / np.linalg.norm(centroid)
+        np.testing.assert_allclose(towards[tested], table[column][tested], atol=2e-6)
+    left = np.isnan(movement).any(axis=1)
+    expected = stats.permuted_labels(
+        directions,
+        tokenized.obsm["shift__embedding"][left].astype(float),
+        (tokenized.obs["state"] == "well").to_numpy()[left],
+        n_permutations=50,
+        rng=np.random.default_rng(3),
+    )
+    np.testing.assert_allclose(table["scores"][tested], expected.of_shift.score[tested], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        table["contrast_scores"][tested], expected.of_contrast.score[tested], rtol=1e-3, atol=1e-3
+    )
+
+
 def test_every_ranking_of_two_states_has_the_contrast(moved):
     sg.tl.rank_shifts(moved)
     np.testing.assert_allclose(
@@ -63,7 +99,8 @@ def test_every_ranking_of_two_states_has_the_contrast(moved):
     )
 
 
-def test_level_under_labels_drawn_anew(moved):
+@pytest.mark.parametrize("centered", [False, True])
+def test_level_under_labels_drawn_anew(moved, centered):
     """The run is done once: labels of the cells that were not perturbed are drawn anew, as if they had been so from the start."""
     perturbed = np.diff(moved.layers["shift"].indptr) > 0
     rng, pvalues = np.random.default_rng(0), []
@@ -71,7 +108,7 @@ def test_level_under_labels_drawn_anew(moved):
     for _ in range(60):
         state[~perturbed] = rng.permutation(state[~perturbed])
         moved.obs["state"] = state
-        sg.tl.rank_shifts(moved, test="permuted_labels", n_permutations=60, rng=rng)
+        sg.tl.rank_shifts(moved, test="permuted_labels", n_permutations=60, rng=rng, centered=centered)
         pvalues.append(moved.varm["shift"][["pvals", "contrast_pvals"]].dropna().iloc[0].to_numpy())
     assert (np.mean(np.array(pvalues) < 0.05, axis=0) <= 0.15).all()
 
@@ -99,6 +136,7 @@ def test_runs_in_parts_are_runs_at_once(moved, tmp_path, monkeypatch, interrupte
     interrupted(1, sg.tl.perturb, again, **options)
     sg.tl.perturb(again, **options)
     np.testing.assert_allclose(again.varm["shift__direction"], moved.varm["shift__direction"], atol=1e-6)
+    np.testing.assert_allclose(again.obsm["shift__movement"], moved.obsm["shift__movement"], atol=1e-6)
     with pytest.raises(ValueError, match="directions was"):
         sg.tl.perturb(again, **options | {"directions": False})
 
@@ -121,14 +159,14 @@ def test_runs_that_are_refused(moved, options, message):
     assert set(moved.varm) == set(before.varm)
 
 
-@pytest.mark.parametrize("gone", ["varm", "obsm", "obs"])
+@pytest.mark.parametrize(
+    "gone", ["varm/shift__direction", "obsm/shift__embedding", "obsm/shift__movement", "obs/state"]
+)
 def test_rankings_that_are_refused(moved, gone):
-    if gone == "obs":
-        del moved.obs["state"]
-    else:
-        del getattr(moved, gone)["shift__direction" if gone == "varm" else "shift__embedding"]
-    with pytest.raises(KeyError, match="directions=True" if gone != "obs" else "Put the column back"):
-        sg.tl.rank_shifts(moved, test="permuted_labels")
+    place, name = gone.split("/")
+    del getattr(moved, place)[name]
+    with pytest.raises(KeyError, match="directions=True" if place != "obs" else "Put the column back"):
+        sg.tl.rank_shifts(moved, test="permuted_labels", centered=True)
     with pytest.raises(ValueError, match="n_permutations=5 must be an integer of at least 20"):
         sg.tl.rank_shifts(moved, test="permuted_labels", n_permutations=5)
 
@@ -136,4 +174,4 @@ def test_rankings_that_are_refused(moved, gone):
 def test_a_further_run_takes_its_slots_away(moved):
     sg.tl.perturb(moved, **STATES)
     assert "shift__direction" not in moved.varm
-    assert "shift__embedding" not in moved.obsm
+    assert not {"shift__embedding", "shift__movement"} & set(moved.obsm)

@@ -6,43 +6,54 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+Sums = dict[int, tuple[int, np.ndarray]]  # number of movements, and their sum, float64 (H,)
+
 
 @dataclass
 class Directions:
-    """Number and sum of movements u(after) - u(before) of each gene or set, u being the embedding of a cell at length 1.
+    """Number and sum of movements u(after) - u(before) of each gene or set, and of each cell, u being the embedding of a cell at length 1.
 
     The change of the cosine to a state is the product of the movement with the state's centroid at length 1, so that the mean shift of a gene
-    towards any state is the product with the gene's mean movement.
+    towards any state is the product with the gene's mean movement, and the mean shift of a cell that with the cell's.
 
     Attributes
     ----------
-    sums
-        By token of a gene or number of a set: the number of movements, and their sum, float64 (H,).
+    of_genes
+        By token of a gene or number of a set.
+    of_cells
+        By number of a cell.
     """
 
-    sums: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
+    of_genes: Sums = field(default_factory=dict)
+    of_cells: Sums = field(default_factory=dict)
 
-    def add(self, what: np.ndarray, movements: np.ndarray) -> None:
-        """Add the movements of one batch: int64 (B,) and float64 (B, H)."""
-        names, index, n = np.unique(what, return_inverse=True, return_counts=True)
-        total = np.zeros((len(names), movements.shape[1]))
-        np.add.at(total, index, movements)
-        self._plus(names, n, total)
+    def add(self, what: np.ndarray, cells: np.ndarray, movements: np.ndarray) -> None:
+        """Add the movements of one batch: int64 (B,) both, and float64 (B, H)."""
+        for sums, moved in ((self.of_genes, what), (self.of_cells, cells)):
+            names, index, n = np.unique(moved, return_inverse=True, return_counts=True)
+            total = np.zeros((len(names), movements.shape[1]))
+            np.add.at(total, index, movements)
+            _plus(sums, names, n, total)
 
     def merge(self, stored: dict[str, np.ndarray]) -> None:
         """Add what `stored` of others returned."""
-        self._plus(stored["moved_what"], stored["moved_n"], stored["moved_sum"])
+        for sums, name in ((self.of_genes, "moved"), (self.of_cells, "moved_cells")):
+            _plus(sums, *(stored[f"{name}_{field}"] for field in ("what", "n", "sum")))
 
     def stored(self) -> dict[str, np.ndarray]:
-        """Arrays that tell all, ordered by gene or set."""
-        names = sorted(self.sums)
-        return {
-            "moved_what": np.array(names, dtype=np.int64),
-            "moved_n": np.array([self.sums[name][0] for name in names], dtype=np.int64),
-            "moved_sum": np.array([self.sums[name][1] for name in names], dtype=np.float64),
-        }
+        """Arrays that tell all, ordered by gene or set, and by cell."""
+        arrays: dict[str, np.ndarray] = {}
+        for sums, name in ((self.of_genes, "moved"), (self.of_cells, "moved_cells")):
+            names = sorted(sums)
+            arrays |= {
+                f"{name}_what": np.array(names, dtype=np.int64),
+                f"{name}_n": np.array([sums[each][0] for each in names], dtype=np.int64),
+                f"{name}_sum": np.array([sums[each][1] for each in names], dtype=np.float64),
+            }
+        return arrays
 
-    def _plus(self, names: np.ndarray, n: np.ndarray, totals: np.ndarray) -> None:
-        for name, count, total in zip(names.tolist(), n.tolist(), totals, strict=True):
-            before = self.sums.get(name)
-            self.sums[name] = (count, total) if before is None else (before[0] + count, before[1] + total)
+
+def _plus(sums: Sums, names: np.ndarray, n: np.ndarray, totals: np.ndarray) -> None:
+    for name, count, total in zip(names.tolist(), n.tolist(), totals, strict=True):
+        before = sums.get(name)
+        sums[name] = (count, total) if before is None else (before[0] + count, before[1] + total)

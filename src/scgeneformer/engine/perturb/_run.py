@@ -147,6 +147,8 @@ def run(
         placing = {name: options.get(name, "auto") for name in ("device", "precision")}
         for number, done in map_cells(_part, unfinished(), encoder, job, here={"bar": bar}, **placing):
             done["cells"] = parts[number][done["cells"]].astype(np.int32)
+            if job.directions:
+                done["moved_cells_what"] = parts[number][done["moved_cells_what"]]
             if store is not None:
                 store.write(number, done | {_OF: parts[number]})
             total.add(number, done)

@@ -121,8 +121,9 @@ def perturb(
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
         If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
         (column's) state before and after, the number of cells, and the standard deviation.
-    `.varm["shift__direction"]`, `.varm["shift__direction_<group>"]`, `.obsm["shift__embedding"]`
-        If `directions`: mean over cells of the movement of the embedding, after less before, each at length 1, float32 (n_vars, width); and the
+    `.varm["shift__direction"]`, `.varm["shift__direction_<group>"]`, `.obsm["shift__movement"]`, `.obsm["shift__embedding"]`
+        If `directions`: mean over cells of the movement of the embedding, after less before, each at length 1, float32 (n_vars, width); the mean
+        of each cell over the genes that its shifts are centred by, float32 (n_obs, width), NaN for cells that were not perturbed; and the
         embeddings of the cells that the centroids are made of, float32 (n_obs, width), NaN for all others.
     `.uns["shift"]`
         ``"params"``: the arguments, model, sha256 of its weights, vocabulary hash, numbers of cells and pairs, version. ``"centroids"``:

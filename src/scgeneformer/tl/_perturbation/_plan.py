@@ -94,7 +94,7 @@ class PerturbRun:
         if self.options.checkpoint is not None:
             path = Path(self.options.checkpoint) / folder
             path = path if self.group is None else path / f"group-{self.number:03d}"
-            later = {"decompose": decompose, "directions": directions}
+            later = {"decompose": decompose, "directions": directions, "directions of cells": directions}
             store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects, later=later))
         return engine.perturb.run(
             self.inputs.pretrained.encoder,

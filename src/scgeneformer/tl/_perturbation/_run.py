@@ -26,6 +26,7 @@ from ._write import (
     Measured,
     direction_slots,
     direction_values,
+    movement_values,
     random_slots,
     random_values,
     shift_slots,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scgeneformer.engine.perturb import Outcome, Perturbation, Sample
+    from scgeneformer.engine.perturb import Directions, Outcome, Perturbation, Sample
 
     from ._options import PerturbOptions
     from ._plan import PerturbRun
@@ -201,6 +202,7 @@ def _values(
     if options.directions:
         moved = {run.group: part.directions for run, part in zip(runs, groups.listed, strict=True)}
         values |= direction_values(moved, key, targets, table) | _embeddings(runs, key, table.n_obs)
+        values |= movement_values(groups.random or groups.listed, key, table.n_obs)
     return values
 
 
@@ -215,14 +217,21 @@ def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) ->
         refined = run.run(strongest, "exact", "genes-exact")
         merged, exact = merge_exact(outcome, refined)
     cells = run.chosen[merged.cells]
-    return Measured(cells, merged.what, merged.values, exact, merged.effects, merged.directions), outcome
+    return Measured(cells, merged.what, merged.values, exact, merged.effects, _in_table(run, merged)), outcome
+
+
+def _in_table(run: PerturbRun, outcome: Outcome) -> Directions | None:
+    """The movements with cells by their rows in the table, not among those of the run."""
+    moved = outcome.directions
+    return moved and replace(moved, of_cells={int(run.chosen[cell]): sums for cell, sums in moved.of_cells.items()})
 
 
 def _measure_beside(run: PerturbRun, perturbation: Perturbation, *, screened: bool) -> tuple[Measured, Outcome]:
     """The same for random genes or sets, as estimates if `screened`."""
     folder = "sets-random" if perturbation.genes is None else "genes-random"
-    outcome = run.run(perturbation, "screen" if screened else "exact", folder)
-    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values), outcome
+    outcome = run.run(perturbation, "screen" if screened else "exact", folder, directions=run.options.directions)
+    moved = _in_table(run, outcome)
+    return Measured(run.chosen[outcome.cells], outcome.what, outcome.values, directions=moved), outcome
 
 
 def _embeddings(runs: list[PerturbRun], key: str, n_obs: int) -> dict[str, np.ndarray]:

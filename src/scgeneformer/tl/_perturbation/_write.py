@@ -149,7 +149,8 @@ def untrained_values(
 
 def direction_slots(key: str, groups: list[str | None]) -> list[str]:
     """Slots of mean movements, and of the embeddings whose labels are permuted."""
-    return [f"varm/{keys.direction_key(key, group)}" for group in groups] + [f"obsm/{keys.state_embedding_key(key)}"]
+    of_genes = [f"varm/{keys.direction_key(key, group)}" for group in groups]
+    return [*of_genes, f"obsm/{keys.movement_key(key)}", f"obsm/{keys.state_embedding_key(key)}"]
 
 
 def direction_values(
@@ -165,6 +166,17 @@ def direction_values(
         means[targets.column_of[stored["moved_what"]]] = stored["moved_sum"] / stored["moved_n"][:, None]
         values[f"varm/{keys.direction_key(key, group)}"] = means
     return values
+
+
+def movement_values(groups: list[Measured], key: str, n_obs: int) -> dict[str, np.ndarray]:
+    """Mean movement of each cell, float32 (n_obs, H), NaN where it was not perturbed, by slot."""
+    sums = {cell: moved for part in groups if part.directions for cell, moved in part.directions.of_cells.items()}
+    if not sums:
+        return {}
+    means = np.full((n_obs, len(next(iter(sums.values()))[1])), np.nan, dtype=np.float32)
+    for cell, (n, total) in sums.items():
+        means[cell] = total / n
+    return {f"obsm/{keys.movement_key(key)}": means}
 
 
 def result_names(key: str, states: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from scgeneformer import _keys, stats
 
@@ -38,7 +39,7 @@ def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
         )
         raise ValueError(msg)
     return stats.permuted_labels(
-        np.asarray(data.varm[_keys.direction_key(ranking.key, ranking.group)], dtype=np.float64),
+        _directions(ranking),
         embedded[left],
         is_target,
         blocks=None if ranking.donors is None else ranking.donors.codes[left].astype(np.int64),
@@ -46,3 +47,28 @@ def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
         n_permutations=ranking.n_permutations,
         rng=ranking.rng,
     )
+
+
+def _directions(ranking: Ranking) -> np.ndarray:
+    """Mean movement by each gene, float64 (n_vars, H); centred as the shifts are: less the mean movement of each of its cells.
+
+    Raises
+    ------
+    ValueError
+        If a cell was perturbed without any of the random genes that its shifts are centred by.
+    """
+    data, key = ranking.data, ranking.key
+    directions = np.asarray(data.varm[_keys.direction_key(key, ranking.group)], dtype=np.float64)
+    if not ranking.centered:
+        return directions
+    shifts, reference = ranking.shifts(data, key, ranking.states[0])
+    common = np.asarray(data.obsm[_keys.movement_key(key)], dtype=np.float64)
+    if np.isnan(common[shifts.cells]).any():
+        msg = f"Cells were perturbed without a random gene to centre by in .layers[{_keys.reference_key(key)!r}]. Rank with centered=False."
+        raise ValueError(msg)
+    centred, _ = ranking.centre(data, key, shifts, reference)
+    n, n_centred = (np.bincount(some.genes, minlength=data.n_vars)[:, None] for some in (shifts, centred))
+    in_cell = sparse.csr_array((np.ones(len(shifts.genes)), (shifts.genes, shifts.cells)), shape=data.shape[::-1])
+    # the only gene that was tested in a cell is the cell's mean: nothing is left of it
+    left = n * directions - in_cell @ np.nan_to_num(common)
+    return np.divide(left, n_centred, out=np.full_like(left, np.nan), where=n_centred > 0)

@@ -61,7 +61,8 @@ def rank_shifts(
     Most of it is common to all genes of a cell: without a gene, any gene, the others move up by one rank. Beside the mean over cells stands
     therefore the mean of what a gene does *beyond other genes of the same cell*, ``centered_effect``. It ranks genes better. But every gene has
     such an effect towards *any* direction, so that p-values of centred effects say nothing about the states: with states drawn at random
-    they find genes too (``benchmarks/judge_null.py``). Tests are therefore of shifts as they are, unless `centered`.
+    they find genes too (``benchmarks/judge_null.py``), but by permuted labels, which ask just that. Tests are therefore of shifts as they are,
+    unless `centered`.
 
     Parameters
     ----------
@@ -92,8 +93,8 @@ def rank_shifts(
     centered
         Test centred effects: subtract from every shift what perturbing other genes does to the same cell, the mean over all tested genes, or
         over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The question then is whether a gene
-        differs from others, whatever the states; see above. Not with `compat`, nor for interactions, which compare within cells already, nor for
-        permuted labels.
+        differs from others, whatever the states; see above. For ``"permuted_labels"`` it remains whether the states matter, now for that
+        difference. Not with `compat`, nor for interactions, which compare within cells already.
     compat
         ``"official"``: numbers as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
         states) the pool includes the tested gene, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are

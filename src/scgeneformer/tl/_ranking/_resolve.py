@@ -50,7 +50,7 @@ def resolve(
         msg = f"Official Geneformer has test={test!r} {'without' if goal else 'with'} goal states only. Leave out `compat`."
         raise ValueError(msg)
     if test == "permuted_labels":
-        labels = _labels_to_permute(data, key, run, labels, group)
+        labels = _labels_to_permute(data, key, run, labels, group, centered=centered)
     other, anchor = (data, ""), -1
     if null is not None:
         null_data, null_key = resolve_null(data, null, key, mod=mod)
@@ -81,7 +81,7 @@ def resolve(
 
 
 def _labels_to_permute(
-    data: AnnData, key: str, run: dict[str, Any], labels: np.ndarray | None, group: str | None
+    data: AnnData, key: str, run: dict[str, Any], labels: np.ndarray | None, group: str | None, *, centered: bool
 ) -> np.ndarray:
     """The labels, if there is all that a permutation of them needs.
 
@@ -90,8 +90,8 @@ def _labels_to_permute(
     KeyError
         If movements or embeddings were not kept, or the labels are gone.
     """
-    slots = {"varm": _keys.direction_key(key, group), "obsm": _keys.state_embedding_key(key)}
-    for place, name in slots.items():
+    slots = [("varm", _keys.direction_key(key, group)), ("obsm", _keys.state_embedding_key(key))]
+    for place, name in [*slots, ("obsm", _keys.movement_key(key))] if centered else slots:
         if name not in getattr(data, place):
             msg = f"No .{place}[{name!r}], which test='permuted_labels' needs. Run `sg.tl.perturb(adata, ..., directions=True, max_cells=...)`."
             raise KeyError(msg)
@@ -114,7 +114,7 @@ def check_arguments(
     if compat is not None and test not in OFFICIAL:
         msg = f"test={test!r} has no official form; compat='official' is for {OFFICIAL}."
         raise ValueError(msg)
-    if centered and (compat is not None or test in ("interaction", "permuted_labels")):
+    if centered and (compat is not None or test == "interaction"):
         of_what = "compat='official'" if compat is not None else f"test={test!r}"
         msg = f"{of_what} takes shifts as they are. Leave out `centered`."
         raise ValueError(msg)
