@@ -98,6 +98,20 @@ def test_outputs_name_no_folder_of_the_machine(path: Path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_links_of_a_notebook_are_addresses_of_pages_that_exist(path: Path):
+    # Colab has no folder around a notebook, and Sphinx follows the link docs/tutorials before it resolves `../page.md`
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "".join(line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"])
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("#")]
+    assert all(link.startswith("https://") for link in links), links
+    start = f"{project['urls']['Documentation']}en/latest/"
+    pages = [link.removeprefix(start).split("#")[0] for link in links if link.startswith(start)]
+    sources = [[(ROOT / "docs" / page).with_suffix(suffix) for suffix in (".md", ".ipynb")] for page in pages]
+    assert all(any(source.exists() for source in pair) for pair in sources), pages
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_notebook_opens_in_colab_and_installs_the_package_there_only(path: Path, monkeypatch: pytest.MonkeyPatch):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     source = project["urls"]["Source"]
