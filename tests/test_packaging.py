@@ -96,10 +96,11 @@ def test_what_is_said_about_the_package_is_the_same_everywhere():
     }
 
 
-def test_the_changelog_has_the_version():
+def test_the_changelog_has_the_version_and_the_date_of_the_citation():
     version = Version(PROJECT["project"]["version"])
-    heading = "## [Unreleased]" if version.is_devrelease else f"## [{version}] - 20"
-    assert heading in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    heading = "[Unreleased]" if version.is_devrelease else f"[{version}] - {citation['date-released']}"
+    assert f"## {heading}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_workflows_are_pinned_and_only_one_job_may_publish():
