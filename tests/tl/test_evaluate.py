@@ -315,6 +315,23 @@ def test_without_test_cells_the_validation_cells_are_scored(small) -> None:
     assert sg.get.evaluation(adata).index[0] == "trained head"
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_class_that_no_test_cell_has_is_named(world, monkeypatch) -> None:
+    adata = world[0][world[0].obs["type"].isin(["B", "mono"])].copy()
+    of_one_class = np.where(np.arange(adata.n_obs) // 2 % 2 == 0, "first", "second")
+    adata.obs["sample"] = adata.obs["type"].astype(str) + of_one_class  # two samples of each class, and three sets
+    sg.model.CellClassifier.setup_anndata(adata, "type", sample_key="sample")
+    model = sg.model.CellClassifier(adata, world[2], freeze="all")
+    model.train(1, **QUICK)
+    (tested,) = set(adata.obs["type"].iloc[model.split.test])
+    (other,) = {"B", "mono"} - {tested}
+    warnings: list[str] = []
+    monkeypatch.setattr("scanpy.logging.warning", warnings.append)
+    sg.tl.evaluate(adata, model, baselines=False)
+    (warning,) = [text for text in warnings if f"No test cell is labelled '{other}'" in text]
+    assert "`sample_key`" in warning
+
+
 def test_a_classifier_of_a_modality(world) -> None:
     mdata = mudata.MuData({"gex": world[0].copy()})
     sg.model.CellClassifier.setup_mudata(mdata, "type", sample_key="donor", modalities={"tokens_key": "gex"})

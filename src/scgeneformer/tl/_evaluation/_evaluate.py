@@ -152,6 +152,12 @@ def evaluate(
         logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
 
     samples = classifier.samples()
+    if target.kind != "continuous":
+        present = set(labels[rows].astype(np.int64))
+        absent = [repr(name) for code, name in enumerate(target.classes) if code not in present]
+        if absent:
+            cure = "" if samples is None else " Each class needs cells of several samples, named by `sample_key`."
+            logg.warning(f"No {which} cell is labelled {', '.join(absent)}: the scores do not cover every class.{cure}")
     if wanted:
         groups = None if samples is None else samples[train]
         n_classes = None if target.kind == "continuous" else len(target.classes)
