@@ -344,6 +344,12 @@ def test_mixture_marks_the_gene_with_impact() -> None:
     assert np.mean(effects > upper) <= table.loc["gene0", "impact_fraction"] <= np.mean(effects >= lower)
 
 
+def test_a_mixture_of_genes_in_too_few_cells_is_refused() -> None:
+    adata = simulate(goal=False)
+    with pytest.raises(ValueError, match=r"min_cells=100000 cells each, and 0 genes .* lower `min_cells`"):
+        sg.tl.rank_shifts(adata, test="mixture", min_cells=100_000)
+
+
 def test_copy_and_mudata() -> None:
     adata = simulate()
     ranked = sg.tl.rank_shifts(adata, copy=True)

@@ -298,6 +298,12 @@ def _against_matched(
 def _impact(
     ranking: Ranking, shifts: Shifts, effect: np.ndarray, tested: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    if len(np.unique(effect[tested])) < 2:
+        msg = (
+            f"test='mixture' needs different effects of at least two genes in min_cells={ranking.min_cells} cells each, and {tested.sum()} genes "
+            "are in so many. Perturb more cells or genes, or lower `min_cells`."
+        )
+        raise ValueError(msg)
     if ranking.official:  # similarities, in the order of tokens
         token_id = read_token_ids(ranking.data, ranking.run)
         genes = np.flatnonzero(tested)
