@@ -54,20 +54,20 @@ def tokenize(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Encode each cell as its expressed genes, ranked by expression relative to the genes' medians in the model's corpus.
+    """Encode each cell as its expressed genes, ranked by expression relative to their medians in the training corpus of the model.
 
-    Genes of a cell are ordered by count / non-zero median, highest first, as published (Theodoris 2023). Scaling to the cell's total
+    The genes of a cell are ordered by count / non-zero median, highest first, as published (Theodoris 2023). Scaling to the total of the cell
     does not change the order and is omitted. Ties are broken by token, so that tokens do not depend on the order of genes in `adata`, the
-    type of the matrix or its chunks; official Geneformer leaves the order of ties to the processor. Unlike there, explicit zeros are not
+    type of the matrix or its chunks; in official Geneformer the order of ties depends on the processor. In contrast to official Geneformer, explicit zeros are not
     expressed, counts of genes with the same token are always summed, and no cell is dropped.
 
     Parameters
     ----------
     adata
-        Cells with counts of all genes, not of selected ones.
+        Cells with counts of all genes, not of a selection.
     model
         Model that will read the tokens: its name in :func:`scgeneformer.hub.available`, its folder, or a loaded or trained model; or a
-        vocabulary. By default the bundled model. Tokens can be read by models of the same vocabulary only.
+        vocabulary. By default the bundled model. Only models with the same vocabulary can read the tokens.
     layer
         Layer with the counts; ``None`` for ``.X``. An array, CSR, CSC or dask array, or a file, for an AnnData opened by ``backed=`` or
         :func:`anndata.experimental.read_lazy`. It is never made dense as a whole.
@@ -87,11 +87,11 @@ def tokenize(
     max_length
         Maximum number of tokens per cell, special tokens included; by default the model's. The genes of lowest rank are left out.
     rng
-        Seed of a random choice among the genes of cells that have too many, each in proportion to its value, as CellFM was trained and its
-        authors read cells; ``None`` takes the highest. Only for models that read values.
+        Seed for sampling genes in proportion to their values if a cell has too many, as in the training of CellFM;
+        ``None`` takes the highest values. Only for models that read values.
     key_added
         Name of the slots in ``.obsm`` and ``.uns``. A name other than the default also prefixes the columns below, so that tokens of
-        several vocabularies can be kept side by side.
+        several vocabularies can be stored together.
     mod
         Modality with the counts, for MuData.
     copy
@@ -103,13 +103,13 @@ def tokenize(
 
     ``.obsm[key_added]``
         uint16 of shape (n_obs, `max_length`): tokens, special tokens of the model included (V2), right-padded with 0. A dask array if the
-        counts are a dask array or in a file: they are read once now, for checks and lengths, and once when the tokens are computed,
+        counts are a dask array or in a file: the counts are read once by this call, for checks and lengths, and once when the tokens are computed,
         chunk by chunk.
     ``.obsm[f"{key_added}_counts"]``
         float32 of the same shape, if `keep_counts`: counts per 10,000 of each token's gene, 0 elsewhere.
     ``.obsm[f"{key_added}_values"]``
-        float32 of the same shape, for models that read values (CellFM): log1p of counts per 10,000, of which genes outside the vocabulary are no
-        part; at ``<cls>``, log1p of total counts over 1,000. Perturbations by a factor need it.
+        float32 of the same shape, for models that read values (CellFM): log1p of counts per 10,000 counts of genes in the vocabulary;
+        at ``<cls>``, log1p of total counts over 1,000. Perturbations by a factor need it.
     ``.obs["n_tokens"]``
         int32: number of tokens of each cell, special tokens included; 0 (V1), 1 (CellFM) or 2 (V2) for cells without genes of the vocabulary.
     ``.obs["token_vocabulary"]``
@@ -119,9 +119,9 @@ def tokenize(
     ``.uns[key_added]["params"]``
         Model, where it has a name or folder, name and hash of the vocabulary, and the parameters.
     ``.uns[key_added]["coverage"]``
-        Numbers of genes (``n_genes``), of those in the vocabulary (``n_mapped``), named by id (``n_by_id``) or by another column
-        (``n_by_fallback``) and sharing a token (``n_duplicates``), and of cells without any (``n_empty_cells``); shares of the genes
-        (``fraction_genes``), the counts (``fraction_counts``) and the vocabulary (``fraction_vocabulary``) that both have.
+        Numbers of genes (``n_genes``), of genes in the vocabulary (``n_mapped``), of these named by id (``n_by_id``), named by another column
+        (``n_by_fallback``) or sharing a token (``n_duplicates``), and of cells without such genes (``n_empty_cells``). Fractions of the genes
+        (``fraction_genes``) and of the counts (``fraction_counts``) that are in the vocabulary, and of the vocabulary that is in the data (``fraction_vocabulary``).
 
     Raises
     ------

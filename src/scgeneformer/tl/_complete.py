@@ -38,25 +38,25 @@ def complete(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Keep the first genes of each cell and let a decoder draw the others, one after the other.
+    """Keep the top genes of each cell and sample the others from a decoder, one after the other.
 
-    The result is what the model expects below these genes, in the form of tokens: :func:`embed` and the other tools read it by
-    `tokens_key`. It is no measurement, and not a later state of the cell. No gene is drawn twice.
+    The result consists of the genes that the model expects below these genes, as tokens: :func:`embed` and the other tools read it by
+    `tokens_key`. It is neither a measurement nor a later state of the cell. No gene is sampled twice.
 
     Parameters
     ----------
     adata
-        Tokenized by `scgeneformer.pp.tokenize`. Of dask tokens only those that are kept are read into memory, where the result is too.
+        Tokenized by `scgeneformer.pp.tokenize`. If tokens are a dask array, only the kept tokens are read into memory; the result is in memory.
     model
-        Name of a decoder, path of its checkpoint, or a loaded one. Defaults to the model that the tokens were made for; to be named where several
+        Name of a decoder, path of its checkpoint, or a loaded decoder. Defaults to the model that the tokens were made for. Name it if several
         models share its vocabulary.
     n_genes
-        Number of genes to keep, the highest in rank; all of those of a cell that has fewer.
+        Number of top-ranked genes to keep; if a cell has fewer, all of them.
     top_k
-        Draw among so many genes of the highest probability; 1 always takes the first, without chance. Defaults to all genes, each with the
+        Sample among this number of the most probable genes; 1 always takes the most probable gene. Defaults to all genes, each with the
         probability that the model gives it.
     max_length
-        Maximum number of tokens per cell, special tokens included; by default the model's. Cells that the model does not end before are cut.
+        Maximum number of tokens per cell, special tokens included; by default the model's. Longer cells are truncated.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
@@ -73,7 +73,7 @@ def complete(
     None, or the copy. Writes
 
     `.obsm["geneformer_completed"]`
-        uint16 (n_obs, `max_length`): tokens. Cells without a gene of the vocabulary stay without.
+        uint16 (n_obs, `max_length`): tokens. Cells without genes of the vocabulary remain empty.
     `.obs["geneformer_completed_n_tokens"]`, `.obs["geneformer_completed_token_vocabulary"]`
         Number of tokens and vocabulary of each cell, as :func:`~scgeneformer.pp.tokenize` writes them.
     `.uns["geneformer_completed"]["params"]`
@@ -86,12 +86,12 @@ def complete(
     TypeError
         If the checkpoint has no scores of genes.
     ValueError
-        If the model is no decoder, its vocabulary has no token that ends a cell, `n_genes` leaves nothing to draw, the tokens were made for another
-        vocabulary, or a slot holds something else than earlier results.
+        If the model is not a decoder, its vocabulary has no token that ends a cell, `n_genes` leaves nothing to sample, the tokens were made for another
+        vocabulary, or a slot holds something other than earlier results.
 
     Notes
     -----
-    A gene costs one pass of one token, since keys and values of those above it are kept.
+    Each gene costs one pass of one token, since keys and values of the tokens above are stored.
 
     Examples
     --------

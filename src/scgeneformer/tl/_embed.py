@@ -41,28 +41,28 @@ def embed(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Embed cells with a Geneformer, without training.
+    """Embed cells with a pretrained or fine-tuned model, without training.
 
-    Only the blocks up to the layer asked for are computed, and no masked-gene scores. Batches are made of similarly long
-    cells; the result is in the order of `adata` and does not depend on batches or padding.
+    Only the layers up to the requested one are computed, without masked-gene scores. Batches hold cells of similar
+    length; the result is in the order of `adata` and does not depend on batches or padding.
 
     Parameters
     ----------
     adata
         Tokenized by `scgeneformer.pp.tokenize`.
     model
-        Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for; to be named
-        where several models share its vocabulary.
+        Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for. Name it
+        if several models share its vocabulary.
     pooling
-        ``"mean"`` over a cell's genes; ``"cls"``, the state of the special first token of a BERT encoder; or ``"eos"``, that of the last token of
-        a decoder, the only one there that sees the whole cell. Defaults to the model's own pooling (of the bundled model and of decoders
-        ``"mean"``), else, as in the official tool, to ``"cls"`` where the vocabulary has that token (V2) and ``"mean"``
-        where it has not (V1).
+        ``"mean"`` over the genes of a cell; ``"cls"``, the state of the special first token of a BERT encoder; or ``"eos"``, the state of the last token of
+        a decoder, the only token that attends to the whole cell. Defaults to the pooling stored with the model (``"mean"`` for the bundled model and for
+        decoders), else, as in the official tool, to ``"cls"`` if the vocabulary has that token (V2) and ``"mean"``
+        otherwise (V1).
     emb_layer
-        Hidden layer, counted as in the official tool: 0 is the last, -1 the second to last. Defaults to the model's own layer (of the
-        bundled model and of decoders 0), else to -1.
+        Hidden layer, counted as in the official tool: 0 is the last, -1 the second to last. Defaults to the layer stored with the model (0 for the
+        bundled model and for decoders), else to -1.
     genes
-        Also average each gene's contextual state over the cells that express it.
+        Also average the contextual state of each gene over the cells that express it.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
@@ -77,7 +77,7 @@ def embed(
     None, or the copy. Writes
 
     `.obsm["X_geneformer"]`
-        float32 (n_obs, width); a dask array if the tokens are one. NaN for cells without a gene of the vocabulary, if pooled by mean.
+        float32 (n_obs, width); a dask array if the tokens are one. With mean pooling, NaN for cells without genes of the vocabulary.
     `.varm["geneformer"]`
         float32 (n_vars, width), if `genes`; NaN for genes that are not in the vocabulary or in no cell's tokens.
     `.uns["geneformer"]["params"]`
@@ -88,7 +88,7 @@ def embed(
     KeyError
         If there are no tokens.
     ValueError
-        If they were made for another vocabulary, pooling, layer or device do not exist, or a slot holds something else than an earlier
+        If the tokens were made for another vocabulary, if pooling, layer or device do not exist, or if a slot holds something other than an earlier
         embedding.
 
     Examples

@@ -40,22 +40,22 @@ def likelihood(
 ) -> AnnData | MuData | None:
     """Score cells by the mean log-likelihood of their genes under the model, in nats.
 
-    It is low where a cell is unlike those that the model was trained on, in its biology or for technical reasons: another technology, ambient
-    RNA, two cells in one droplet, or values that are not counts. Compare cells with a similar number of genes, by the same model. Guessing
-    each of V tokens with the same probability gives -log(V), which is -9.9 for V2 and MaxToki.
+    It is low if a cell is unlike the training cells of the model, for biological or technical reasons: another technology, ambient
+    RNA, two cells in one droplet, or values that are not counts. Compare cells with similar numbers of genes, by the same model. A uniform
+    distribution over V tokens gives -log(V), which is -9.9 for V2 and MaxToki.
 
     Parameters
     ----------
     adata
         Tokenized by `scgeneformer.pp.tokenize`. Dask tokens are read chunk by chunk.
     model
-        Name of a model, path of a checkpoint, or a pretrained model, with scores of genes. Defaults to the model that the tokens were made for;
-        to be named where several models share its vocabulary.
+        Name of a model, path of a checkpoint, or a pretrained model, with scores of genes. Defaults to the model that the tokens were made for.
+        Name it if several models share its vocabulary.
     genes
         Also average over the cells that express each gene.
     n_passes
-        Of a model with a masked-gene head: in how many passes a cell is read, each of which masks one gene of so many; 7 is close to the 15 % of
-        pretraining. Of no meaning for a decoder, which takes one pass.
+        For a model with a masked-gene head: number of passes per cell, each of which masks one in `n_passes` genes; 7 is close to the 15 % of
+        pretraining. Not used for a decoder, which needs one pass.
     tokens_key
         Slot of the tokens in `obsm`.
     key_added
@@ -74,7 +74,7 @@ def likelihood(
     `.obs["geneformer_loglik"]`
         float64: mean over a cell's genes. NaN for cells without a gene of the vocabulary.
     `.var["geneformer_loglik"]`, `.var["geneformer_loglik_n"]`
-        If `genes`: mean over the cells that have the gene among their tokens, NaN for others, and the number of these cells.
+        If `genes`: mean over the cells whose tokens contain the gene, NaN if there are none, and the number of these cells.
     `.uns["geneformer_loglik"]["params"]`
         Kind of likelihood, model, sha256 of its weights, vocabulary hash, precision, version.
 
@@ -85,12 +85,12 @@ def likelihood(
     TypeError
         If the checkpoint has no scores of genes.
     ValueError
-        If the tokens were made for another vocabulary, or a slot holds something else than earlier likelihoods.
+        If the tokens were made for another vocabulary, or a slot holds something other than earlier likelihoods.
 
     Notes
     -----
-    A decoder gives the probability of each gene given all genes ranked above it (kind ``"causal"``); their product is that of the cell. A
-    model with a masked-gene head gives that of a masked gene given the genes that are not masked (kind ``"pseudo"``; Wang and Cho 2019). Values
+    A decoder gives the probability of each gene given all genes ranked above it (kind ``"causal"``); their product is the probability of the cell. A
+    model with a masked-gene head gives the probability of a masked gene given the genes that are not masked (kind ``"pseudo"``; Wang and Cho 2019). Values
     of the two kinds are not comparable. Every gene of a cell is masked once.
 
     Examples

@@ -44,29 +44,29 @@ def score_sets(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Score cells by how near they lie to sets of genes in the embedding, against random sets, beside the expression of the sets.
+    """Score cells by the similarity of their embedding to gene sets, relative to random sets, and by the expression of the sets.
 
-    Cells and genes are embedded in one space, a cell as the mean of its genes. The score of a cell is the cosine similarity of its embedding, less
-    the mean of all cells, with the mean embedding of the set's genes, less that of all genes. Genes count that a cell does not express itself.
-    Any set lies nearer to some cells than to others; therefore the score is in standard deviations of random sets of as many genes, each drawn among
-    genes of like detection and rank. The expression of the set told more in every comparison made so far, in thin cells too (see the page
-    *Batches and axes*), and is written beside.
+    Cells and genes are embedded in one space, a cell as the mean of its genes. The score of a cell is the cosine similarity of its embedding, minus
+    the mean over all cells, with the mean embedding of the genes of the set, minus that of all genes. Genes that a cell does not express count as well.
+    Every set is closer to some cells than to others, so the score is given in standard deviations of random sets of the same size, whose genes match those of the set
+    in detection and rank. In every comparison made so far, the expression of the set was more informative, also in shallow cells (see the page
+    *Batches and axes*); it is written as well.
 
     Parameters
     ----------
     adata
         Embedded by :func:`embed` with ``genes=True`` and ``pooling="mean"``.
     sets
-        Genes by name of the set; a table with columns ``source`` (sets) and ``target`` (genes), as of decoupler; or a file that
-        :func:`scgeneformer.datasets.read_gene_sets` reads, such as a GMT. Genes are named by ``var_names`` or symbol.
+        Genes by name of the set; a decoupler table with columns ``source`` (sets) and ``target`` (genes); or a file that
+        :func:`scgeneformer.datasets.read_gene_sets` reads, such as a GMT file. Genes are named by ``var_names`` or symbol.
     embedding
         Name of the embedding, `key_added` of :func:`embed`.
     min_genes
-        Minimum number of genes of a set that have an embedding, being expressed in some cell; smaller sets are left out with a warning.
+        Minimum number of genes of a set with an embedding, that is, expressed in some cell; smaller sets are left out with a warning.
     n_random
         Number of random sets for each set.
     tokens_key
-        Slot of the tokens in ``.obsm``, which tell where the counts are.
+        Slot of the tokens in ``.obsm``, which record the layer of the counts.
     key_added
         Name of the results.
     rng
@@ -84,9 +84,9 @@ def score_sets(
         DataFrame (n_obs, n_sets), float64: the score of each set in the embedding, in standard deviations of its random sets in the same cell; NaN for
         cells without an embedding.
     ``.obsm["set_scores_expression"]``
-        The same of the mean log-normalised expression of the set's genes, against the same random sets: what is to be had without a model.
+        The same for the mean log-normalised expression of the genes of the set, relative to the same random sets: a baseline without a model.
     ``.uns["set_scores"]``
-        ``"params"``, and ``"sets"``: for each set the number of genes, how many of them were used, and the Spearman correlation of both scores
+        ``"params"``, and ``"sets"``: for each set the number of genes, the number of genes used, and the Spearman correlation of both scores
         over cells.
 
     Raises
@@ -94,7 +94,7 @@ def score_sets(
     KeyError
         If there are no embeddings of cells and genes, or a table lacks a column.
     ValueError
-        If no set has `min_genes` genes, the embedding of cells is not a mean over genes, there are no counts, or a slot holds something else
+        If no set has `min_genes` genes, the embedding of cells is not a mean over genes, there are no counts, or a slot holds something other
         than earlier scores.
 
     Examples

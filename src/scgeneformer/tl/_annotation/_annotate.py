@@ -46,11 +46,11 @@ def annotate(
 ) -> AnnData | MuData | None:
     """Label cells with a trained classifier.
 
-    Probabilities of categories are calibrated on the validation cells of the training, where there were any.
+    Probabilities of categories are calibrated on the validation cells of the training, if there were any.
 
-    Probabilities share the cell out among the classes that the model has learned; they do not tell whether it is of any of them. For that, the
-    state of the cell that the head reads is compared with those of training cells that a classifier keeps (at most 200 of each class), and its
-    distance to them with that of the validation cells, of which the training has seen as little as of new cells.
+    Probabilities are distributed over the classes that the model has learned; they do not show whether a cell belongs to any of them. Therefore the
+    state of the cell is also compared with the states of training cells that the classifier stores (at most 200 of each class). The
+    distance to these cells is compared with that of the validation cells, which, like new cells, were not trained on.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def annotate(
         tool, or by ``BertForSequenceClassification`` of transformers; or the name of a published classifier,
         ``"V1-10M_CellClassifier_cardiomyopathies"``.
     task
-        Which column of labels, where the classifier has learned several.
+        Column of labels, if the classifier has learned several.
     min_score
         Cells with a smaller probability of their class get no label. Not for continuous labels.
     unknown
-        Cells with a novelty below this get the label ``"unknown"``: at most this share of the cells that are like the validation cells,
-        of all classes together. Cells of other studies and technologies are not, and more of them are unknown. Where the model was trained with
+        Cells with a novelty below this value get the label ``"unknown"``: at most this share of the cells from the distribution of the validation cells,
+        for all classes together. Cells of other studies and technologies follow another distribution, and more of them are unknown. If the model was trained with
         samples (donors), validation cells come from other samples than the training cells, as new cells do. Not for continuous labels.
     tokens_key
         Slot of the tokens in ``.obsm``.
@@ -82,19 +82,19 @@ def annotate(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.obs[key_added]``
-        Most probable class, categorical with the classes of the model, ordered if they are; or the number that is predicted of
-        continuous labels, float64. Missing for cells without tokens. If `unknown`, with the category ``"unknown"``, and then not ordered.
+        Most probable class, categorical with the classes of the model, ordered if they are; for continuous labels the predicted
+        number, float64. Missing for cells without tokens. With `unknown`, there is a category ``"unknown"``, and the categories are not ordered.
     ``.obs[key_added + "_score"]``
         Probability of that class, float64. Not for continuous labels.
     ``.obs[key_added + "_distance"]``
-        Mean distance to the nearest 15 training cells, relative to what is typical of the predicted class, float64: the median of the validation
-        cells is 1. Not for continuous labels, nor if the classifier has no training cells: it was exported, imported, saved by an
+        Mean distance to the nearest 15 training cells, relative to the typical distance for the predicted class, float64: the median of the validation
+        cells is 1. Not for continuous labels, nor if the classifier stores no training cells, because it was exported, imported, saved by an
         older version, or trained without validation cells.
     ``.obs[key_added + "_novelty"]``
-        Conformal p of that distance: ``(1 + m) / (n + 1)``, where m of n validation cells are at least as far, float64. Small where the cell
-        is unlike all training cells. Where there is a distance.
+        Conformal p value of that distance: ``(1 + m) / (n + 1)``, where m of n validation cells are at least as far, float64. Small if the cell
+        is unlike all training cells. Present if there is a distance.
     ``.obs[key_added + "_nearest"]``
-        Most probable class of all cells, the unknown ones too. Only with `unknown`.
+        Most probable class of every cell, including unknown cells. Only with `unknown`.
     ``.obs[key_added + "_value"]``
         Expected position among ordered classes, from 0 on, float64. Only for ordinal labels.
     ``.obsm[key_added + "_proba"]``
@@ -108,11 +108,11 @@ def annotate(
     KeyError
         If there are no tokens.
     TypeError
-        If `model` is no classifier of cells.
+        If `model` is not a classifier of cells.
     ValueError
-        If the model is not trained, `task` is not one of its, the tokens were made for another vocabulary or are longer than the model can
+        If the model is not trained, does not know `task`, the tokens were made for another vocabulary or are longer than the model can
         read, `min_score` or `unknown` is given for continuous labels, `unknown` for a classifier without training cells or with too few
-        validation cells, or a slot holds something else than earlier results.
+        validation cells, or a slot holds something other than earlier results.
 
     Examples
     --------

@@ -36,7 +36,7 @@ def classify_genes(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Write classes of genes, as a trained classifier or a cross-validation tells them.
+    """Write the classes of genes predicted by a trained classifier or a cross-validation.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ def classify_genes(
         Tokenized by :func:`scgeneformer.pp.tokenize`. A classifier reads genes in the context of these cells.
     model
         A trained :class:`scgeneformer.model.GeneClassifier`; a folder, written by its ``save`` or ``export``, by the official tool, or by
-        ``BertForTokenClassification`` of transformers; or what its ``cross_validate`` returned, which has an answer for every
-        classified gene by a model that was not told its class.
+        ``BertForTokenClassification`` of transformers; or the result of its ``cross_validate``, with a prediction for every
+        classified gene from a model that was not trained on it.
     genes
-        Ensembl ids, symbols or aliases. None for all: of a classifier all genes that occur, but those whose classes it was told in training.
+        Ensembl ids, symbols or aliases. None for all: for a classifier, all genes that occur except its training genes.
     tokens_key
         Slot of the tokens in ``.obsm``.
     key_added
@@ -62,13 +62,13 @@ def classify_genes(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.varm[key_added]``
-        DataFrame of the probabilities of all classes, from the means over the cells in which a gene occurs, float64 of shape (n_vars, n_classes);
-        NaN for genes without an answer. Columns are the classes, ``/`` replaced by ``|``, since files have no names with slashes.
+        DataFrame of the probabilities of all classes, from means over the cells in which a gene occurs, float64 of shape (n_vars, n_classes);
+        NaN for genes without a prediction. Columns are the classes, with ``/`` replaced by ``|``, since names in files cannot contain slashes.
     ``.var[key_added]``
         Most probable class, categorical.
     ``.uns[key_added]``
-        ``"params"``: model, vocabulary hash, version; of a cross-validation also ``"scores"``, mean and standard deviation over
-        folds for the model and its baselines, and ``"pooled"``, scores of all tested genes with their intervals.
+        ``"params"``: model, vocabulary hash, version; for a cross-validation also ``"scores"``, mean and standard deviation over
+        folds for the model and its baselines, and ``"pooled"``, scores over all tested genes with their intervals.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def classify_genes(
         If `model` is none of the above.
     ValueError
         If the model is not trained, the tokens were made for another vocabulary or are longer than the model can read, or a slot holds
-        something else than earlier results.
+        something other than earlier results.
 
     Examples
     --------

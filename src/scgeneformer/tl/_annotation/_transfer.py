@@ -33,47 +33,47 @@ def transfer(
 ) -> AnnData | MuData | None:
     """Label cells by their nearest neighbours in an annotated reference.
 
-    By default each neighbour votes for its label with the inverse of its distance; a cell that coincides with reference cells listens
-    to those alone (as :class:`sklearn.neighbors.KNeighborsClassifier` with ``weights="distance"``).
+    By default the vote of each neighbour is weighted by the inverse of its distance; for a cell that coincides with reference cells, only
+    these vote (as in :class:`sklearn.neighbors.KNeighborsClassifier` with ``weights="distance"``).
 
-    The share of the votes tells how clear the choice among the labels of the reference is, not whether the cell is of any of them: a cell far
-    from everything often has a unanimous label. For that, each cell's distance to its neighbours is compared with that of the reference cells
-    to theirs: those cells that would get the same label if they were left out of the reference one by one, and labelled by the others.
+    The share of the votes shows how clear the choice among the labels of the reference is, not whether the cell belongs to any of them: a cell far
+    from all reference cells often has a unanimous label. Therefore the distance of each cell to its neighbours is also compared with the distances of reference cells
+    to theirs, for those reference cells that receive the same label when they are left out one by one and labelled by the others.
 
     Parameters
     ----------
     adata
-        Cells to label, with a representation in ``.obsm[use_rep]``. Cells where it has NaN, as embeddings of cells without
-        a known gene have, get no label.
+        Cells to label, with a representation in ``.obsm[use_rep]``. Cells with NaN in it, such as embeddings of cells without
+        known genes, get no label.
     reference
-        Labelled cells, with the same representation by the same model, which are not changed. Or a :class:`~scgeneformer.Reference` that was
-        made of them before, or the folder where it was saved; what describes it cannot be chosen again then: `labels`, `use_rep`, `n_neighbors`,
+        Labelled cells, with the same representation by the same model; they are not changed. Or a :class:`~scgeneformer.Reference`,
+        or the folder where it was saved. These arguments are then fixed by the reference: `labels`, `use_rep`, `n_neighbors`,
         `metric`, `exact`, `donor` and `rng`.
     labels
         Column of ``reference.obs`` with labels; for MuData, also of the MuData itself or of another modality (``"prot:gate"``).
-        Cells without a label or with NaN in their representation are left out.
+        Cells without a label, or with NaN in their representation, are ignored.
     use_rep
         Slot of the representation in ``.obsm`` of both; by default ``"X_geneformer"``.
     n_neighbors
-        Number of neighbours, or all labelled cells of the reference where it has fewer; by default 15.
+        Number of neighbours, at most the number of labelled cells of the reference; by default 15.
     metric
         Distance between representations; by default euclidean.
     exact
-        Compare with every reference cell, or search an index that misses a few neighbours. By default exact up to 50,000
+        Compare with every reference cell, instead of searching an index that misses a few neighbours. By default exact up to 50,000
         reference cells.
     donor
-        Column of ``reference.obs``, or wherever `labels` may be, with the donor of each cell. Cells of the reference are then left out with
-        their whole donor, as a query from another donor has none of its own there; otherwise differences between donors look like novelty.
+        Column of ``reference.obs``, or of the other places allowed for `labels`, with the donor of each cell. Cells of the reference are then left out with
+        their whole donor, because the reference has no cells of the donor of a query. Otherwise differences between donors look like novelty.
     weights
-        Of the votes of the neighbours: ``"distance"``, the inverse of their distance d; ``"uniform"``; or ``"gaussian"``, exp(-d² / (2 s²)), where s is the
-        distance to the farthest of them, which thus counts 0.61 of one in the same place.
+        Weights of the votes: ``"distance"``, the inverse of the distance d; ``"uniform"``; or ``"gaussian"``, exp(-d² / (2 s²)), where s is the
+        distance to the farthest neighbour, whose weight is thus 0.61 of that of a neighbour at distance 0.
     unknown
-        Cells with a novelty below this get the label ``"unknown"``, at most this share of the cells whose type is in the reference,
-        if they are like its cells in all else. Across studies and technologies this is not guaranteed; it is the more nearly true the more the
+        Cells with a novelty below this value get the label ``"unknown"``: at most this share of the cells whose type is in the reference,
+        if they otherwise follow the distribution of its cells. Across studies and technologies this is not guaranteed; it holds more closely the more the
         donors of the reference differ (`donor`).
     majority_by
-        Column of ``adata.obs``, or wherever `labels` may be, with clusters. All cells of a cluster get the label with the largest sum of shares in it.
-        With `unknown`, unknown cells give their whole vote to ``"unknown"``, so that a cluster is unknown as a whole or not at all; what is promised
+        Column of ``adata.obs``, or of the other places allowed for `labels`, with clusters. All cells of a cluster get the label with the largest sum of shares.
+        With `unknown`, the whole vote of an unknown cell counts for ``"unknown"``, so that either all or no cells of a cluster are unknown. The guarantee
         of `unknown` then holds for the cells before the vote, not for the clusters. Cells without a cluster keep their own label.
     key_added
         Column of ``.obs`` for the labels; by default `labels` with ``_transferred``, so that labels of `adata` stay.
@@ -91,16 +91,16 @@ def transfer(
     ``.obs[key_added]``
         Label with most votes, categorical with the categories of the reference and, if `unknown`, ``"unknown"``.
     ``.obs[key_added + "_score"]``
-        Largest share of the votes, float64: that of the label of the cell by itself.
+        Largest share of the votes, float64, before the vote of the cluster.
     ``.obs[key_added + "_distance"]``
-        Mean distance to the neighbours, divided by its median among the reference cells that would get the same label, float64: 1 is typical.
+        Mean distance to the neighbours, divided by its median among the reference cells that receive the same label, float64: 1 is typical.
     ``.obs[key_added + "_novelty"]``
-        Conformal p of the cell: ``(1 + m) / (n + 1)``, where n reference cells would get the same label and m of these are at least as far
-        from their neighbours, float64. Small where the cell is unlike all of the reference.
+        Conformal p value of the cell: ``(1 + m) / (n + 1)``, where n reference cells receive the same label and m of these are at least as far
+        from their neighbours, float64. Small if the cell is unlike all cells of the reference.
     ``.obs[key_added + "_nearest"]``
-        Label with most votes of each cell by itself, of the unknown ones too. Only with `unknown` or `majority_by`.
+        Label with most votes for each single cell, including unknown cells. Only with `unknown` or `majority_by`.
     ``.obs[key_added + "_majority"]``
-        Share of the votes of its cluster for its label, float64; NaN for cells without a cluster. Only with `majority_by`.
+        Share of the votes in the cluster for the label, float64; NaN for cells without a cluster. Only with `majority_by`.
     ``.obsm[key_added + "_proba"]``
         DataFrame of the shares of all labels, float64 of shape (n_obs, n_labels). Columns are the labels, ``/`` replaced
         by ``|``, since files have no names with slashes.
@@ -116,7 +116,7 @@ def transfer(
     ValueError
         If the representations differ in width or in the model that made them; if no cell is labelled, or none of `adata` has a representation; if
         a label has a single cell; if labelled cells have no donor, or all
-        the same; if every label has too few cells for `unknown`; if a parameter differs from that of a `Reference`; or if a slot holds something else
+        have the same donor; if every label has too few cells for `unknown`; if a parameter differs from that of a `Reference`; or if a slot holds something other
         than earlier results.
 
     Examples

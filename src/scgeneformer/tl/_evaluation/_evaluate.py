@@ -40,22 +40,22 @@ def evaluate(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Score a trained classifier on cells that it was not trained on, beside simple models of the same training cells.
+    """Score a trained classifier on held-out cells, and simple models trained on the same cells.
 
-    The test cells of the training are evaluated or, if there are none, the validation cells, by which the weights and the
-    temperature of the probabilities were chosen, so that their scores flatter. The baselines tell whether fine-tuning, and
-    the foundation model at all, was worth it:
+    The test cells are evaluated. If there are none, the validation cells are used; their scores are optimistic, since the weights and the
+    temperature of the probabilities were chosen by them. The baselines show whether fine-tuning, and the foundation model
+    itself, improved the result:
 
     ``"linear probe"``
         Logistic regression on embeddings by the encoder that training started from, as :func:`~scgeneformer.tl.embed` makes them.
     ``"regression on HVGs"``
         Logistic regression on log1p of counts per 10,000 of the 2,000 genes that vary most among the training cells.
     ``"most frequent class"``
-        The frequencies of classes among the training cells, whatever the cell.
+        The class frequencies of the training cells, for every cell.
 
-    For continuous labels these are ridge regressions and the mean. Embeddings are standardised; genes are not, since that would make noise of
-    genes that hardly vary as large as the differences between types of cells. Penalties are chosen by cross-validation within the training
-    cells, donors apart where the split keeps them apart.
+    For continuous labels these are ridge regressions and the mean. Embeddings are standardised; genes are not, since standardising would make the noise of
+    genes that hardly vary as large as the differences between cell types. Penalties are chosen by cross-validation within the training
+    cells, over donors if the split is by donor.
 
     Parameters
     ----------
@@ -64,12 +64,12 @@ def evaluate(
     model
         A trained :class:`scgeneformer.model.CellClassifier`, or a folder written by its ``save``.
     task
-        Which column of labels, where the classifier has learned several.
+        Column of labels, if the classifier has learned several.
     baselines
         Train the first two baselines, or those that are named, or none.
     layer
-        Where the counts for ``"hvg"`` are; by default where the tokens came from. They are taken for what the tokens were made
-        of: counts, or logarithms if :func:`~scgeneformer.pp.tokenize` was told ``counts="log1p"``.
+        Layer with the counts for ``"hvg"``; by default the one that was tokenized. It must hold the same kind of values as the tokens were made
+        from: counts, or logarithms with ``counts="log1p"`` of :func:`~scgeneformer.pp.tokenize`.
     n_bootstrap
         Number of bootstrap samples for the intervals of the scores; 0 for none.
     key_added
@@ -86,26 +86,26 @@ def evaluate(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.uns[key_added]["metrics"]``
-        DataFrame of scores, one row per model, see :func:`~scgeneformer.get.evaluation`: of classes as in
-        :class:`scgeneformer.evaluation.Report`, with ``mae`` and ``kappa`` if they are ordinal; of continuous labels as in
-        :func:`scgeneformer.evaluation.regression`. And ``tied_with_best``: whether the accuracy (of continuous labels, the mean absolute
-        error) is within one standard error of the best model's, that of the paired differences between the two over cells. Cells are taken
-        for independent, which those of one donor are not, so that more models are alike than are marked.
+        DataFrame of scores, one row per model, see :func:`~scgeneformer.get.evaluation`: for classes as in
+        :class:`scgeneformer.evaluation.Report`, with ``mae`` and ``kappa`` if they are ordinal; for continuous labels as in
+        :func:`scgeneformer.evaluation.regression`. ``tied_with_best`` marks models whose accuracy (for continuous labels, mean absolute
+        error) is within one standard error of that of the best model; the standard error is that of the paired differences over cells. Cells are treated
+        as independent. Since cells of one donor are not, too few models are marked.
     ``.uns[key_added]["intervals"]``
-        DataFrame with the ends ``<score>_low`` and ``<score>_high`` of the 95 % interval of each score, by the bootstrap over the donors of the
-        evaluated cells, if the data were set up with samples and there are three, else over cells (``params["resampled"]``).
+        DataFrame with the ends ``<score>_low`` and ``<score>_high`` of the 95 % interval of each score, by a bootstrap over the donors of the
+        evaluated cells if the data were set up with samples and there are three, else over cells (``params["resampled"]``).
     ``.uns[key_added]["per_class"]``
-        DataFrame with ``precision``, ``recall``, ``f1``, ``support``, ``auc`` of each class, and the baselines' ``f1_probe`` and
-        ``f1_hvg``.
+        DataFrame with ``precision``, ``recall``, ``f1``, ``support``, ``auc`` of each class, and ``f1_probe`` and
+        ``f1_hvg`` of the baselines.
     ``.uns[key_added]["confusion"]``
-        DataFrame of numbers of cells, true classes down, predicted ones across (``/`` replaced by ``|`` in columns).
+        DataFrame of numbers of cells, with true classes as rows and predicted classes as columns (``/`` replaced by ``|`` in columns).
     ``.uns[key_added]["params"]``
-        Task, set that was evaluated, number of cells, model and its provenance.
+        Task, evaluated set, number of cells, model and its provenance.
     ``.obs[key_added]``
         ``"train"``, ``"validation"`` or ``"test"``, categorical; missing for cells in no set.
     ``.obsm[f"{key_added}_proba"]``, ``.obsm[f"{key_added}_probe_proba"]``, ``.obsm[f"{key_added}_hvg_proba"]``
         DataFrames of probabilities of classes (``/`` replaced by ``|``), float64 of shape (n_obs, n_classes), NaN for cells that
-        were not evaluated. Of continuous labels, ``.obs`` columns ``{key_added}_predicted``, ``{key_added}_probe_predicted``,
+        were not evaluated. For continuous labels, ``.obs`` columns ``{key_added}_predicted``, ``{key_added}_probe_predicted``,
         ``{key_added}_hvg_predicted``.
 
     Raises
@@ -113,10 +113,10 @@ def evaluate(
     KeyError
         If there is no such layer.
     TypeError
-        If `model` is no classifier of cells.
+        If `model` is not a classifier of cells.
     ValueError
-        If the model is not trained or on other cells, every labelled cell was trained on, there are no counts, a baseline is unknown, or a
-        slot holds something else than an earlier evaluation.
+        If the model is not trained, or on other cells, if every labelled cell was trained on, there are no counts, a baseline is unknown, or a
+        slot holds something other than an earlier evaluation.
 
     Examples
     --------

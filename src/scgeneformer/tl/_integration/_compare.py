@@ -44,41 +44,41 @@ def compare_embeddings(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Score how well embeddings keep labels together and mix batches, beside simple ones of the same cells.
+    """Score how well embeddings preserve labels and mix batches, compared with simple embeddings of the same cells.
 
     Scores are those of scib-metrics (Luecken 2022) if it is installed (``scgeneformer[metrics]``), else a few by scikit-learn. They depend
-    on the number of cells and on how batches are composed, so all embeddings are scored on the same cells, as many of each batch, drawn
-    several times. Nothing is scaled by what else is compared. Scores of mixing reward whatever removes differences, also between
-    conditions that differ by batch: read them beside those of labels.
+    on the number of cells and on the composition of batches, so all embeddings are scored on the same cells, with equal numbers of each batch, in several random
+    samples. Scores are not scaled across the embeddings compared. Mixing scores also reward the removal of differences between
+    conditions that differ by batch: read them together with label scores.
 
     Parameters
     ----------
     adata
-        Cells with embeddings and the counts that were tokenized. Cells that an embedding has no place for (NaN) or that have no label are left
-        out for all.
+        Cells with embeddings and the counts that were tokenized. Cells with NaN in one of the embeddings, or without a label, are left
+        out for all embeddings.
     batch_key, label_key
         Columns of ``.obs`` with the batch and the label, such as the type, of each cell.
     use_reps
-        Slots of ``.obsm`` to compare, for example also of a classifier's ``get_latent_representation``; by default ``"X_geneformer"`` and what
-        :func:`~scgeneformer.tl.integrate` made of it.
+        Slots of ``.obsm`` to compare, for example the latent representation of a classifier; by default ``"X_geneformer"`` and the results of
+        :func:`~scgeneformer.tl.integrate` for it.
     baselines
         ``"pca"``: 50 principal components of the 2,000 most variable genes; ``"hvg"``: these genes themselves; ``"center"`` and ``"harmony"``:
-        the first of `use_reps`, unless it is there already, and with ``"pca"`` the components, with batches centred or moved by Harmony; ``"scvi"``: an scVI of the counts
+        the first of `use_reps` (unless this result exists) and, with ``"pca"``, the components, corrected by centring or by Harmony; ``"scvi"``: scVI on the counts
         of these genes, which takes minutes. By default all but the last, and Harmony only if it is installed.
     metrics
-        Whose scores, see :func:`~scgeneformer.get.embedding_scores`; by default scib-metrics if it is installed.
+        Library of the scores, see :func:`~scgeneformer.get.embedding_scores`; by default scib-metrics if it is installed.
     layer
-        Where the counts are; by default where the tokens came from.
+        Layer with the counts; by default the one that was tokenized.
     tokens_key
-        Slot of the tokens, which tells where the counts are.
+        Slot of the tokens, which records the layer of the counts.
     max_cells
-        Maximum number of cells to score at a time, the same number from each batch.
+        Maximum number of cells in a sample, the same number from each batch.
     n_repeats
-        Number of times that cells are drawn, nine tenths of the smallest batch at most.
+        Number of random samples. A sample holds at most nine tenths of the smallest batch.
     key_added
         Name of the results.
     rng
-        Seed of drawings, components, Harmony and scVI.
+        Seed for samples, components, Harmony and scVI.
     mod
         Modality of a MuData.
     copy
@@ -89,20 +89,20 @@ def compare_embeddings(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.uns[key_added]["scores"]``, ``.uns[key_added]["spread"]``
-        DataFrames with a row per embedding and a column per score: mean and standard deviation over the drawings.
+        DataFrames with a row per embedding and a column per score: mean and standard deviation over the samples.
     ``.uns[key_added]["composition"]``
-        DataFrame with a row per batch, as of :func:`~scgeneformer.tl.integrate`.
+        DataFrame with a row per batch, as in :func:`~scgeneformer.tl.integrate`.
     ``.uns[key_added]["params"]``
-        Parameters, number of cells of a drawing and of a batch in it.
+        Parameters, number of cells in a sample, and of each batch in it.
 
     Raises
     ------
     ImportError
-        If ``"harmony"`` or ``metrics="scib"`` is asked for and not installed.
+        If ``"harmony"`` or ``metrics="scib"`` is requested but not installed.
     KeyError
         If an embedding or a column is missing.
     ValueError
-        If there is one batch or label, a batch has fewer than ten cells, there are no counts, or a slot holds something else than an earlier
+        If there is one batch or label, a batch has fewer than ten cells, there are no counts, or a slot holds something other than an earlier
         comparison.
 
     Examples

@@ -41,32 +41,32 @@ def integrate(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Bring cells of several batches together in the space of an embedding.
+    """Correct batch effects in an embedding.
 
-    Embeddings of foundation models keep differences between batches. What is removed is whatever differs between batches, biology
-    included: compare the result with the embedding as it was, see :func:`~scgeneformer.tl.compare_embeddings`.
+    Embeddings of foundation models retain batch effects. Every difference between batches is removed, including biological
+    differences: compare the result with the original embedding by :func:`~scgeneformer.tl.compare_embeddings`.
 
     Parameters
     ----------
     adata
-        Cells with an embedding. Rows with NaN stay as they are.
+        Cells with an embedding. Rows with NaN are not changed.
     batch_key
         Column of ``.obs`` with the batch of each cell.
     method
-        ``"harmony"``: soft clusters are moved until batches mix in each (Korsunsky 2019; needs ``scgeneformer[integrate]``). ``"center"``: batches
-        get the same mean, or with `label_key` batches of the same label, which is safe only if batches have the same types or labels are
-        given. ``"mnn"``: each batch moves as a whole to `reference` by the mean difference between mutual nearest neighbours, for mapping a
+        ``"harmony"`` moves soft clusters until batches mix within each (Korsunsky 2019; needs ``scgeneformer[integrate]``). ``"center"`` gives all batches
+        the same mean, or with `label_key` all batches within a label; without labels this is safe only if batches have the same cell types. ``"mnn"``
+        moves each batch as a whole to `reference` by the mean difference between mutual nearest neighbours; use it to map a
         query to a reference.
     use_rep
         Slot of the embedding in ``.obsm``.
     label_key
-        Column with labels such as types of cells, by which the composition of batches is compared, and by which ``"center"`` centres.
+        Column with labels such as cell types. The composition of batches is compared by these labels, and ``"center"`` centres within them.
     condition_key
-        Column with the condition of interest, such as a disease or treatment. If it cannot be told from batches, nothing is done.
+        Column with the condition of interest, such as a disease or treatment. If every batch has a single condition, an error is raised.
     reference
-        Batch that stays where it is, for ``"center"`` and ``"mnn"``.
+        Batch that is not moved, for ``"center"`` and ``"mnn"``.
     n_neighbors
-        For ``"mnn"``: number of neighbours among which two cells must find each other.
+        For ``"mnn"``: two cells are mutual neighbours if each is among this number of nearest neighbours of the other.
     key_added
         Name of the result; by default that of the embedding and the method, ``geneformer_harmony``.
     rng
@@ -81,7 +81,7 @@ def integrate(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.obsm[f"X_{key_added}"]``
-        The embedding with batches brought together, of the shape and dtype of ``.obsm[use_rep]``.
+        The corrected embedding, with the shape and dtype of ``.obsm[use_rep]``.
     ``.uns[key_added]["composition"]``
         DataFrame with a row per batch, if `label_key`: ``n_cells``, and ``total_variation``, the distance between its shares of labels and those
         of all cells: 0 for the same shares, 1 for no label in common.
@@ -95,8 +95,8 @@ def integrate(
     KeyError
         If the embedding or a column is missing.
     ValueError
-        If there is one batch, cells have no batch, every batch is of one condition, `reference` is none of the batches or not for this method, or
-        a slot holds something else than an earlier result.
+        If there is one batch, cells have no batch, every batch has a single condition, `reference` is not a batch or does not apply to the method, or
+        a slot holds something other than an earlier result.
 
     Examples
     --------

@@ -43,12 +43,12 @@ def state_score(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Place each cell on the axis between two states, by other donors, in an embedding and in expression.
+    """Project each cell onto the axis between two states, computed from other donors, in an embedding and in expression.
 
-    The axis goes from the mean of the source, 0, to the mean of the target, 1. A cell is placed by the axis of all *other* donors, each
-    with the same weight, so that a score of 0.8 says that the cell is like other donors' cells of the target. Cells of further states
-    are placed on the same axis. The same is done with the embedding centred by donor, which removes what sets donors apart (and the
-    states with it, where a donor has cells of one state), and with the logarithm of expression: what can be had without a model.
+    The axis goes from the mean of the source (0) to the mean of the target (1). A cell is projected onto the axis of all *other* donors, each
+    with equal weight, so a score of 0.8 means that the cell is similar to cells of the target in other donors. Cells of further states
+    are projected onto the same axis. The same is done with the embedding centred by donor, which removes differences between donors (and
+    between states, if a donor has cells of one state only), and with log expression, a baseline without a model.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def state_score(
     source, target
         The states at 0 and at 1.
     donor
-        Column of ``.obs`` with the donor of each cell. Without it, cells are left out in five folds, and scores say nothing of other donors.
+        Column of ``.obs`` with the donor of each cell. Without it, cells are held out in five folds, and scores say nothing about other donors.
     use_rep
         Slot of the embedding in ``.obsm``.
     layer
-        Where the counts are; by default where the tokens came from.
+        Layer with the counts; by default the one that was tokenized.
     tokens_key
-        Slot of the tokens, which tells where the counts are.
+        Slot of the tokens, which records the layer of the counts.
     n_bootstrap
         Number of bootstrap samples for the intervals; 0 for none.
     key_added
@@ -82,12 +82,12 @@ def state_score(
     ``None``, or a copy of `adata` if `copy`. Writes:
 
     ``.obs[key_added]``, ``.obs[f"{key_added}_centered"]``, ``.obs[f"{key_added}_expression"]``
-        float64: place on the axis in the embedding, in the embedding centred by donor (if `donor`), and in expression. NaN for cells without a
-        place in the embedding, or without a donor.
+        float64: position on the axis in the embedding, in the embedding centred by donor (if `donor`), and in expression. NaN for cells without
+        an embedding, or without a donor.
     ``.uns[key_added]["scores"]``
-        DataFrame with a row for each of these: ``auroc``, how well it tells the two states apart, with ``auroc_low`` and ``auroc_high``, 95 % by
-        bootstrap over donors if there are three, else over cells (``params["resampled"]``); and ``depth``, the Spearman correlation of the place
-        with the number of genes detected in a cell, mean over the two states: a place that follows depth says little of states.
+        DataFrame with a row for each of these: ``auroc``, how well it separates the two states, with ``auroc_low`` and ``auroc_high``, the 95 % interval by
+        bootstrap over donors if there are three, else over cells (``params["resampled"]``); and ``depth``, the Spearman correlation of the position
+        with the number of genes detected in a cell, averaged over the two states. A position that follows depth says little about states.
     ``.uns[key_added]["params"]``
         Parameters, numbers of cells and donors.
 
@@ -96,12 +96,12 @@ def state_score(
     KeyError
         If the embedding, a column or layer is missing.
     ValueError
-        If a state has no cells or, with `donor`, cells of one donor only, there are no counts, or a slot holds something else than an
+        If a state has no cells or, with `donor`, cells of one donor only, there are no counts, or a slot holds something other than an
         earlier result.
 
     Warns
     -----
-    By the log, where the place in the embedding follows the number of genes detected.
+    In the log, if the position in the embedding follows the number of genes detected.
 
     Examples
     --------

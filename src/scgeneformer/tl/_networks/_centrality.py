@@ -32,21 +32,21 @@ def centrality(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Centralities of the genes in a network, by igraph.
+    """Compute centralities of the genes in a network, with igraph.
 
-    A network from :func:`network` has an edge between almost any two genes, so that only the strongest are counted.
+    A network from :func:`network` has an edge between almost any two genes, so only the strongest edges are used.
 
     Parameters
     ----------
     adata
         Annotated data with a network from :func:`network`.
     key
-        Slot of the network. If there is one for each group of cells, all are taken.
+        Slot of the network. If there is one network for each group of cells, all are used.
     n_edges
-        Number of strongest edges; those as strong as the last are taken too, those of weight 0 or less never. Defaults to ten for each gene.
+        Number of strongest edges. Edges tied with the last one are included; edges of weight 0 or less are not. Defaults to ten per gene.
     min_cells
-        Leave out edges with fewer cells behind them, as in :func:`~scgeneformer.get.edges`: among the strongest are many of few cells. Defaults to
-        those of the network itself.
+        Leave out edges with fewer cells, as in :func:`~scgeneformer.get.edges`: many of the strongest edges come from few cells. Defaults to
+        `min_cells` of the network.
     key_added
         Name of the results.
     mod
@@ -64,13 +64,13 @@ def centrality(
     ``centrality_in_degree``, ``centrality_out_degree``
         Number of edges to and from the gene.
     ``centrality_betweenness``
-        Fraction of the shortest paths between two other genes that go through the gene; an edge is 1 divided by its weight long. Of a network
-        with `tfs`, whose edges start at these only, no other gene can have any: it is 0 for all, with a warning, where no edges of one of the
-        `tfs` lead on to another.
+        Fraction of the shortest paths between two other genes that pass through the gene; the length of an edge is 1 divided by its weight. In a network
+        with `tfs`, edges start at these only, so all other genes have 0. If no edge leads from one of the
+        `tfs` to another, all genes have 0, with a warning.
     ``centrality_closeness``
-        Inverse of the mean distance from the gene to those that can be reached; 0 if none can.
+        Inverse of the mean distance from the gene to the genes that can be reached; 0 if there are none.
 
-    And ``.uns["centrality"]["params"]``: the arguments, and the number of edges that were taken.
+    And ``.uns["centrality"]["params"]``: the arguments, and the number of edges used.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def centrality(
     KeyError
         If there is no network.
     ValueError
-        If it has no edge of positive weight with enough cells, `min_cells` is given for a score that is not of cells, or a slot holds something else than earlier centralities.
+        If no edge of positive weight has enough cells, `min_cells` is given for a score that does not use cells, or a slot holds something other than earlier centralities.
 
     Examples
     --------

@@ -62,18 +62,18 @@ def evaluate_network(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Compare networks with known edges, beside simple baselines on the same pairs and cells.
+    """Compare networks with known edges, and with simple baselines on the same pairs and cells.
 
-    Published figures depend more on the pairs that are compared than on the method. The pairs are therefore stated: all sources with all targets that
-    have an edge in every network named by `key`. True edges to genes that are not there are not counted as missed.
+    Published results depend more on the pairs that are compared than on the method. Here the pairs are stated: all pairs of a source and a target that
+    have an edge in every network named by `key`. Known edges of genes outside the networks do not count as missed.
 
     Parameters
     ----------
     adata
         Annotated data with networks from :func:`network`, and the counts that were tokenized.
     truth
-        Known edges, in columns ``source`` and ``target``: names in ``var_names`` or symbols. What is not in it counts as no edge, though it may be
-        one that nobody knows.
+        Known edges, in columns ``source`` and ``target``, by ``var_names`` or symbols. All other pairs count as no edge, although some may be
+        unknown edges.
     model
         Model of the token embeddings, which must be that of the first network. Defaults to the model that the tokens were made for.
     key
@@ -81,21 +81,21 @@ def evaluate_network(
     group
         Group of cells, if there is a network for each.
     tfs
-        Candidate sources. Defaults to those of `truth`, which are known to have targets: fewer pairs, and a higher base rate.
+        Candidate sources. Defaults to the sources of `truth`, which are known to have targets: fewer pairs, and a higher base rate.
     directed
-        False, for interactions of proteins, takes pairs of genes without an order, the mean of both directions of a network, and only genes that
-        have an edge in `truth`.
+        False, for protein interactions, uses unordered pairs of genes, the mean of both directions of a network, and only genes with
+        an edge in `truth`.
     baselines
-        What stands beside the networks, all of these, none or those named: ``"coexpression"``, the absolute Pearson correlation of log1p of counts per 10,000; ``"trees"``, for each target the
-        importances of the sources in an ensemble of randomised trees (scikit-learn's ``ExtraTreesRegressor``, 100 trees, as GENIE3) that predict its
-        expression; ``"token"``, the cosine of token embeddings; ``"degree"``, numbers of known edges of both genes among a random half of
-        the pairs, scored on the other; ``"detection"``, the product of the fractions of cells that express the genes; ``"random"``.
+        Baselines to compute: all, none or those named. ``"coexpression"``, the absolute Pearson correlation of log1p of counts per 10,000; ``"trees"``, for each target the
+        importances of the sources in an ensemble of randomised trees (scikit-learn's ``ExtraTreesRegressor``, 100 trees, as GENIE3) that predicts its
+        expression; ``"token"``, the cosine of token embeddings; ``"degree"``, the numbers of known edges of both genes in a random half
+        of the pairs, scored on the other half; ``"detection"``, the product of the fractions of cells that express the genes; ``"random"``.
     max_targets
-        Maximum number of targets for the trees, drawn at random. If there are more, each network has a further row of the pairs with these.
+        Maximum number of targets for the trees, chosen at random. If there are more, each network has a further row for the pairs with these targets.
     n_bootstrap
         Number of bootstrap samples of sources for the intervals; 0 for none.
     n_permutations
-        Number of networks in which every gene has as many edges as in `truth`, for p.
+        Number of random networks in which every gene keeps its degree in `truth`, for p.
     gene_symbols
         Column of ``.var`` with symbols. Defaults to that of :func:`~scgeneformer.get.shifts`.
     key_added
@@ -115,16 +115,16 @@ def evaluate_network(
         DataFrame, one row for each network and baseline, columns as in :func:`scgeneformer.evaluation.score_pairs`.
         :func:`scgeneformer.get.evaluation` with ``key="network_evaluation"`` returns it.
     ``"params"``
-        ``n_sources``, ``n_targets`` (of unordered pairs both the number of genes) and ``n_pairs`` of the universe, ``n_edges`` among them and ``base_rate``; ``n_truth`` edges of `truth`, and
-        ``n_truth_in_var`` between genes of ``.var``; ``self_edges`` (``"left out"``); and the arguments.
+        ``n_sources``, ``n_targets`` (for unordered pairs, both are the number of genes) and ``n_pairs`` of the universe, the number ``n_edges`` of edges among the pairs, and ``base_rate``; the number ``n_truth`` of edges in `truth`, and
+        ``n_truth_in_var`` of edges between genes of ``.var``; ``self_edges`` (``"left out"``); and the arguments.
 
     Raises
     ------
     KeyError
         If there is no such network, or `truth` has no columns ``source`` and ``target``.
     ValueError
-        If a network is empty, no edge of `truth` is between genes of the data or networks, the model is another one than that of the network, there are no counts,
-        or a slot holds something else than an earlier result.
+        If a network is empty, no edge of `truth` is between genes of the data or networks, the model differs from that of the network, there are no counts,
+        or a slot holds something other than an earlier result.
 
     Examples
     --------

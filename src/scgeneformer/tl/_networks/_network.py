@@ -56,8 +56,8 @@ def network(
 ) -> AnnData | MuData | None:
     """Score pairs of genes by a model, as a network from sources to targets.
 
-    Scores are summed over cells as these run through the model, so that memory is that of the pairs and does not grow with cells. None of them is
-    evidence of regulation: compare them with known edges and simple baselines by :func:`evaluate_network` before anything else.
+    Scores are summed while cells run through the model, so memory depends on the number of pairs, not of cells. No score is
+    evidence of regulation: first compare the scores with known edges and simple baselines by :func:`evaluate_network`.
 
     Parameters
     ----------
@@ -66,51 +66,51 @@ def network(
     model
         Name of a model, path of a checkpoint, or a trained model. Defaults to the model that the tokens were made for.
     score
-        What an edge from a source to a target is:
+        Weight of an edge from a source to a target:
 
         ``"attention"``
-            Attention that the target pays to the source, over heads and layers, in units of even attention (1 divided by the number of
+            Attention from the target to the source, averaged over heads and layers, in units of uniform attention (1 divided by the number of
             tokens of the cell).
         ``"contextual"``
-            Cosine similarity of the two genes' states in the same cell.
+            Cosine similarity of the states of the two genes in the same cell.
         ``"token"``
             Cosine similarity of their token embeddings, which are the same in all cells.
         ``"gradient"``
-            Length of the derivative of the target's state by the input of the source, in the direction of that input. Takes a pass through the
-            model for each source in each cell: name some `tfs`.
+            Norm of the derivative of the target's state with respect to the input of the source, in the direction of that input. It takes one pass through the
+            model per source and cell, so name some `tfs`.
         ``"effects"``
             1 minus the cosine similarity of the target's states before and after the perturbation of the source, from
             :func:`perturb` with ``effects=True``. The model is not run.
 
         The first, second and fourth are means over the cells that express both genes.
     genes
-        Genes of the network, by names in ``var_names``, Ensembl ids or symbols. Defaults to the 2,000 that most of the cells express, and
-        `tfs`; with ``"effects"`` to all that have effects.
+        Genes of the network, by ``var_names``, Ensembl ids or symbols. Defaults to the 2,000 genes expressed by most cells, plus
+        `tfs`; with ``"effects"`` to all genes with effects.
     tfs
-        Sources, such as transcription factors, of which those among `genes` are taken. Defaults to all genes, or to the sources of `edges`.
+        Sources, such as transcription factors; those outside `genes` are ignored. Defaults to all genes, or to the sources of `edges`.
     edges
-        Known edges, in columns ``source`` and ``target``, to which the network is restricted: a model then weighs the interactions of a database
-        in these cells, and finds no new ones. `genes` default to theirs. Edges of genes that are not in the data are left out. For edges without
-        direction, such as those between proteins, give both. Defaults to all pairs of genes.
+        Known edges, in columns ``source`` and ``target``, to which the network is restricted: the model then weights the interactions of a database
+        in these cells, and finds no new ones. `genes` defaults to the genes of these edges. Edges of genes that are not in the data are ignored. For undirected edges,
+        such as those between proteins, list both directions. Defaults to all pairs of genes.
     missing
-        Whether genes without a token are an error or are left out, with a warning.
+        Whether genes without a token raise an error or are left out with a warning.
     groupby
         Column of ``.obs``; one network for each group of cells.
     max_cells
-        Maximum number of cells of each group, drawn at random, for scores that run the model.
+        Maximum number of cells of each group, chosen at random, for scores that run the model.
     min_cells
-        Minimum number of cells that express both genes of an edge. Means of few cells go to extremes, so that edges of few cells rank first: take
-        more for a list of the strongest, here or in :func:`~scgeneformer.get.edges`.
+        Minimum number of cells that express both genes of an edge. Means over few cells are more extreme, so edges of few cells rank first: require
+        more cells for a list of the strongest edges, here or in :func:`~scgeneformer.get.edges`.
     layers
-        Of the attention, counted as `emb_layer`: 0 is the last. Defaults to all.
+        Layers of the attention, counted as `emb_layer`: 0 is the last. Defaults to all.
     heads
-        Of the attention, from 0 on. Defaults to all.
+        Heads of the attention, from 0 on. Defaults to all.
     rank_corrected
-        Subtract from the score of two genes in a cell what pairs of genes at the same ranks have on average (20 bins of ranks relative to the
-        number of genes, all pairs of all cells of the group). Without it, scores mirror ranks: genes of high rank are attended to whatever
+        Subtract from the score of two genes in a cell the mean score of pairs of genes at the same ranks (20 bins of ranks relative to the
+        number of genes, over all pairs in all cells of the group). Without this correction, scores reflect ranks: high-ranked genes receive attention whatever
         they are. Defaults to True for ``"attention"``, False for ``"contextual"`` and ``"gradient"``.
     emb_layer
-        Layer of the states for ``"contextual"`` and ``"gradient"``. Defaults to the model's own layer, else to -1, the second to last.
+        Layer of the states for ``"contextual"`` and ``"gradient"``. Defaults to the layer stored with the model, else to -1, the second to last.
     effects_key
         Slot of the perturbation for ``"effects"``.
     tokens_key
@@ -118,7 +118,7 @@ def network(
     key_added
         Name of the results.
     rng
-        Seed or generator that draws the cells.
+        Seed or generator for the choice of cells.
     mod
         Modality of a MuData.
     copy
@@ -129,23 +129,23 @@ def network(
     None, or the copy. Writes
 
     ``.varp["network"]``, or ``.varp["network_<group>"]``
-        CSR (n_vars, n_vars), float32: row source, column target. A stored value, zeros too, is an edge; there is none from a gene to itself.
-        Where several columns of ``.var`` are the same gene, the first has the edges.
+        CSR (n_vars, n_vars), float32: row source, column target. Every stored value, zeros included, is an edge; there are no edges from a gene to itself.
+        If several columns of ``.var`` are the same gene, the first has the edges.
     ``.varp["network__n"]``, or ``.varp["network_<group>__n"]``
-        The number of cells behind each edge, int32; not for ``"token"``.
+        The number of cells that express both genes of an edge, int32; not for ``"token"``.
     ``.obs["network_cells"]``
         Whether a cell was used; not for ``"token"``.
     ``.uns["network"]["params"]``
-        The arguments, groups, model, sha256 of its weights, vocabulary hash, numbers of cells and edges, version; with `edges`, how many
-        there are, and how many of them are between genes of the data.
+        The arguments, groups, model, sha256 of its weights, vocabulary hash, numbers of cells and edges, version; with `edges`, their
+        number, and the number of edges between genes of the data.
 
     Raises
     ------
     KeyError
         If there are no tokens, no column `groupby`, no recorded effects, or `edges` lacks a column.
     ValueError
-        If genes are not there, no two genes are in `min_cells` cells, an option has no meaning for the score, layers or heads do not exist, or a slot
-        holds something else than an earlier network.
+        If genes are missing, no two genes are in `min_cells` cells, an option does not apply to the score, layers or heads do not exist, or a slot
+        holds something other than an earlier network.
 
     Examples
     --------

@@ -183,27 +183,27 @@ DOCS = {
             Cells tokenized by :func:`~scgeneformer.pp.tokenize`.
         model
             Name of a model, path of a checkpoint (also of a fine-tuned classifier), or a trained model. Defaults to the model that the
-            tokens were made for; to be named where several models share its vocabulary.
+            tokens were made for. Name it if several models share its vocabulary.
         """,
     "kind": """
         kind
-            ``"delete"`` takes a gene out of the ranking of a cell, ``"overexpress"`` puts it at the top. ``"inhibit"`` and ``"activate"``
-            move it down or up by `quartiles` of the ranking, to the middle of that quartile, or to the bottom or top beyond the last one.
+            ``"delete"`` removes a gene from the ranking of a cell, ``"overexpress"`` moves it to the top. ``"inhibit"`` and ``"activate"``
+            move it down or up by `quartiles` of the ranking, to the middle of that quartile, at most to the bottom or top.
         quartiles
             See `kind`.
         ranks
-            Move inhibited or activated genes by so many ranks, or to the bottom or top, instead of by quartiles. A short move leaves the cell
-            like cells that the model has seen, which overexpression to the top does not.
+            Move inhibited or activated genes by this number of ranks, at most to the bottom or top, instead of by quartiles. After a short move the cell
+            is still similar to the training cells of the model; after overexpression to the top it is not.
         positions
-            Where other genes stand after ``"delete"``. ``"renumbered"``: those behind the gene move up by one, in the ordinary, official
-            deletion. ``"kept"``: where they stood, so that they lose the gene as something to attend to, it leaves the mean, and
+            Positions of the other genes after ``"delete"``. ``"renumbered"``: the genes after the deleted one move up by one, as in the ordinary, official
+            deletion. ``"kept"``: positions do not change. The other genes can then no longer attend to the deleted gene, it leaves the mean, and
             nothing else changes.
         """,
     "factor": """
         factor
-            What ``kind="scale"`` multiplies the count of a gene by, with all other values as they were: below 1 a knock-down, such as 0.5, above 1
-            overexpression. Only for models that read values (CellFM), which have no ranking: there ``"overexpress"`` gives a gene the highest value of
-            the cell, and genes are neither inhibited nor activated.
+            Factor by which ``kind="scale"`` multiplies the count of a gene, without changing other values: below 1 for a knock-down, such as 0.5, above 1
+            for overexpression. Only for models that read values (CellFM). These have no ranking: ``"overexpress"`` gives a gene the highest value of
+            the cell, and genes cannot be inhibited or activated.
         """,
     "states": """
         groupby
@@ -211,46 +211,46 @@ DOCS = {
             itself. The same holds for `within` and `cells`.
         source
             State of the cells to perturb. Defaults to all cells. States are values of the column `groupby`, text or not; missing values
-            are none.
+            are not a state.
         """,
     "centroids": """
         others
             Further states towards which shifts are measured, in the same pass.
         within
-            Column of `obs` with groups of cells, such as cell types. Centroids are those of each group, and each cell is perturbed towards
-            the target of its own group, as in separate calls. Groups that lack a state are left out with a warning.
+            Column of `obs` with groups of cells, such as cell types. Centroids are computed for each group, and each cell is perturbed towards
+            the target of its own group, as in separate calls. Groups without cells in one of the states are left out with a warning.
         centroids
-            Where a state is: the ``"mean"`` or (coordinate-wise) ``"median"`` of the embeddings of its cells, or given embeddings by state,
-            of the same model, layer and pooling; by group and state with `within`. States whose centroids are given need no cells.
+            Centroid of a state: the ``"mean"`` or (coordinate-wise) ``"median"`` of the embeddings of its cells, or given embeddings by state,
+            from the same model, layer and pooling; by group and state with `within`. States with given centroids need no cells.
         max_state_cells
-            Maximum number of cells, drawn by `rng`, for the centroid of a state.
+            Maximum number of cells, chosen at random, for the centroid of a state.
         cells
             Cells to perturb: a condition on `obs` such as ``"n_genes > 500 and batch == 'a'"``, a boolean for each cell, or names.
         max_cells
-            Maximum number of cells to perturb, drawn by `rng`; of each group with `within`.
+            Maximum number of cells to perturb, chosen at random; with `within`, in each group.
         """,
     "outputs": """
         outputs
-            Labels that the classifier `model` (a :class:`~scgeneformer.model.CellClassifier` with a linear head) learned: measure how its predictions
-            change, in place of states. A number, such as the level of a protein, in its units; of two classes the log odds of the second. The
-            classifier says how well it predicts at all (``cross_validate``); of what it cannot predict this tells nothing.
+            Labels of the classifier `model` (a :class:`~scgeneformer.model.CellClassifier` with a linear head): measure how its predictions
+            change, instead of states. For a number, such as the level of a protein, in its units; for two classes, the log odds of the second. First check
+            how well the classifier predicts the labels (``cross_validate``); if it cannot predict them, the changes are meaningless.
         """,
     "reference": """
         n_reference
-            Where genes are listed: number of random genes that are perturbed in each cell beside them, 0 for none. They show what
-            perturbing any gene does to the cell, and :func:`~scgeneformer.tl.rank_shifts` compares with them. Not with
+            If genes are listed: number of random genes that are also perturbed in each cell, 0 for none. They show the effect of
+            perturbing any gene, and :func:`~scgeneformer.tl.rank_shifts` compares with them. Not with
             ``compat="official"``.
         """,
     "untrained": """
         untrained
-            With `source` and `target`: also estimate the shifts by an encoder of the same shape with random weights, in at most 20 of the cells
-            (of each group), by the screen, or exactly for models without one; not with ``compat="official"``. :func:`~scgeneformer.tl.rank_shifts` tells how much of the ranking such an
-            encoder gives too. It needs two cells of the target, also where centroids are given, and is left out where there are none.
+            With `source` and `target`: also estimate the shifts by an encoder of the same architecture with random weights, in at most 20 of the cells
+            (of each group), by the screen, or exactly for models without one; not with ``compat="official"``. :func:`~scgeneformer.tl.rank_shifts` reports how well the ranking agrees
+            with these shifts. At least two cells of the target are needed, even if centroids are given; otherwise the estimates are left out.
         """,
     "untrained_slot": """
     `.layers["shift__untrained"]`, `.layers["shift__reference__untrained"]`
-        If `untrained`: estimates of shifts towards the target by an untrained encoder, in some of the cells, and of random genes beside listed
-        ones.
+        If `untrained`: estimates of shifts towards the target by an untrained encoder, in some of the cells; the second for random genes perturbed
+        with listed ones.
         """,
     "missing": """
         missing
@@ -258,16 +258,15 @@ DOCS = {
         """,
     "embedding": """
         pooling
-            What represents a cell: the ``"mean"`` of its genes, the ``"cls"`` token (of a BERT encoder) or the ``"eos"`` token (of a decoder).
-            Defaults to the model's own, as in
-            :func:`~scgeneformer.tl.embed`.
+            Representation of a cell: the ``"mean"`` of its genes, the ``"cls"`` token (of a BERT encoder) or the ``"eos"`` token (of a decoder).
+            The default depends on the model, as in :func:`~scgeneformer.tl.embed`.
         emb_layer
-            Hidden layer: 0 is the last, -1 the second to last. Defaults to the model's own.
+            Hidden layer: 0 is the last, -1 the second to last. The default depends on the model.
         """,
     "checkpoint": """
         checkpoint
-            Folder for finished parts of the run. The same call resumes from them and gives the same values; a call with other data, model or
-            options raises, and so does a second process that computes the same parts at the same time. Parts have checksums: damaged ones are
+            Folder for finished parts of the run. The same call resumes from them and gives the same values. A call with other data, model or
+            options raises an error, as does a second process that computes the same parts at the same time. Parts have checksums: damaged parts are
             computed again. With an active Dask client its workers compute the parts, and this process writes them.
         """,
     "rest": """
@@ -287,7 +286,7 @@ DOCS = {
             If there are no tokens, no column `groupby` or `within`, or no cells of the given names.
         ValueError
             If a gene is not in the vocabulary or in no cell, a state has too few cells, options contradict each other, `checkpoint` holds
-            parts of another run, or a slot holds something else than an earlier result of this function.
+            parts of another run, or a slot holds something other than an earlier result of this function.
         BlockingIOError
             If another process computes the same parts in `checkpoint`.
         """,

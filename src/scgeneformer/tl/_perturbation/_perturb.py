@@ -62,10 +62,10 @@ def perturb(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Perturb genes of cells in silico, one by one, and measure where the cells move.
+    """Perturb genes of cells in silico, one by one, and measure how the embeddings of the cells change.
 
-    The model runs once for each perturbation of a cell. For estimates of all genes see :func:`~scgeneformer.tl.screen`, for genes that are
-    perturbed together :func:`~scgeneformer.tl.perturb_sets`.
+    The model runs once for each perturbation of a cell. To estimate the shifts of all genes see :func:`~scgeneformer.tl.screen`; to perturb genes
+    together see :func:`~scgeneformer.tl.perturb_sets`.
 
     Parameters
     ----------
@@ -78,23 +78,23 @@ def perturb(
     {factor}
     {states}
     target
-        State towards which shifts are measured. Without it the distance that a cell moves is measured.
+        State towards which shifts are measured. Without a target, similarity to the original cell is measured.
     {centroids}
     {outputs}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
     decompose
-        Also tell what each shift of an ordinary deletion is made of, with a `target`: the gene's own vector, the network of the others, and
+        Split each shift of an ordinary deletion towards a `target` into three parts: the vector of the gene, the network of the other genes, and
         their renumbering. Runs the model twice for each deletion. See the page *Perturbing genes in silico*.
     directions
-        Also keep where each gene moves the cells, for ``test="permuted_labels"`` of :func:`~scgeneformer.tl.rank_shifts`. Needs computed centroids
-        of `source` and `target`, and cells of the source that are not perturbed (`max_cells`).
+        Also store the direction in which each gene moves the cells, for ``test="permuted_labels"`` of :func:`~scgeneformer.tl.rank_shifts`. Needs
+        computed centroids of `source` and `target`, and cells of the source that are not perturbed (`max_cells`).
     {reference}
     {untrained}
     {missing}
     compat
-        ``"official"`` follows the official tool where it differs: cells near the length limit lose too many genes before they are compared
-        (it counts inserted genes twice).
+        ``"official"`` reproduces the official tool: cells near the length limit lose too many genes before the comparison
+        (inserted genes are counted twice).
     {embedding}
     {checkpoint}
     {rest}
@@ -104,30 +104,30 @@ def perturb(
     None, or the copy. Writes
 
     `.layers["shift"]`
-        CSR (n_obs, n_vars), float64, one stored value (zeros too) for each tested pair of a cell and a gene. With `target` the change
-        of the cosine similarity between the cell and the target's centroid (positive: the perturbation moves the cell towards the
-        target); with `outputs` the change of the first of them. Without either, the cosine similarity between perturbed and original cell (1: no effect); for ``"mean"`` the mean over the genes
-        that are not perturbed of the cosine of each gene's own state, for ``"cls"`` that of the first state. Where several columns of
+        CSR (n_obs, n_vars), float64, one stored value (zeros included) for each tested pair of cell and gene. With `target`, the change
+        in cosine similarity between the cell and the centroid of the target (positive: the perturbation moves the cell towards the
+        target); with `outputs`, the change of the first output. Without either, the cosine similarity between perturbed and original cell (1: no effect): for ``"mean"``
+        the cosine between the two states of each unperturbed gene, averaged over genes; for ``"cls"`` the cosine between the two states of ``<cls>``. If several columns of
         `var` are the same gene, the first holds the value.
     `.layers["shift_<state>"]`
-        With `target`: the same with respect to `source` and each of `others`; with `outputs` for each further one.
+        With `target`: the same towards `source` and each of `others`; with `outputs`: the same for each further output.
     `.layers["shift__reference"]`, `.layers["shift__reference_<state>"]`
-        Where genes are listed: the same of the random genes beside them.
+        If genes are listed: the same for the random genes perturbed with them.
     `.layers["shift__own"]`, `.layers["shift__network"]`, `.layers["shift__renumbering"]`
-        If `decompose`: parts of the values of ``layers["shift"]``, which add up to them. ``own``: the gene's own vector leaves the mean over
-        genes (0 for ``"cls"``). ``network``: the others lose the gene as something to attend to. ``renumbering``: those behind it move up by
-        one. With respect to `source` and `others` ``"shift__own_<state>"`` and so on. Reference genes are not decomposed.
+        If `decompose`: parts that add up to the values of ``layers["shift"]``. ``own``: the vector of the gene leaves the mean over
+        genes (0 for ``"cls"``). ``network``: the other genes can no longer attend to the gene. ``renumbering``: the genes after it move up by
+        one. Towards `source` and `others`, ``"shift__own_<state>"`` and so on. Reference genes are not decomposed.
     {untrained_slot}
     `.varp["shift"]`, `.varp["shift_n"]`, `.varp["shift_sd"]`
-        If `effects`: CSR (n_vars, n_vars), for each perturbed gene (row) the mean over cells of the cosine between each other gene's
-        (column's) state before and after, the number of cells, and the standard deviation.
+        If `effects`: CSR (n_vars, n_vars). For each perturbed gene (row) and every other gene (column), the cosine between the states of the other gene
+        before and after, averaged over cells; the number of cells; and the standard deviation.
     `.varm["shift__direction"]`, `.varm["shift__direction_<group>"]`, `.obsm["shift__movement"]`, `.obsm["shift__embedding"]`
-        If `directions`: mean over cells of the movement of the embedding, after less before, each at length 1, float32 (n_vars, width); the mean
-        of each cell over the genes that its shifts are centred by, float32 (n_obs, width), NaN for cells that were not perturbed; and the
-        embeddings of the cells that the centroids are made of, float32 (n_obs, width), NaN for all others.
+        If `directions`: difference of the embeddings after and before, both normalised to length 1, averaged over cells, float32 (n_vars, width); for each
+        perturbed cell its average over the genes that centre the shifts, float32 (n_obs, width), NaN for all other cells; and the
+        embeddings of the cells used for the centroids, float32 (n_obs, width), NaN for all other cells.
     `.uns["shift"]`
         ``"params"``: the arguments, model, sha256 of its weights, vocabulary hash, numbers of cells and pairs, version. ``"centroids"``:
-        the centroid of each state, float64 (width,); by group with `within`. With `outputs` the direction along which each grows.
+        the centroid of each state, float64 (width,); by group with `within`. With `outputs`, the direction along which each output increases.
 
     Raises
     ------
@@ -135,11 +135,11 @@ def perturb(
 
     Notes
     -----
-    Formulas are the official tool's (Theodoris 2023): cell mode for V1, cls mode for V2. Overexpression of the gene that is at the top
-    already is not tested, as there; nor is a deletion that would leave no gene.
+    The formulas are those of the official tool (Theodoris 2023): cell mode for V1, cls mode for V2. As in the official tool, overexpression of the gene that is
+    already at the top is skipped; a deletion that would leave no gene is skipped as well.
 
-    Device, precision and token budget are settings (:attr:`scgeneformer.settings`). Shifts are small (about 1e-3), so that bfloat16 is often
-    too coarse; the precision ``"auto"`` therefore means float32 here, on every device.
+    Device, precision and token budget are settings (:attr:`scgeneformer.settings`). Shifts are small (about 1e-3), and bfloat16 is often
+    too coarse; here the precision ``"auto"`` therefore means float32, on every device.
 
     Examples
     --------

@@ -58,32 +58,32 @@ def screen(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Estimate the shifts of all single genes, and measure the strongest exactly.
+    """Estimate the shifts of all single genes, and compute the strongest exactly.
 
-    All genes of a cell are estimated from one backward pass, for about the cost of a dozen runs of the model.
+    The shifts of all genes of a cell are estimated from one backward pass, at about the cost of a dozen forward passes.
 
     Parameters
     ----------
     {adata_model}
     genes
-        As of :func:`~scgeneformer.tl.perturb`.
+        As in :func:`~scgeneformer.tl.perturb`.
     target
-        State towards which shifts are measured. Estimates are not defined without one, because the first order is then zero.
+        State towards which shifts are measured. Without a target there are no estimates, because the first order is zero.
     {states}
     {kind}
     refine
-        Number of genes of largest and of smallest mean shift whose shifts are measured again, exactly; of those in at least 5 cells, and
-        of each group with `within`.
+        Number of genes with the largest, and of genes with the smallest, mean shift for which exact shifts are computed. Only genes in at least
+        5 cells are considered; with `within`, in each group.
     allow_poor
-        Keep estimates that agree poorly with exact values. In each run a tenth of its cost or less is spent on exact values of eight genes in up to
-        24 cells: below a rank correlation of 0.95 within cells there is a warning, and an error where it is below 0.8 with its whole interval.
+        Keep estimates that agree poorly with exact values. Each run spends at most a tenth of its cost on exact values of eight genes in up to
+        24 cells. A rank correlation within cells below 0.95 gives a warning; if its whole interval is below 0.8, an error is raised.
     {centroids}
     {reference}
     {untrained}
     {missing}
     {embedding}
     {checkpoint}
-        With `refine` the exact part can begin only when all estimates are there: start the processes twice.
+        With `refine`, the exact part starts when all estimates are finished.
     {rest}
 
     Returns
@@ -91,14 +91,14 @@ def screen(
     None, or the copy. Writes
 
     `.layers["shift"]`, `.layers["shift_<state>"]`
-        CSR (n_obs, n_vars), as of :func:`~scgeneformer.tl.perturb`; float32, or float64 with `refine`.
+        CSR (n_obs, n_vars), as in :func:`~scgeneformer.tl.perturb`; float32, or float64 with `refine`.
     `.layers["shift__method"]`
-        With `refine`: CSR int8, 1 where a value is exact, 0 where it is an estimate.
+        With `refine`: CSR int8, 1 for exact values, 0 for estimates.
     {untrained_slot}
     `.uns["shift"]`
-        ``"params"`` and ``"centroids"``, as of :func:`~scgeneformer.tl.perturb`; and ``"screen"``, how well estimates agree with exact values:
-        DataFrame with a row for each state, ``spearman``, the mean over cells of the rank correlation over a cell's genes, ``slope`` of exact
-        values on estimates, their 90 % intervals over cells, ``_low`` and ``_high``, ``n_cells`` and ``n_pairs``. Not where cells have fewer than
+        ``"params"`` and ``"centroids"``, as in :func:`~scgeneformer.tl.perturb`; and ``"screen"``, the agreement of estimates with exact values:
+        DataFrame with a row for each state and the columns ``spearman``, the rank correlation over the genes of a cell, averaged over cells, ``slope`` of exact
+        values on estimates, their 90 % intervals over cells, ``_low`` and ``_high``, ``n_cells`` and ``n_pairs``. Absent if cells have fewer than
         eight of the genes.
 
     Raises
@@ -107,9 +107,9 @@ def screen(
 
     Notes
     -----
-    Estimates are first-order, corrected by some exact runs. The page *The screen* of the documentation shows how well they agree with exact
-    values, and where they do not: it depends on the model, and is therefore measured in each run. With trained models the rank correlation
-    within a cell is about 0.99; it is lower towards the state that a cell is in.
+    Estimates are of first order, corrected by some exact runs. The page *The screen* of the documentation shows how well they agree with exact
+    values. Agreement depends on the model and is therefore measured in each run. With trained models the rank correlation
+    within a cell is about 0.99; it is lower towards the state that the cell is in.
 
     Examples
     --------

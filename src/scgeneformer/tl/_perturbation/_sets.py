@@ -63,37 +63,37 @@ def perturb_sets(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Perturb sets of genes of cells in silico, each set together, and measure where the cells move.
+    """Perturb sets of genes in silico, the genes of a set together, and measure how the embeddings of the cells change.
 
     Parameters
     ----------
     {adata_model}
     sets
-        Names of sets with their genes; a table with columns ``source`` (sets) and ``target`` (genes), as of decoupler; a file that
-        :func:`scgeneformer.datasets.read_gene_sets` reads, such as a GMT; or groups of genes, such as pairs, which are named ``"A+B"``. Sets are
-        perturbed in cells that express at least one of their genes; overexpressed in all. With `anchor`: the genes that are perturbed together with it, by default
+        Names of sets with their genes; a decoupler table with columns ``source`` (sets) and ``target`` (genes); a file that
+        :func:`scgeneformer.datasets.read_gene_sets` reads, such as a GMT file; or groups of genes, such as pairs, which are named ``"A+B"``. Sets are
+        perturbed in cells that express at least one of their genes, and overexpressed in all cells. With `anchor`: the genes that are perturbed together with it, by default
         every gene that a cell expresses.
     anchor
-        Gene that is perturbed together with each gene of `sets`, in the cells that express both; overexpressed in all if `sets` is given.
+        Gene that is perturbed together with each gene of `sets`, in the cells that express both; if `sets` is given, overexpressed in all cells.
     {kind}
     {factor}
     {states}
     target
-        State towards which shifts are measured. Without it the distance that a cell moves is measured.
+        State towards which shifts are measured. Without a target, similarity to the original cell is measured.
     {centroids}
     {outputs}
     effects
         Also measure the effect of each perturbation on the other genes of the cell.
     n_random
-        Number of random sets that are perturbed beside each set, 0 for none: of as many genes, matched in detection and rank. Any set moves a
-        cell; :func:`~scgeneformer.tl.rank_shifts` asks whether a set does more than its random sets. Not with `anchor`, nor with
+        Number of random sets that are perturbed for comparison with each set, 0 for none. They have the same size and are matched in detection and rank. Every set moves a
+        cell; :func:`~scgeneformer.tl.rank_shifts` tests whether the effect of a set exceeds that of its random sets. Not with `anchor`, nor with
         ``compat="official"``.
     n_reference
-        With `anchor` and listed genes: number of random genes that are perturbed together with the anchor in each cell, beside them.
+        With `anchor` and listed genes: number of random genes that are also perturbed together with the anchor in each cell, for comparison.
     {missing}
     compat
-        ``"official"`` follows the official tool where it differs: sets are deleted only in cells that express all their genes, and cells
-        near the length limit lose too many genes before they are compared (it counts inserted genes twice).
+        ``"official"`` reproduces the official tool: sets are deleted only in cells that express all their genes, and cells
+        near the length limit lose too many genes before the comparison (inserted genes are counted twice).
     {embedding}
     {checkpoint}
     {rest}
@@ -103,17 +103,17 @@ def perturb_sets(
     None, or the copy. Writes
 
     `.obsm["shift_sets"]`, `.obsm["shift_sets_<state>"]`
-        DataFrame (n_obs, n_sets), float64, NaN where a set was not perturbed; values as of :func:`~scgeneformer.tl.perturb`. The name
-        is `key_added`, with ``"_sets"`` behind it if it does not end so.
+        DataFrame (n_obs, n_sets), float64, NaN if a set was not perturbed; values as in :func:`~scgeneformer.tl.perturb`. The name
+        is `key_added`, with ``"_sets"`` appended unless it ends in it.
     `.obsm["shift_sets__random"]`, `.obsm["shift_sets__random_<state>"]`
-        float64 (n_obs, n_sets * n_random), the same of the random sets, those of the first set first.
+        float64 (n_obs, n_sets * n_random), the same for the random sets, those of the first set first.
     `.layers["shift_sets"]`, `.layers["shift_sets_<state>"]`
-        With `anchor`, instead: CSR (n_obs, n_vars), the pair of the anchor and each gene.
+        With `anchor`, instead: CSR (n_obs, n_vars), for the pairs of the anchor with each gene.
     `.varm["shift_sets"]`, `.varm["shift_sets_n"]`, `.varm["shift_sets_sd"]`
-        If `effects`: DataFrame (n_vars, n_sets), for each set (column) the mean over cells of the cosine between each other gene's (row's)
-        state before and after, the number of cells, and the standard deviation. With `anchor` in `varp`.
+        If `effects`: DataFrame (n_vars, n_sets). For each set (column) and every other gene (row), the cosine between the states of the gene
+        before and after, averaged over cells; the number of cells; and the standard deviation. With `anchor`, in `varp`.
     `.uns["shift_sets"]`
-        ``"params"`` and ``"centroids"``, as of :func:`~scgeneformer.tl.perturb`.
+        ``"params"`` and ``"centroids"``, as in :func:`~scgeneformer.tl.perturb`.
 
     Raises
     ------

@@ -41,24 +41,24 @@ def evaluate_shifts(
     mod: str = "rna",
     copy: bool = False,
 ) -> AnnData | MuData | None:
-    """Compare a ranking of genes with what an experiment found, beside what expression alone foretells.
+    """Compare a ranking of genes with an experiment, and with predictions from expression alone.
 
-    In published comparisons shifts foretold measured effects of knock-outs no better than the change of the gene's expression between the two states.
-    The number to report is therefore not how well shifts do, but what they add to expression.
+    In published comparisons, shifts predicted measured effects of knock-outs no better than the change of the gene's expression between the two states.
+    The result to report is therefore not how well shifts predict the experiment, but what they add to expression.
 
     Parameters
     ----------
     adata
         Annotated data with a ranking in ``.varm[key]``, by :func:`~scgeneformer.tl.rank_shifts`.
     truth
-        What the experiment found, by names of ``var_names`` or symbols: a boolean for each gene (hit or not), a number for each gene (its effect,
-        positive towards the target), or names of the hits alone, in which case all other ranked genes count as tested and not hit.
+        Results of the experiment, by ``var_names`` or symbols: a boolean for each gene (hit or not), a number for each gene (its effect,
+        positive towards the target), or only the names of the hits, in which case all other ranked genes count as tested and not hit.
     key
         Slot of the ranking.
     group
         Group of cells, if they were perturbed within groups.
     n_top
-        Numbers of first genes whose fraction of hits is reported.
+        Numbers of top genes for which the fraction of hits is reported.
     n_bootstrap
         Number of bootstrap samples of genes for the intervals.
     key_added
@@ -78,13 +78,13 @@ def evaluate_shifts(
         DataFrame, one row for each predictor: the columns of the ranking that come from the model (``effect``, ``centered_effect``, the parts of a
         decomposed run), ``|effect|``; from expression ``log2fc``, ``|log2fc|``, ``linear_shift``, ``detection`` (fraction of cells), ``rank`` (1
         for the top of cells); and ``"expression, together"`` and ``"expression and shift"``, cross-validated linear models of all columns of
-        expression, without and with ``effect`` and ``|effect|``, where there are five hits and five other genes. Columns ``auroc`` and
+        expression, without and with ``effect`` and ``|effect|``, if there are at least five hits and five other genes. Columns ``auroc`` and
         ``average_precision`` with 95 % bootstrap intervals over genes (``_low``, ``_high``), and ``ppv_<k>``, the fraction of hits among the
-        first k genes; for effects ``spearman``.
+        top k genes; for effects ``spearman``.
     ``"increment"``
-        DataFrame with one row: what the shift adds to expression, with its interval (paired bootstrap).
+        DataFrame with one row: the improvement of expression and shift over expression alone, with its interval (paired bootstrap).
     ``"params"``
-        ``n_genes`` evaluated, ``n_hits``, ``base_rate`` (fraction of hits: what ``ppv`` and ``average_precision`` are for a coin),
+        ``n_genes`` evaluated, ``n_hits``, ``base_rate`` (fraction of hits: the expected ``ppv`` and ``average_precision`` of a random ranking),
         ``n_not_ranked`` genes of `truth` that were not perturbed in enough cells, and the arguments.
 
     :func:`scgeneformer.get.evaluation` with ``key="shift_evaluation"`` returns the table.
@@ -95,11 +95,11 @@ def evaluate_shifts(
         If there is no ranking.
     ValueError
         If fewer than two ranked genes are hits or not hit, or fewer than three have effects; if `truth` names a gene twice; or if
-        ``.uns[key_added]`` holds something else than an earlier result.
+        ``.uns[key_added]`` holds something other than an earlier result.
 
     Warns
     -----
-    By the log, with fewer than ten hits: intervals then say more than the numbers.
+    In the log, with fewer than ten hits: estimates are then too uncertain to report without their intervals.
 
     Examples
     --------

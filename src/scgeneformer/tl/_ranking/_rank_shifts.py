@@ -50,19 +50,19 @@ def rank_shifts(
 ) -> AnnData | MuData | None:
     r"""Rank genes, and sets of genes, by the effect of their perturbation on the cells.
 
-    Reads the shifts that :func:`~scgeneformer.tl.perturb` stored, where every stored entry is a measurement, explicit zeros
-    included, and what is not stored, or NaN, was not tested. What a perturbation does to a cell is
+    Reads the shifts that :func:`~scgeneformer.tl.perturb` stored. Every stored entry is a measurement, explicit zeros
+    included; entries that are not stored, or NaN, were not tested. The effect of a perturbation on a cell is
 
-    * with goal states, the change of cosine similarity to the target state, positive where the cell moves towards it;
-      and the same for every further end state;
-    * without, 1 minus the cosine similarity of original and perturbed embedding: 0 is no effect. (Official Geneformer
+    * with goal states, the change in cosine similarity to the target state, positive if the cell moves towards it;
+      and the same for every further state;
+    * without goal states, 1 minus the cosine similarity of original and perturbed embedding: 0 means no effect. (Official Geneformer
       reports the similarity itself and calls it a shift.)
 
-    Most of it is common to all genes of a cell: without a gene, any gene, the others move up by one rank. Beside the mean over cells stands
-    therefore the mean of what a gene does *beyond other genes of the same cell*, ``centered_effect``. It ranks genes better. But every gene has
-    such an effect towards *any* direction, so that p-values of centred effects say nothing about the states: with states drawn at random
-    they find genes too (``benchmarks/judge_null.py``), but by permuted labels, which ask just that. Tests are therefore of shifts as they are,
-    unless `centered`.
+    Most of the effect is common to all genes of a cell: if any gene is deleted, the genes after it move up by one rank. The ranking therefore
+    also holds ``centered_effect``, the mean effect *relative to the other genes of the same cell*. It ranks genes better. But every gene has
+    some centred effect in *any* direction, so p values of centred effects say nothing about the states: with random states
+    they are small for some genes, too (``benchmarks/judge_null.py``). Only permuted labels test whether centred effects depend on the states.
+    Tests therefore use uncentred shifts, unless `centered`.
 
     Parameters
     ----------
@@ -73,38 +73,38 @@ def rank_shifts(
     test
         Defaults to ``"donors"`` if `donor` is given, else to ``"rank_sum"``.
 
-        ``"rank_sum"``: the gene's shifts against those of other genes, or of the random genes beside listed ones, over cells (Wilcoxon).
-        ``"donors"``: the same question with donors as replicates. The gene's mean effects in the donors (if not centred, their
-        differences to the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
-        (Smyth 2004). Cells of one donor are no independent samples; take this test where there are donors. It needs three.
-        ``"vs_null"``: the gene's shifts against the same gene's shifts in `null` (Wilcoxon), for example in cells of
+        ``"rank_sum"``: compares the shifts of the gene with those of other genes, or of the random genes perturbed with listed ones, over cells (Wilcoxon).
+        ``"donors"``: the same comparison with donors as replicates. The mean effects of the gene in the donors (if not centred, their
+        differences from the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
+        (Smyth 2004). Cells of one donor are not independent samples, so use this test if there are donors. It needs at least three.
+        ``"vs_null"``: compares the shifts of the gene with its shifts in `null` (Wilcoxon), for example in cells of
         another state.
-        ``"random_genes"``: the gene's effect against the effects of the `n_matched` genes that are most like it in the
-        number of cells they were tested in and in their mean position in the cells' tokens, as one more draw from a normal
-        distribution (t). How often and how high a gene is ranked alone moves a cell; this asks for what is more.
+        ``"random_genes"``: compares the effect of the gene with the effects of the `n_matched` genes that are most similar in the
+        number of cells they were tested in and in their mean rank, as a further draw from a normal
+        distribution (t). Frequency and rank of a gene alone cause a shift; this tests for an effect beyond that.
         ``"interaction"``: for pairs of genes with an anchor. In every cell the effects of the gene alone and of the anchor
-        alone, from `singles`, are subtracted from the effect of the pair, and the rest is tested against 0 (Student's t).
-        ``"permuted_labels"``: whether the states matter at all for the gene's shift. The labels of the cells that were not perturbed are dealt out
-        anew `n_permutations` times, within `donor` if given, and the shift towards the target and its ``contrast`` (less the shift towards the
-        source) are compared with what they would have been. Needs a run with ``directions=True``.
-        ``"mixture"``: a mixture of two Gaussians over the genes' effects separates genes with impact from those without.
-        Only without goal states; without p-values.
+        alone, from `singles`, are subtracted from the effect of the pair, and the difference is tested against 0 (Student's t).
+        ``"permuted_labels"``: tests whether the shift of the gene depends on the states. The labels of the cells that were not perturbed are permuted
+        `n_permutations` times, within `donor` if given. The shift towards the target and its ``contrast`` (minus the shift towards the
+        source) are compared with their values under permuted labels. Needs a run with ``directions=True``.
+        ``"mixture"``: a mixture of two Gaussians over the effects of genes separates genes with impact from those without.
+        Only without goal states; no p values.
         ``"aggregate"``: effects with their intervals, no test.
     centered
-        Test centred effects: subtract from every shift what perturbing other genes does to the same cell, the mean over all tested genes, or
-        over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The question then is whether a gene
-        differs from others, whatever the states; see above. For ``"permuted_labels"`` it remains whether the states matter, now for that
-        difference. Not with `compat`, nor for interactions, which compare within cells already.
+        Test centred effects: subtract from every shift the mean shift of the same cell, over all tested genes, or
+        over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The test is then whether a gene
+        differs from others, whatever the states; see above. With ``"permuted_labels"`` it is whether this difference depends on the states.
+        Not with `compat`, nor for interactions, which already compare within cells.
     compat
-        ``"official"``: numbers as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
-        states) the pool includes the tested gene, and ties are not corrected for; for ``"vs_null"`` (without goal states) ties are
-        not corrected for, and a gene that is missing from the null has p = 1 and counts as a test; for ``"mixture"`` the
-        first component of an unscaled fit counts as the one with impact, which it often is not. Intervals, and the tests of
-        sets, are the same as without `compat`. Other tests have no official counterpart that runs.
+        ``"official"``: values as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
+        states) the pool includes the tested gene, and ties are not corrected for. For ``"vs_null"`` (without goal states) ties are
+        not corrected for, and a gene that is missing from the null has p = 1 and counts as a test. For ``"mixture"`` the
+        first component of an unscaled fit counts as the one with impact, which is often wrong. Intervals, and the tests of
+        sets, are the same as without `compat`. The other tests have no working official counterpart.
     donor
-        Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"`` and, where
-        given, for ``"interaction"``, which is then tested over the donors' means, and for ``"permuted_labels"``, which are then permuted within
-        donors. Cells without a donor are left out of the test.
+        Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"``. Optional for
+        ``"interaction"``, which is then tested over the means of donors, and for ``"permuted_labels"``, which are then permuted within
+        donors. Cells without a donor do not enter the test.
     null
         For ``"vs_null"``: the `key` of another perturbation in the same `adata`, or another object that was perturbed in the same way,
         with shifts under the same `key`; genes are matched by name.
@@ -134,67 +134,67 @@ def rank_shifts(
         ``n_cells``
             int64, cells in which the gene was tested and can be compared (for ``"interaction"`` as a pair and alone, and the anchor alone).
         ``fraction_detected``, ``mean_rank``
-            Fraction of the perturbed cells whose tokens have the gene, and its mean relative rank in those: 0 is the top, 1 the bottom.
-            Not where the tokens are gone.
+            Fraction of the perturbed cells whose tokens contain the gene, and its mean relative rank in these cells: 0 is the top, 1 the bottom.
+            Absent if the tokens were removed.
         ``effect``, ``sd``
-            What is tested: mean of the shifts over cells; for ``"donors"`` the mean over donors of what the gene does beyond other genes of the
-            donor. Standard deviation over cells (n - 1). For ``"interaction"`` of the pair's effect less the sum of the two; without goal states this is minus the
-            official ``Combo_minus_sum_shift``: positive where the pair does more than the sum.
+            The tested effect: mean of the shifts over cells; for ``"donors"`` the mean over donors of the difference from the other genes of the
+            donor. Standard deviation over cells (n - 1). For ``"interaction"``, the effect of the pair minus the sum of the two single effects; without goal states this is minus the
+            official ``Combo_minus_sum_shift``, and positive if the effect of the pair is larger than the sum.
         ``effect_low``, ``effect_high``
             95 % confidence interval of ``effect`` by Student's t over cells; with `donor` over donors, with the moderated variance, and NaN
-            for fewer than three.
+            for fewer than three donors.
         ``centered_effect``, or ``plain_effect`` if `centered`
-            Mean over cells of centred shifts, or of shifts as they are.
+            Mean over cells of centred shifts, or of uncentred shifts.
         ``own``, ``network``, ``renumbering``
-            With `decompose` of :func:`~scgeneformer.tl.perturb`: what the effect is made of, by the gene's own vector, by what the other genes lose,
-            and by their moving up. They are means over what ``effect`` is a mean of, and add up to it; not with `compat`. They are not
+            With `decompose` of :func:`~scgeneformer.tl.perturb`: the parts of the effect that come from the vector of the gene, from the attention of the other genes,
+            and from their moving up. They are means over the same cells as ``effect`` and add up to it; not with `compat`. They are not
             centred: if `centered` they add up to ``plain_effect``.
         ``n_donors``
             With `donor`: number of donors that have the gene.
         ``scores``, ``pvals``, ``pvals_adj``
             As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"``, ``"interaction"`` and
-            ``"random_genes"``), positive where the effect is above what it is compared with; two-sided p-value; false discovery rate
+            ``"random_genes"``), positive if the effect is larger than that of the comparison; two-sided p value; false discovery rate
             over tested genes (Benjamini-Hochberg).
         ``contrast``
-            With source and target: the effect less that on the source.
+            With source and target: the effect towards the target minus the effect towards the source.
         ``contrast_scores``, ``contrast_pvals``, ``contrast_pvals_adj``
-            For ``"permuted_labels"``: the same of the contrast.
+            For ``"permuted_labels"``: the same for the contrast.
         ``null_percentile``
             For ``"random_genes"``: percentage of the matched genes with a smaller effect.
         ``log2fc``, ``auroc``, ``linear_shift``
-            With source and target, where the counts are still there: what expression alone says. Log2 fold change of mean counts per 10,000 and
-            area under the ROC curve, target against source; for deletions also how far the loss of the gene's expression moves a cell on the line
+            Baselines from expression, with source and target and if the counts are available. Log2 fold change of mean counts per 10,000 and
+            area under the ROC curve, target against source; for deletions also how far the loss of the gene's expression moves a cell along the line
             from the mean log expression of the source to that of the target.
         ``untrained``
             With `untrained` of :func:`~scgeneformer.tl.perturb`: mean shift towards the target by an encoder with random weights, over the cells in
             which it was estimated; centred if `centered`.
         ``effect_elsewhere``
-            For cells that were perturbed ``within`` groups: mean over the other groups of the absolute effect there. Where it is large,
-            the gene moves cells of all kinds.
+            For cells that were perturbed ``within`` groups: mean absolute effect in the other groups. If it is large,
+            the gene moves cells of all groups.
         ``null_n_cells``, ``null_effect``
-            The null's, for ``"vs_null"``; further states are tested where the null has them too.
+            The values of the null, for ``"vs_null"``; further states are tested if the null has them too.
         ``pair_effect``, ``gene_effect``, ``anchor_effect``
             For ``"interaction"``: mean effects of the pair, of the gene alone, of the anchor alone, in the same cells.
         ``impact``, ``impact_fraction``
-            For ``"mixture"``: 1 where the gene's effect belongs to the component of larger effects, else 0; fraction of its
-            cells whose effects do.
+            For ``"mixture"``: 1 if the effect of the gene belongs to the component with larger effects, else 0; fraction of its
+            cells whose effects belong to it.
         ``fraction_exact``
-            Where shifts are partly estimates (``refine`` of :func:`~scgeneformer.tl.screen`): fraction of the gene's that are exact. All are used.
+            If some shifts are estimates (``refine`` of :func:`~scgeneformer.tl.screen`): fraction of exact shifts of the gene. All shifts are used.
         ``effect_<state>``, ``pvals_<state>``, ...
-            The same for the source and each further state, with goal states; not of numbers of cells and donors. (A state
+            The same for the source and each further state, with goal states, except numbers of cells and donors. (A state
             named low or high is ``state_low`` or ``state_high`` here.)
     ``.varm[key_<group>]``
-        Instead, if cells were perturbed ``within`` groups: the same table for each group, which is ranked by itself.
+        Instead, if cells were perturbed ``within`` groups: the same table for each group, ranked separately.
     ``.uns[key]["sets"]``
-        If there are shifts of sets: DataFrame indexed by their names, with the columns above as far as they apply. Where random sets were
-        perturbed beside them (`n_random` of :func:`~scgeneformer.tl.perturb_sets`), effects are beyond those, and ``scores``, ``pvals`` and
-        ``pvals_adj`` tell whether a set does more than its random sets (t, as one more draw from a normal distribution), since any set moves
-        the cells; ``null_percentile`` is its place among them. Without them there is no test.
+        If there are shifts of sets: DataFrame indexed by their names, with the columns above that apply. If random sets were
+        perturbed as well (`n_random` of :func:`~scgeneformer.tl.perturb_sets`), effects are relative to these, and ``scores``, ``pvals`` and
+        ``pvals_adj`` compare a set with its random sets (t, as a further draw from a normal distribution), since every set moves
+        the cells; ``null_percentile`` is its percentile among them. Without random sets there is no test.
     ``.uns[key]["rank"]``
-        Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of genes tested, what the samples are (``"replicates"``,
+        Parameters, ``goal``, ``states`` (target first), ``groups`` if any, number of tested genes, type of the samples (``"replicates"``,
         cells or donors), and ``"agreement"``: Spearman correlation of the effects with ``log2fc``, ``linear_shift`` and ``mean_rank``, and
-        ``"explained"``, the part of the variance of the effects' ranks that these explain together; also with the parts of the effects and with
-        ``untrained``, where there are some, the latter over genes in at least `min_cells` cells of both. For ``"mixture"`` the components (with `compat`
+        ``"explained"``, the share of the variance of the ranks of effects that these explain together; also the correlation with the parts of the effects and with
+        ``untrained``, if available, the latter over genes in at least `min_cells` cells of both. For ``"mixture"`` the components (with `compat`
         in the order of the fit, the first one counted as impact).
 
     Raises
@@ -202,18 +202,18 @@ def rank_shifts(
     KeyError
         If there are no shifts, no tokens for a test that needs positions, or no column `donor`.
     ValueError
-        If the layer is dense, if `test` misses what it needs, is given what it does not use, or has no official form, or if ``.varm[key]``
-        holds something else than an earlier ranking; or if `centered` and no cell has a gene to compare with.
+        If the layer is dense, if an argument that `test` needs is missing, or one that it does not use is given, if it has no official form, or if ``.varm[key]``
+        holds something other than an earlier ranking; or if `centered` and no cell has a gene to compare with.
 
     Warns
     -----
-    By the log, where shifts are estimates that do not agree well with exact values (:func:`~scgeneformer.tl.screen`), where p-values are over cells though a column of ``.obs`` looks like donors, and where there are fewer than three donors.
+    In the log, if estimated shifts do not agree well with exact values (:func:`~scgeneformer.tl.screen`), if p values are over cells although a column of ``.obs`` looks like donors, and if there are fewer than three donors.
 
     Notes
     -----
     ``rank_shifts(adata, compat="official")`` reproduces the official ``goal_state_shift`` table, with ``test="vs_null"`` and
-    ``test="mixture"`` those of the same names, and ``test="aggregate"`` the mean of ``aggregate_data``. Official Geneformer
-    samples 100,000 values from a larger pool; all are used here. For effects on genes see :func:`scgeneformer.get.effects`.
+    ``test="mixture"`` the tables of these names, and ``test="aggregate"`` the mean of ``aggregate_data``. Official Geneformer
+    samples 100,000 values if the pool is larger; here all are used. For effects on genes see :func:`scgeneformer.get.effects`.
 
     Examples
     --------
