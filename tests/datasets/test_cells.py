@@ -32,6 +32,7 @@ COLUMNS = {
     "pbmc_facs": ["cell_type", "group"],
     "pbmc3k": ["cell_type"],
     "pbmc_citeseq": [],
+    "pbmc_covid": ["disease", "donor"],
     "cell_lines": ["batch", "technology", "cell_line"],
     "pancreas": ["cell_type", "library"],
     "h1_esc": ["cell_line", "batch"],
@@ -184,6 +185,33 @@ def test_proteins_come_along(rda: Callable[..., Path], counts: sparse.csr_matrix
         .obsm["protein_expression"]
         .equals(adata.obsm["protein_expression"])
     )
+
+
+def test_donors_of_files_of_10x(counts: sparse.csr_matrix, tmp_path: Path) -> None:
+    import h5py
+
+    paths = [tmp_path / f"{name}.h5" for name in ("Normal_PBMC_5", "nCoV_PBMC_16")]
+    for path in paths:
+        with h5py.File(path, "w") as file:
+            group = file.create_group("matrix")
+            group["barcodes"] = np.array([f"{cell}-1" for cell in CELLS], "S")
+            group["data"], group["indices"], group["indptr"] = (
+                counts.data.astype(np.int32),
+                counts.indices,
+                counts.indptr,
+            )
+            group["shape"] = counts.shape[::-1]
+            for key, values in {"id": IDS, "name": ["STAT1", "STAT1", *SYMBOLS[2:]]}.items():
+                group[f"features/{key}"] = np.array(values, "S")
+            for key, value in {"feature_type": "Gene Expression", "genome": "GRCh38"}.items():
+                group[f"features/{key}"] = np.array([value] * len(IDS), "S")
+    adata = _blood._of_workshop(*paths)
+    assert same(adata, sparse.vstack([counts, counts]))
+    assert adata.var["ensembl_id"].tolist() == IDS
+    assert adata.var_names[:2].tolist() == ["STAT1", "STAT1-1"]
+    assert adata.obs["donor"].tolist() == ["normal_5"] * 4 + ["covid_16"] * 4
+    assert adata.obs["disease"].tolist() == ["normal"] * 4 + ["severe COVID-19"] * 4
+    assert adata.obs_names[0] == "normal_5_cell0"
 
 
 def test_a_published_subset_with_proteins(shared: Path) -> None:

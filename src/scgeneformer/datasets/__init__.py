@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scgeneformer._gene_sets import read_gene_sets
 
-from ._blood import pbmc3k, pbmc5k_citeseq, pbmc_citeseq, pbmc_facs
+from ._blood import pbmc3k, pbmc5k_citeseq, pbmc_citeseq, pbmc_covid, pbmc_facs
 from ._gene_classes import gene_classes
 from ._kang import kang, kang_all, kang_types
 from ._pairs import interactions, trrust
@@ -27,6 +27,7 @@ __all__ = [
     "pbmc3k",
     "pbmc5k_citeseq",
     "pbmc_citeseq",
+    "pbmc_covid",
     "pbmc_facs",
     "read_gene_sets",
     "trrust",

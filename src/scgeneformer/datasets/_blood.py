@@ -1,4 +1,4 @@
-"""Blood cells of 10x Genomics and of two CITE-seq studies."""
+"""Blood cells of 10x Genomics and of two CITE-seq studies, and of patients with COVID-19."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+from anndata import AnnData, concat
 from scipy import sparse
 
 from . import _r_files
@@ -55,6 +55,23 @@ def _of_totalvi(path: Path) -> AnnData:
     proteins = pd.DataFrame(adata.obsm["protein_expression"], adata.obs_names, list(adata.uns["protein_names"]))
     obsm = {"protein_expression": proteins.astype(int)}
     return AnnData(sparse.csr_matrix(adata.X), obs=adata.obs[[]], var=adata.var[[]], obsm=obsm)
+
+
+def _of_workshop(*paths: Path) -> AnnData:
+    import scanpy as sc
+
+    donors = []
+    for path in paths:
+        adata = sc.read_10x_h5(path)
+        state, number = path.stem.split("_PBMC_")
+        healthy = state == "Normal"
+        adata.obs["donor"] = f"{'normal' if healthy else 'covid'}_{number}"
+        adata.obs["disease"] = "normal" if healthy else "severe COVID-19"
+        adata.obs_names = adata.obs["donor"] + "_" + adata.obs_names.str.removesuffix("-1")
+        adata.var = adata.var[["gene_ids"]].rename(columns={"gene_ids": IDS})
+        adata.var_names_make_unique()
+        donors.append(adata)
+    return concat(donors, merge="first")
 
 
 _PBMC_FACS = CellSource(
@@ -120,6 +137,30 @@ _PBMC5K_CITESEQ = CellSource(
     {},
     3994,
     16581,
+)
+_WORKSHOP = f"{_GITHUB}/NBISweden/workshop-scRNAseq"
+_33D4, _D050 = "33d4f41acde87482a8ab868281c97e24ba687095", "d05045df5df82fcdec5dc648d8eca3a484f098b6"
+_COVID = tuple(
+    CellSource(
+        f"covid_pbmc_gse149689/{name}.h5ad",
+        tuple(
+            DataFile(
+                f"covid_pbmc_gse149689/{file}.h5",
+                f"{_WORKSHOP}/{commit}/labs/data/covid_data_GSE149689/sub/{file}.h5",
+                None,
+            )
+            for file, commit in donors.items()
+        ),
+        _of_workshop,
+        {"disease": "disease", "donor": "donor"},
+        3000,
+        n_counts=n_counts,
+    )
+    for name, donors, n_counts in (
+        ("fold1_normal5_covid16", {"Normal_PBMC_5": _33D4, "nCoV_PBMC_16": _33D4}, 13705320),
+        ("fold2_normal14_covid15", {"Normal_PBMC_14": _33D4, "nCoV_PBMC_15": _33D4}, 15422390),
+        ("fold3_covid1_covid17", {"nCoV_PBMC_1": _33D4, "nCoV_PBMC_17": _D050}, 15626247),
+    )
 )
 
 
@@ -232,3 +273,37 @@ def pbmc5k_citeseq() -> AnnData:
     (3994, 29)
     """
     return _PBMC5K_CITESEQ.load()
+
+
+def pbmc_covid() -> AnnData:
+    """9,000 blood cells of four patients with severe COVID-19 and two healthy donors (Lee et al. 2020).
+
+    Returns
+    -------
+    Raw counts of the 21,800 genes with a count in these cells, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``; in ``obs``, `disease`
+    (``"normal"``, ``"severe COVID-19"``) and `donor` (6, 1,500 random cells each). There are no types. Red blood cells, platelets and poor cells are
+    among them.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        See :func:`kang`.
+
+    Notes
+    -----
+    Source: ``labs/data/covid_data_GSE149689/sub`` of https://github.com/NBISweden/workshop-scRNAseq (no licence stated) at commits 33d4f41acde8 and d05045df5df8, sha256 not known; the data are at GEO, GSE149689.
+    Cite Lee et al. (2020), doi:10.1126/sciimmunol.abd1554. See :func:`kang` for where files are looked for and what is verified.
+
+    A donor has one condition, so that what tells donors apart tells conditions, too: hold whole donors out.
+
+    Examples
+    --------
+    >>> adata = sg.datasets.pbmc_covid()
+    >>> adata.obs.groupby("disease", observed=True)["donor"].nunique().to_dict()
+    {'normal': 2, 'severe COVID-19': 4}
+    """
+    adata = concat([source.load() for source in _COVID], merge="first")
+    expressed = np.asarray(adata.X.sum(axis=0)).ravel() > 0
+    adata = adata[:, expressed].copy()
+    adata.obs = adata.obs.astype("category")
+    return adata
