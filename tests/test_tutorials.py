@@ -264,3 +264,21 @@ def test_the_tutorial_of_pretraining_runs_for_an_epoch(run, monkeypatch):
     assert (
         names["query"].obs["continued_loglik"].mean() > names["query"].obs["bundled_loglik"].mean()
     )  # it reads the other study better
+
+
+def test_the_tutorial_of_a_disease_runs_on_a_third_of_its_cells(run, monkeypatch):
+    by_donor, tokenize, cross_validate = (
+        pd.core.groupby.DataFrameGroupBy,
+        sg.pp.tokenize,
+        sg.model.CellClassifier.cross_validate,
+    )
+    sample = by_donor.sample
+    monkeypatch.setattr(by_donor, "sample", lambda self, n, **options: sample(self, n // 5, **options))
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length: tokenize(*args, max_length=max_length // 4))
+    once = {"n_repeats": 1}
+    monkeypatch.setattr(
+        sg.model.CellClassifier, "cross_validate", lambda self, n, **options: cross_validate(self, n, **options | once)
+    )
+    names = run("disease.ipynb", every=3)
+    assert names["model"].selected.kept == "probe"
+    assert names["rows"]["T cells"]["foreign genes"] > names["rows"]["T cells"]["random genes"] + 0.05

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from scgeneformer.model.data._cell_labels import CellTask
-from scgeneformer.model.objectives._cells import _weights
+from scgeneformer.model.objectives._cells import _weights, score_tasks
 
 
 def column(values, **kwargs) -> pd.Series:
@@ -104,3 +104,13 @@ def test_balanced_weights_are_sklearn_s():
     np.testing.assert_allclose(_weights(task, labels, {"a": 1, "c": 3, "b": 2}), [1, 2, 3])
     with pytest.raises(ValueError, match="must be 'balanced' or give a weight to each"):
         _weights(task, labels, {"a": 1})
+
+
+def test_a_score_that_one_class_cannot_have_is_missing_without_a_warning(recwarn):
+    tasks = [CellTask("state", "categorical", ("a", "b")), CellTask("age", "continuous")]
+    labels = np.array([[1.0, 0.5], [1.0, -0.5], [1.0, 0.0]])  # validation cells of one class
+    scores = score_tasks(tasks, np.array([[0.0, 2.0, 0.5], [0.0, 1.0, -0.5], [2.0, 0.0, 0.0]]), labels)
+    assert np.isnan(scores["auc"])
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["r2"] == pytest.approx(1)
+    assert not recwarn.list

@@ -96,9 +96,9 @@ def score_tasks(tasks: Sequence[CellTask], scores: np.ndarray, labels: np.ndarra
     by_task = np.split(scores, np.cumsum([task.n_outputs for task in tasks])[:-1], axis=1)
     results = {task.name: score_task(task, by_task[i], labels[:, i]) for i, task in enumerate(tasks)}
     names = sorted({name for result in results.values() for name in result})
-    of_name = {n: [result[n] for result in results.values() if n in result] for n in names}
-    defined = {name: [value for value in values if not np.isnan(value)] for name, values in of_name.items()}
-    means = {name: float(np.mean(values)) if values else np.nan for name, values in defined.items()}
+    # NaN where only one class is among the labels
+    of_name = {n: [r[n] for r in results.values() if n in r and not np.isnan(r[n])] for n in names}
+    means = {n: float(np.mean(values)) if values else np.nan for n, values in of_name.items()}
     if len(results) > 1:
         means |= {f"{task}_{name}": value for task, result in results.items() for name, value in result.items()}
     return means
