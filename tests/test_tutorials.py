@@ -282,3 +282,16 @@ def test_the_tutorial_of_a_disease_runs_on_a_third_of_its_cells(run, monkeypatch
     names = run("disease.ipynb", every=3)
     assert names["model"].selected.kept == "probe"
     assert names["rows"]["T cells"]["foreign genes"] > names["rows"]["T cells"]["random genes"] + 0.05
+
+
+def test_the_tutorial_of_backbones_runs_on_fewer_cells(run):
+    names = run("backbones.ipynb", every=8)
+    assert {name: model.encoder.kind.split()[0] for name, model in names["models"].items()} == {
+        "Geneformer": "BERT",
+        "MaxToki": "LLaMA",
+        "CellFM": "CellFM",
+    }
+    scores = names["adata"].uns["embedding_scores"]["scores"]
+    assert scores.loc["PCA of HVGs", "nmi"] > scores.loc["X_MaxToki", "nmi"] > 0
+    completed = pd.DataFrame(names["rows"]).mean()
+    assert completed["most frequent genes"] > completed["completed"]
