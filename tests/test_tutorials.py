@@ -295,3 +295,14 @@ def test_the_tutorial_of_backbones_runs_on_fewer_cells(run):
     assert scores.loc["PCA of HVGs", "nmi"] > scores.loc["X_MaxToki", "nmi"] > 0
     completed = pd.DataFrame(names["rows"]).mean()
     assert completed["most frequent genes"] > completed["completed"]
+
+
+def test_the_tutorial_of_an_atlas_runs_on_fewer_cells_and_shorter_rows(run, monkeypatch):
+    pytest.importorskip("distributed")
+    tokenize = sg.pp.tokenize
+    monkeypatch.setattr(sg.pp, "tokenize", lambda *args, max_length: tokenize(*args, max_length=max_length // 4))
+    names = run("atlas.ipynb", every=4)
+    written = names["written"]
+    assert written.shape == (names["atlas"].n_obs, names["index"].obsm["X_geneformer"].shape[1])
+    rows = names["rows"]
+    assert rows["model"]["accuracy"] > rows["most frequent type"]["accuracy"] + 0.1
