@@ -38,7 +38,7 @@ def confusion(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Confusion matrix of evaluated cells: true classes (down) by predicted classes (across), with the scores of all models above.
+    """Confusion matrix of the evaluated cells: true classes in rows, predicted classes in columns, scores of all models above.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def confusion(
         Model whose predictions to show: a row of :func:`~scgeneformer.get.evaluation`, such as ``"linear probe"``. Defaults to the
         evaluated model.
     normalize
-        Show percentages of each true class, with its number of cells beside its name. Otherwise show numbers of cells.
+        Show percentages of each true class, with the number of cells next to its name. Otherwise show numbers of cells.
     cmap
         Colour map, starting at 0.
     mod
@@ -71,7 +71,7 @@ def confusion(
     KeyError
         If there is no evaluation.
     ValueError
-        If the evaluated labels are continuous, or there are no predictions of `model`.
+        If the evaluated labels are continuous, or `model` has no predictions.
 
     Examples
     --------

@@ -37,8 +37,8 @@ def roc(
 ) -> Axes | Figure | None:
     """Receiver operating characteristic of a model and its baselines on evaluated cells.
 
-    With two classes, the curve of the second class is drawn. With more, the true positive rate is the mean over classes, each against
-    the rest, and thin lines show the model's curve of each class. The legend gives the areas under the curves.
+    With two classes, the curve of the second class is drawn. With more, the true positive rate is averaged over classes, each against
+    the rest, and thin lines show the curve of each class for the model. The legend gives the areas under the curves.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def roc(
     KeyError
         If there is no evaluation.
     ValueError
-        If the evaluated labels are continuous, `group` is not one of them, or the evaluated cells are all of one class.
+        If the evaluated labels are continuous, `group` is not one of them, or all evaluated cells have the same class.
 
     Examples
     --------
@@ -98,8 +98,8 @@ def precision_recall(
 ) -> Axes | Figure | None:
     """Precision against recall of a model and its baselines on evaluated cells.
 
-    With two classes, the curve of the second class is drawn. With more, the precision is the mean over classes, each against
-    the rest, and thin lines show the model's curve of each class. The legend gives the average precisions; the dotted line is chance.
+    With two classes, the curve of the second class is drawn. With more, the precision is averaged over classes, each against
+    the rest, and thin lines show the curve of each class for the model. The legend gives the average precisions; the dotted line is chance.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def precision_recall(
     KeyError
         If there is no evaluation.
     ValueError
-        If the evaluated labels are continuous, `group` is not one of them, or the evaluated cells are all of one class.
+        If the evaluated labels are continuous, `group` is not one of them, or all evaluated cells have the same class.
 
     Examples
     --------

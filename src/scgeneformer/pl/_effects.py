@@ -34,10 +34,10 @@ def effects(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Plot which genes a perturbation affects: the perturbed gene in the centre, the most affected genes around it.
+    """Plot the genes most affected by a perturbation, around the perturbed gene.
 
-    The width and the colour of a line show the effect: 1 minus the mean cosine similarity between the affected gene's states
-    before and after. Effects decrease clockwise from the top.
+    The width and the colour of a line show the effect: 1 minus the mean cosine similarity between the states of the affected
+    gene before and after the perturbation. Effects decrease clockwise from the top.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ def effects(
     Raises
     ------
     KeyError
-        If there are no effects on genes, or `perturbed` is not among those perturbed.
+        If there are no effects on genes, or `perturbed` was not perturbed.
     ValueError
-        If it affected no gene in `min_cells` cells, or is the symbol of several perturbed genes.
+        If no gene was affected in at least `min_cells` cells, or `perturbed` is the symbol of several perturbed genes.
 
     Examples
     --------

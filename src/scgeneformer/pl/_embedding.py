@@ -44,10 +44,10 @@ def shift_embedding(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | list[Axes] | Figure | None:
-    """Plot the effect of perturbing a gene in each cell on an embedding, with one panel per gene.
+    """Colour an embedding of cells by the effect of perturbing a gene in each cell, with one panel per gene.
 
-    Drawn by :func:`scanpy.pl.embedding`. Cells in which the gene was not tested are grey and lie at the back; cells with strong effects lie
-    in front. All panels have the same colour limits, so that genes can be compared.
+    Drawn by :func:`scanpy.pl.embedding`. Cells in which the gene was not tested are grey and in the background; cells with strong effects are
+    in front. All panels share their colour limits, so that genes can be compared.
 
     Parameters
     ----------
@@ -63,17 +63,17 @@ def shift_embedding(
         End state, for perturbations with goal states. Defaults to the target.
     vmax
         Upper colour limit; the lower one is ``-vmax`` with goal states and 0 without. Defaults to the 99th percentile of the
-        absolute effects, so that a few extreme cells do not make all others pale.
+        absolute effects, so that a few extreme cells do not dominate the colours.
     cmap
-        Colour map. Defaults to one centred at 0 for changes in similarity to a state and, without goal states, to a sequential one for 1
+        Colour map. Defaults to a diverging one for changes in similarity to a state and, without goal states, to a sequential one for 1
         minus the similarity.
     size
         Size of dots. Defaults to that of scanpy.
     ncols
         Number of panels per row.
     centered
-        Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
-        look alike, since most of a shift is common to all genes of a cell.
+        Subtract the effect of other genes (for sets, of random sets) in the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise
+        genes look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
         Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     mod

@@ -39,10 +39,10 @@ def embedding_scores(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Table of embeddings (down) and their scores (across), those of labels on the left, those of batches on the right.
+    """Table of the scores of embeddings: one row per embedding, scores of labels on the left, scores of batches on the right.
 
-    Colours go from the lowest score of a column to its highest; numbers are the scores themselves, the best in bold. Below stand the number of
-    cells and how much drawing them anew changes a score, so that small differences can be told from none.
+    Colours range from the lowest to the highest score of a column; the numbers are the scores, with the best in bold. The caption gives the
+    number of cells and the median standard deviation of scores over random samples of cells, to judge small differences by.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def shift_heatmap(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Heatmap of mean effects: perturbed genes (down) by groups of cells (across).
+    """Heatmap of mean effects: perturbed genes in rows, groups of cells in columns.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def shift_heatmap(
         Annotated data with shifts in ``.layers[key]``, from :func:`~scgeneformer.tl.perturb`.
     groupby
         Column of ``.obs`` with groups of cells, such as cell types; for MuData, also of the MuData itself or of another modality
-        (``"prot:gate"``). Categories keep their order. Defaults to the groups within which cells were perturbed.
+        (``"prot:gate"``). Categories keep their order. Defaults to the groups of the perturbation.
     genes
-        Genes, by their name in ``var_names`` or their symbol, or sets, in the order in which to show them. Defaults to the `n_top` genes
+        Genes, by their name in ``var_names`` or their symbol, or sets, in the order of the rows. Defaults to the `n_top` genes
         with the largest absolute scores (effects, if the test has no scores) in any group of the ranking by
         :func:`~scgeneformer.tl.rank_shifts`, by descending effect.
     n_top
@@ -63,12 +63,12 @@ def shift_heatmap(
     min_cells
         Minimum number of cells for a mean to be shown.
     centered
-        Subtract what other genes (random sets) do to the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise genes
-        look alike, since most of a shift is common to all genes of a cell.
+        Subtract the effect of other genes (for sets, of random sets) in the same cell, as :func:`~scgeneformer.tl.rank_shifts` does. Otherwise
+        genes look alike, since most of a shift is common to all genes of a cell.
     gene_symbols
         Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     cmap
-        Colour map. Defaults to one centred at 0 and, without goal states and not centred, to a sequential one for 1 minus the similarity.
+        Colour map. Defaults to a diverging one and, without goal states and `centered`, to a sequential one for 1 minus the similarity.
     mod
         Modality of a MuData.
     ax

@@ -50,25 +50,25 @@ def network(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Plot the neighbourhood of some genes in a network: the strongest edges from and to each of them.
+    """Plot the neighbourhood of selected genes in a network: the strongest edges from and to each gene.
 
-    The width and the colour of an edge show its weight. Arrows point from source to target; edges of scores that are the same in both
-    directions have none. Places are igraph's, by Kamada and Kawai, and the same in every run.
+    The width and the colour of an edge show its weight. Arrows point from source to target; edges of symmetric scores have no arrows.
+    The layout is the algorithm of Kamada and Kawai in igraph and is the same in every run.
 
     Parameters
     ----------
     adata
         Annotated data with a network from :func:`~scgeneformer.tl.network`.
     genes
-        Genes in whose neighbourhood to look, by names in ``var_names`` or symbols.
+        Genes whose neighbourhood to plot, by names in ``var_names`` or symbols.
     key
         Slot of the network.
     group
         Group of cells, if there is a network for each.
     n_top
-        Maximum number of edges of each of `genes`; those of weight 0 or less are not drawn.
+        Maximum number of edges of each of `genes`; edges of weight 0 or less are not drawn.
     min_cells
-        Leave out edges with fewer cells behind them, as in :func:`~scgeneformer.get.edges`. Defaults to those of the network itself.
+        Leave out edges with fewer cells, as in :func:`~scgeneformer.get.edges`. Defaults to `min_cells` of the network.
     gene_symbols
         Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
     cmap
@@ -93,8 +93,8 @@ def network(
     KeyError
         If there is no such network.
     ValueError
-        If a gene is not there, none of them has an edge of positive weight with enough cells, or `min_cells` is given for a score that is not of
-        cells.
+        If a gene is missing, no gene has an edge of positive weight with enough cells, or `min_cells` is given for a score that is not computed
+        from cells.
 
     Examples
     --------

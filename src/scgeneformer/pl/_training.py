@@ -39,7 +39,7 @@ def training(
     model
         A trained model, or its `history`: a DataFrame for each metric, indexed by step, as in scvi-tools.
     kind
-        ``"loss"``: mean training and validation loss of each epoch, and the training loss of each step, pale and smoothed. ``"scores"``:
+        ``"loss"``: mean training and validation loss of each epoch, and the smoothed training loss of each step as a pale line. ``"scores"``:
         all other logged metrics of training and validation, such as accuracy and macro F1. ``"learning_rate"``. By default all kinds
         that were logged, side by side, or the loss if `ax` is given.
     ax

@@ -38,10 +38,10 @@ def shift(
     show: bool | None = None,
     return_fig: bool | None = None,
 ) -> Axes | Figure | None:
-    """Plot what perturbing each gene did to the cells, from :func:`~scgeneformer.tl.rank_shifts`.
+    """Plot a ranking of perturbed genes by their effects on cells, from :func:`~scgeneformer.tl.rank_shifts`.
 
-    Below it stands how well the states are told apart, how much of the ranking expression and rank explain, and how far an untrained encoder
-    agrees with it, as far as that is known.
+    The caption shows, if known, how well the states are separated, how much of the ranking is explained by expression and rank, and how well an
+    untrained encoder agrees with it.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ def shift(
     key
         Slot of the ranking.
     kind
-        ``"volcano"``: mean effect against -log10 p for all tested genes, with labels for the most significant ones.
+        ``"volcano"``: mean effect against -log10 p for all tested genes, with labels for the most significant genes.
         ``"rank"``: the genes with the highest and lowest scores (effects, if the test has no scores), one per line, ordered by effect,
         with 95 % confidence intervals if the ranking has them; the area of a dot grows with the number of cells. With goal states both
         directions are shown, and open diamonds mark the effects on further end states.
-        ``"plane"``: the shift towards the target (across) against the shift towards another end state (up) for all tested
+        ``"plane"``: the shift towards the target (x axis) against the shift towards another end state (y axis) for all tested
         genes. Genes at the lower right move cells towards the target and away from the alternative.
     state
         End state. Defaults to the target. For ``"plane"`` the alternative on the second axis; defaults to the first of `others` of
@@ -64,10 +64,10 @@ def shift(
     sets
         Plot sets of genes, from ``.uns[key]["sets"]``. By default only if no genes were ranked.
     n_top
-        Number of genes to label or list. If there are two directions, each gets half, or what the other leaves; in the
-        plane the genes farthest from no effect are labelled.
+        Number of genes to label or list. With two directions, half of them for each, or more if the other has fewer; in the
+        plane, the genes farthest from the origin are labelled.
     max_fdr
-        False discovery rate up to which genes are coloured. A ranking by ``test="aggregate"`` has none: with goal states,
+        False discovery rate up to which genes are coloured. A ranking by ``test="aggregate"`` has no such rate: with goal states,
         genes whose interval excludes 0 are coloured.
     gene_symbols
         Column of ``.var`` with the names to show. Defaults to that of :func:`~scgeneformer.get.shifts`, or else to ``var_names``.
@@ -89,8 +89,8 @@ def shift(
     KeyError
         If there is no ranking.
     ValueError
-        If `kind` is unknown, no gene was tested, a ranking has p-values without scores, a volcano is asked for from one without p-values, or a plane from a
-        perturbation with fewer than two end states or with `state` not among them.
+        If `kind` is unknown, no gene was tested, the ranking has p-values without scores, a volcano plot needs p-values that it does not have, or a plane
+        is requested from a perturbation with fewer than two end states or without `state`.
 
     Examples
     --------
