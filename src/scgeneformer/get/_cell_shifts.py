@@ -27,7 +27,7 @@ def cell_shifts(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Shifts of single cells, with one row for each measurement: a cell, a perturbed gene or set, and an end state.
+    """Shifts of single cells, with one row per cell, perturbed gene or set, and end state.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def cell_shifts(
 
     Returns
     -------
-    DataFrame with a fresh index and the columns ``cell`` (of ``obs_names``), ``gene`` (of ``var_names``) or ``set``, ``group`` (if cells were
+    DataFrame with a new index and the columns ``cell`` (of ``obs_names``), ``gene`` (of ``var_names``) or ``set``, ``group`` (if cells were
     perturbed within groups), ``state`` (with goal states) and ``value``, as stored: the change in cosine similarity to the state or,
     without goal states, the cosine similarity between perturbed and original cell. Ordered by state (the target first), cell, and gene.
 

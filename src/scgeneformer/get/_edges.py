@@ -29,9 +29,9 @@ def edges(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Edges of a network of genes, the strongest first.
+    """Edges of a gene network, strongest first.
 
-    Read by decoupler as a network, and by ``networkx.from_pandas_edgelist(edges, edge_attr=True, create_using=networkx.DiGraph)``.
+    The table can be used as a network in decoupler, and read by ``networkx.from_pandas_edgelist(edges, edge_attr=True, create_using=networkx.DiGraph)``.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def edges(
     genes
         Leave out edges that neither start nor end at one of these genes, given by names in ``var_names`` or symbols.
     min_cells
-        Leave out edges with fewer cells behind them. Their scores are means, and means of few cells go to extremes: without this, edges of few
-        cells come first. Defaults to those of the network itself.
+        Leave out edges with fewer cells. Scores are means over cells, and means over few cells are often extreme, so edges of few cells would come
+        first. Defaults to `min_cells` of the network.
     n_top
         Maximum number of edges.
     gene_symbols
@@ -55,16 +55,16 @@ def edges(
 
     Returns
     -------
-    DataFrame with a fresh index and the columns ``source``, ``target``, ``weight``, ``percentile`` of the weight among all edges of
-    the network, ties at their mean, and ``n_cells`` behind the edge, where the score is of cells.
+    DataFrame with a new index and the columns ``source``, ``target``, ``weight``, ``percentile`` of the weight among all edges of
+    the network (mean percentile for ties), and, if the score is computed from cells, ``n_cells``, the number of cells of the edge.
 
     Raises
     ------
     KeyError
         If there is no such network, or no column `gene_symbols`.
     ValueError
-        If the network is empty, there are several and `group` names none of them, none of `genes` is in ``.var``, or `min_cells` is given for a
-        score that is not of cells.
+        If the network is empty, there are several and `group` is not one of them, none of `genes` is in ``.var``, or `min_cells` is given for a
+        score that is not computed from cells.
 
     Examples
     --------

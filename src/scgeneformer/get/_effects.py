@@ -30,13 +30,13 @@ def effects(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Genes affected by one perturbed gene or set, the most affected first.
+    """Genes affected by one perturbed gene or set, most affected first.
 
     Parameters
     ----------
     adata
-        Annotated data in which :func:`~scgeneformer.tl.perturb` recorded effects on genes: ``.varp[key]`` of perturbed genes,
-        ``.varm[f"{key}_sets"]`` of sets.
+        Annotated data with effects on genes from :func:`~scgeneformer.tl.perturb`: ``.varp[key]`` for perturbed genes,
+        ``.varm[f"{key}_sets"]`` for sets.
     perturbed
         The perturbed gene, by its name in ``var_names`` or its symbol, or a set.
     key
@@ -50,15 +50,15 @@ def effects(
 
     Returns
     -------
-    DataFrame with a fresh index, a row for each gene that was in a perturbed cell, and the columns ``names`` (of
+    DataFrame with a new index, one row per gene in a perturbed cell, and the columns ``names`` (of
     ``var_names``), ``symbol`` (if known), ``n_cells``, ``cosine`` and ``sd``: mean and standard deviation (ddof 0) over cells of
-    the cosine similarity between the gene's states before and after; 1 means no effect. Sorted by ascending ``cosine``. This is the
-    official ``aggregate_gene_shifts`` table without its row for the whole cell, for which see :func:`shifts`.
+    the cosine similarity between the states of the gene before and after the perturbation; 1 means no effect. Sorted by ascending ``cosine``. This is the
+    official ``aggregate_gene_shifts`` table without its row for the whole cell, which :func:`shifts` gives.
 
     Raises
     ------
     KeyError
-        If no effects on genes were recorded, or none of `perturbed`, or there is no column `gene_symbols`.
+        If no effects on genes were recorded, `perturbed` has none, or there is no column `gene_symbols`.
     ValueError
         If `perturbed` is the symbol of several perturbed genes.
 

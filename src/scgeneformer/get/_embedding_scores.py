@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def embedding_scores(
     adata: AnnData | MuData, *, key: str = _keys.EMBEDDING_SCORES, spread: bool = False, mod: str = "rna"
 ) -> pd.DataFrame:
-    """How well embeddings keep labels together and mix batches, from :func:`~scgeneformer.tl.compare_embeddings`.
+    """Scores of embeddings for the separation of labels and the mixing of batches, from :func:`~scgeneformer.tl.compare_embeddings`.
 
     Parameters
     ----------
@@ -26,17 +26,18 @@ def embedding_scores(
     key
         Slot of the comparison.
     spread
-        Put the standard deviation over drawings of cells, ``<score>_sd``, behind each score.
+        Add the standard deviation over random samples of cells, ``<score>_sd``, after each score.
     mod
         Modality of a MuData.
 
     Returns
     -------
-    DataFrame with one row per embedding and one column per score, larger is better. By scib-metrics, of labels: ``nmi`` and ``ari``, agreement
-    with clusters by k-means; ``isolated_labels``; ``silhouette_label``; ``clisi``. Of batches: ``bras``, a silhouette of batches within labels;
-    ``ilisi``; ``kbet``; ``graph_connectivity``; ``pcr_comparison``, how much less variance batches explain than in the principal components of the
-    genes. And ``bio_conservation``, ``batch_correction``, ``total``, six tenths of the one and four of the other. By scikit-learn: ``nmi``,
-    ``ari``, ``silhouette_label``, ``graph_connectivity``, ``batch_entropy``, ``pcr_comparison``.
+    DataFrame with one row per embedding and one column per score; larger is better. With scib-metrics, scores of labels are ``nmi`` and ``ari``,
+    the agreement with k-means clusters; ``isolated_labels``; ``silhouette_label``; and ``clisi``. Scores of batches are ``bras``, a silhouette of
+    batches within labels; ``ilisi``; ``kbet``; ``graph_connectivity``; and ``pcr_comparison``, the reduction in the variance explained by batches
+    relative to the principal components of the genes. ``bio_conservation`` and ``batch_correction`` summarise the two groups, and ``total`` is
+    their mean with weights 0.6 and 0.4. With scikit-learn, scores are ``nmi``, ``ari``, ``silhouette_label``, ``graph_connectivity``,
+    ``batch_entropy`` and ``pcr_comparison``.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def evaluation(
     key
         Slot of the evaluation.
     intervals
-        Put the ends of the 95 % interval, ``<score>_low`` and ``<score>_high``, behind each score.
+        Add the ends of the 95 % interval, ``<score>_low`` and ``<score>_high``, after each score.
     mod
         Modality of a MuData.
 
@@ -34,8 +34,8 @@ def evaluation(
     -------
     DataFrame with one row per model, the evaluated one first, and one column per score. For classes ``accuracy``,
     ``balanced_accuracy``, ``macro_f1``, ``auc``, ``average_precision``, ``log_loss``, ``calibration_error`` and, if they are ordinal,
-    ``mae`` and ``kappa``; for continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``. ``tied_with_best`` is True where a model is
-    within one standard error of the best one, see :func:`~scgeneformer.tl.evaluate`.
+    ``mae`` and ``kappa``; for continuous labels ``mae``, ``rmse``, ``r2``, ``spearman``. ``tied_with_best`` is True if a model is
+    within one standard error of the best one; see :func:`~scgeneformer.tl.evaluate`.
 
     Raises
     ------

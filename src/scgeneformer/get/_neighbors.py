@@ -30,25 +30,25 @@ def neighbors(
     n_neighbors: int | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Nearest cells of a reference, and what is known of them: "show me the cells like these".
+    """Nearest reference cells of each query cell, with their annotations.
 
     Parameters
     ----------
     adata
-        Cells, embedded as those of the reference.
+        Query cells, embedded in the same way as the reference.
     reference
-        A reference, or the folder where it was saved.
+        A reference, or the folder of a saved one.
     cells
-        Their names in ``.obs_names``; by default all.
+        Names of query cells in ``.obs_names``; by default all.
     n_neighbors
-        Number of neighbours of each; by default as many as vote in the reference, and at most all.
+        Number of neighbours of each cell; by default that of the reference, and at most the number of its cells.
     mod
         Modality of a MuData.
 
     Returns
     -------
-    DataFrame with one row for each pair: ``cell``, ``rank`` (1 is the nearest), ``neighbor``, the name of the cell of the reference, and
-    ``distance``; then the columns that the reference keeps of it, its labels first, with ``reference_`` before names that are among these.
+    DataFrame with one row per pair of cells: ``cell``, ``rank`` (1 is the nearest), ``neighbor``, the name of the reference cell, and
+    ``distance``; then the annotations of the reference cell, labels first. The prefix ``reference_`` is added to a column with one of these names.
     Cells without a representation (NaN) have no rows.
 
     Raises
@@ -56,9 +56,9 @@ def neighbors(
     KeyError
         If a cell or the representation is missing.
     FileNotFoundError
-        If the folder holds no reference.
+        If there is no reference in the folder.
     ValueError
-        If the cells were embedded in another way than the reference, or a saved reference is damaged.
+        If the cells were not embedded in the same way as the reference, or a saved reference is damaged.
 
     Examples
     --------

@@ -30,7 +30,7 @@ def shifts(
     gene_symbols: str | None = None,
     mod: str = "rna",
 ) -> pd.DataFrame:
-    """Ranking of genes, or of sets of genes, by :func:`~scgeneformer.tl.rank_shifts`, with one row each.
+    """Ranking of genes or gene sets by :func:`~scgeneformer.tl.rank_shifts`, with one row per gene or set.
 
     Parameters
     ----------
@@ -39,19 +39,19 @@ def shifts(
     key
         Slot of the ranking.
     state
-        End state whose effects and tests to return, of a perturbation with goal states. Defaults to the target.
+        End state whose effects and tests to return, for a perturbation with goal states. Defaults to the target.
     group
-        Group of cells, if they were perturbed within groups. Defaults to all groups, one after the other.
+        Group of cells, if they were perturbed within groups. Defaults to all groups.
     sets
         Return sets instead of genes. By default only if no genes were ranked.
     sort_by
         Column to sort by: p-values and false discovery rates ascending, everything else descending; ``"abs_effect"`` sorts by
-        absolute effect. Defaults to descending scores: what moves cells most reliably towards the state comes first, what moves them away
-        last, followed by what was in too few cells to be tested. Without scores by descending effect, for a mixture those with impact
-        first. A ranking with ``compat="official"`` has the order of the official table: first the rows with a false discovery rate below
-        0.05, each part by descending effect. Ties keep the order of ``var_names``.
+        absolute effect. Defaults to descending scores: perturbations that most reliably move cells towards the state come first, those that move cells away
+        last, followed by those in too few cells to be tested. Without scores, rows are sorted by descending effect; for a mixture model, those
+        with impact come first. A ranking with ``compat="official"`` has the order of the official table: first the rows with a false discovery
+        rate below 0.05, then the others, both by descending effect. Ties keep the order of ``var_names``.
     n_top
-        Maximum number of rows; with groups, of each group.
+        Maximum number of rows; with groups, per group.
     gene_symbols
         Column of ``.var`` with symbols. Defaults to the first of ``gene_symbols``, ``gene_symbol``, ``symbol``,
         ``gene_names``, ``gene_name``, ``feature_name`` that exists.
@@ -60,8 +60,8 @@ def shifts(
 
     Returns
     -------
-    DataFrame with a fresh index and the columns ``names`` (of ``var_names``) and ``symbol`` (if known), or ``set``; ``group``
-    (of cells, if any); ``state`` (with goal states); and the columns of the ranking for that state, without the name of the state.
+    DataFrame with a new index and the columns ``names`` (of ``var_names``) and ``symbol`` (if known), or ``set``; ``group``
+    (of cells, if any); ``state`` (with goal states); and the columns of the ranking for that state, with the state removed from their names.
     Genes and sets that were perturbed in no cell are left out.
 
     Raises
