@@ -1,4 +1,4 @@
-"""Models in the style of scvi-tools: set up the data, train, ask for representations. The only room that knows scvi-tools."""
+"""Models in the style of scvi-tools: set up the data, train, get representations. The only room that knows scvi-tools."""
 
 from __future__ import annotations
 

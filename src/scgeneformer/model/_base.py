@@ -38,7 +38,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class TransformerModel(SavableModel):
-    """A model that reads tokens of a vocabulary, whatever genes the data have."""
+    """A model that reads tokens of a vocabulary, independent of the genes in the data."""
 
     module: TokenModule
     history_: dict[str, pd.DataFrame] | None
@@ -79,7 +79,7 @@ class TransformerModel(SavableModel):
 
     @checked
     def get_var_names(self, *, legacy_mudata_format: bool = False) -> np.ndarray:
-        """Ids of the vocabulary, special tokens first: the inputs of this model, whatever genes the data have."""
+        """Ids of the vocabulary, special tokens first: the inputs of this model, independent of the genes in the data."""
         return np.array(self.vocabulary.ids)
 
     def _export(
@@ -113,7 +113,7 @@ class TransformerModel(SavableModel):
         Raises
         ------
         ValueError
-            If a cell has too many; the message names the cure.
+            If a cell has too many; the message says what to do.
         """
         self._check_length(int(engine.row_lengths(tokens).max(initial=0)))
 
@@ -138,7 +138,7 @@ class TransformerModel(SavableModel):
     ) -> np.ndarray:
         """Embed cells, as :func:`scgeneformer.tl.embed` does.
 
-        A :class:`CellClassifier` without `pooling` and `emb_layer` returns the states that its head reads, in the last layer.
+        A :class:`CellClassifier` without `pooling` and `emb_layer` returns the states in the last layer that its head reads.
 
         Parameters
         ----------
@@ -147,8 +147,8 @@ class TransformerModel(SavableModel):
         indices
             Cells, as numbers or as a mask. Defaults to all.
         pooling
-            ``"mean"`` over genes, or the state of the ``"cls"`` token or, of a decoder, of the ``"eos"`` token. Defaults to the pooling of the model, or else to cls if the vocabulary
-            has that token.
+            ``"mean"`` over genes, or the state of the ``"cls"`` token or, for a decoder, of the ``"eos"`` token. Defaults to the pooling of the model,
+            or else to cls if the vocabulary has that token.
         emb_layer
             0 is the last layer, -1 the second to last. Defaults to the layer of the model, or else to -1.
         **embed_kwargs
@@ -190,8 +190,8 @@ class TransformerModel(SavableModel):
         adata, indices, emb_layer, **embed_kwargs
             As in :meth:`get_latent_representation`.
         contextual
-            Average the state of a gene over the cells in which it is among the tokens. If False, return the rows of the input embedding,
-            for which no data are needed.
+            Average the state of a gene over the cells whose tokens contain it. If False, return the rows of the input embedding,
+            which requires no data.
 
         Returns
         -------

@@ -42,7 +42,7 @@ _TASKS, _TEMPERATURES = "tasks", "temperatures"  # keys of ours in config.json, 
 
 @doc_params(**DOCS)
 class CellClassifier(LabelledCells):
-    """Classifier of cells: learns one or several columns of ``obs``, such as cell type, disease, differentiation state or dose.
+    """Cell classifier: learns one or several columns of ``obs``, such as cell type, disease, differentiation state or dose.
 
     Parameters
     ----------
@@ -50,11 +50,12 @@ class CellClassifier(LabelledCells):
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`.
     {start}
     pooling
-        State of a cell: ``"cls"``, that of the first token, as in BERT; ``"eos"``, that of the last token of a decoder; ``"mean"`` over genes;
-        ``"attention"``, a mean with learned weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has that token, else to the mean.
+        State of a cell: ``"cls"``, the state of the first token, as in BERT; ``"eos"``, the state of the last token of a decoder; ``"mean"`` over
+        genes; ``"attention"``, a mean with learned weights. Defaults to the pooling of the pretrained model, else to cls if the vocabulary has
+        that token, else to the mean.
     head
-        ``"linear"``, one layer on standardised states, which can begin as a linear probe; or ``"bert"``, a layer with tanh and a linear one, as of
-        official checkpoints. Defaults to the first.
+        ``"linear"``, one layer on standardised states, which can be initialised with a linear probe; or ``"bert"``, a layer with tanh followed by a
+        linear layer, as in official checkpoints. Defaults to ``"linear"``.
     {dropout}
     task_weights
         Weight of the loss of each column. Defaults to equal weights.
@@ -137,25 +138,26 @@ class CellClassifier(LabelledCells):
         Parameters
         ----------
         max_epochs
-            Maximum number of passes over the training cells. Defaults to that of the recipe.
+            Maximum number of passes over the training cells. Defaults to the number of the recipe.
         recipe
             ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` or
             :func:`~scgeneformer.evaluation.fit_ridge` on the states of the pretrained encoder, which become the head), fine-tune from there, and
-            keep what has the least loss on the validation cells; the probe, unless the difference is larger than its standard error
-            (:attr:`selected`). Of two or three classes, the run ("B") starts from a probe with a hundred times stronger penalties and balanced
-            classes, in larger steps; of more classes, or of numbers, from the probe ("A"). It takes 8 epochs, but 250 to 3,000 steps of at most
-            16 cells, and counts by its end. With fewer than 50 validation cells, or fewer than 3 of a class, or ``freeze="all"``, there is no
-            run. A given `learning_rate` is that of a run from the probe.
+            keep the classifier with the lowest loss on the validation cells. The probe is kept unless the difference is larger than its standard
+            error (:attr:`selected`). For two or three classes, the fine-tuning run ("B") starts from a probe with a hundred times stronger
+            penalties and balanced classes, with a higher learning rate; for more classes or continuous labels, it starts from the probe itself
+            ("A"). It takes 8 epochs, with a minimum of 250 and a maximum of 3,000 steps of at most 16 cells, and the weights at its end are
+            compared. With fewer than 50 validation cells, or fewer than 3 of a class, or ``freeze="all"``, there is no run. With a given
+            `learning_rate`, the run starts from the probe.
 
-            ``"probe"``: the linear probe only. ``"plain"``, the default for the head of BERT: one run of 10 epochs at a learning rate of 2e-4, which
-            leaves the weights with the least ``validation_loss``. ``"official"``: one run with the options of the official tool, one epoch at
+            ``"probe"``: the linear probe only. ``"plain"``, the default for the BERT head: one run of 10 epochs at a learning rate of 2e-4, which
+            keeps the weights with the lowest ``validation_loss``. ``"official"``: one run with the options of the official tool, one epoch at
             5e-5, 12 cells per step, a warm-up of 500 steps (at most a tenth of them).
 
-            `learning_rate`, `warmup` (a tenth of the steps) and `keep_best` are the recipe's unless they are given.
+            `learning_rate`, `warmup` (a tenth of the steps) and `keep_best` are set by the recipe unless they are given.
         split
-            Cells that train, validate and test: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
-            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn by sample if the data were set up with samples, or else
-            stratified by the first column of labels, and reused by further calls of ``train``.
+            Cells for training, validation and testing: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
+            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn at random, by sample if the data were set up with samples, or else
+            stratified by the first column of labels; further calls of ``train`` reuse it.
         train_size, validation_size, test_size
             Fractions of the cells in each set.
         balance
@@ -165,20 +167,20 @@ class CellClassifier(LabelledCells):
             classes to weights; or a mapping from columns to either.
         {options}
         **trainer_kwargs
-            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+            Options of :class:`scvi.train.Trainer`, and thus of the trainer of Lightning.
 
         Notes
         -----
         Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``,
-        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and those of each task if there are several. With recipe
-        ``"auto"`` it is that of the run that was kept, empty for the probe, and has nothing of validation, which takes place at the end of a run;
-        `checkpoints` gets a folder for each run, and `ckpt_path` is the folder that was given as `checkpoints`. After training, the scores
+        ``validation_accuracy``, ``validation_macro_f1``, ``validation_auc``, and these for each task if there are several. With recipe
+        ``"auto"`` it is the history of the run that was kept, empty for the probe, and has no validation metrics, since validation takes place
+        at the end of a run; `checkpoints` gets a folder for each run, and `ckpt_path` is the folder that was given as `checkpoints`. After training, the scores
         are calibrated on the validation cells (:meth:`calibrate`).
 
         Raises
         ------
         ValueError
-            If there are no data, if classes or samples are too few to split, if sets share a sample, or if an option has no meaning with the
+            If there are no data, if classes or samples are too few to split, if sets share a sample, or if an option does not apply to the
             recipe.
         {raises}
 
@@ -218,7 +220,7 @@ class CellClassifier(LabelledCells):
     def calibrate(self) -> dict[str, float]:
         """Fit a temperature to the scores of the validation cells, for each categorical column (Guo 2017).
 
-        Keeps how far these cells are from the training cells, too, by which :func:`scgeneformer.tl.annotate` tells new cells of no class.
+        Also stores the distances of these cells to the training cells, which :func:`scgeneformer.tl.annotate` uses to detect cells of unknown classes.
 
         Returns
         -------
@@ -231,17 +233,17 @@ class CellClassifier(LabelledCells):
     def readout(self, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         """Directions of the embedding along which predictions change, for :func:`scgeneformer.tl.perturb`.
 
-        The embedding is that which the head reads: of the last layer, pooled as in this model.
+        The embedding is the input of the head: the last layer, pooled as in this model.
 
         Parameters
         ----------
         tasks
-            Labels that this model learned, continuous or of two classes.
+            Labels that this model learned: continuous, or with two classes.
 
         Returns
         -------
-        For each task float64 (width,). Its product with a movement of a cell is the change of the predicted number, in units of the label, or
-        of the calibrated log odds of the second class.
+        For each task float64 (width,). Its product with the shift of a cell is the change in the predicted number, in units of the label, or
+        in the calibrated log odds of the second class.
 
         Raises
         ------
@@ -289,29 +291,29 @@ class CellClassifier(LabelledCells):
         rng: int = 0,
         **train_kwargs: Any,
     ) -> CrossValidation:
-        """Train a model for each fold, from where this one started, and predict the cells of the fold with it.
+        """Train a model for each fold, with the same start as this one, and predict the held-out cells of the fold.
 
         Folds are stratified by the first column of labels; if the data were set up with samples, no sample is in two folds. (The
-        official tool tests only a part of each fold, and takes cells in the order of the file.) This model is not changed.
+        official tool tests only a part of each fold, and assigns cells in the order of the file.) This model is not changed.
 
         Parameters
         ----------
         n_folds
             Number of folds.
         n_repeats
-            How often everything is done anew, with seeds that count up from `rng`: other folds, other splits, other order.
+            Number of repeats, with consecutive seeds from `rng` on and thus different folds, splits and orders of cells.
         task
             Column to predict, if the model learns several.
         validation_size
-            Fraction of the cells outside the fold that select the classifier and calibrate the scores; 0 for none, and so for linear
-            probes unless ``recipe="plain"``.
+            Fraction of the cells outside the fold used to select the classifier and to calibrate the scores; 0 for none, in which case only linear
+            probes are fitted unless ``recipe="plain"``.
         baselines
             Linear models on the same folds: ``"probe"``, on the embedding of the pretrained model; ``"expression"``, on principal components
-            of the log-normalised expression, which needs the counts that the tokens were made from.
+            of the log-normalised expression, which requires the counts that were tokenized.
         n_bootstrap
             Number of bootstrap samples for the intervals; 0 for none.
         rng
-            Seed of folds, splits, new heads, dropout and the order of cells.
+            Seed for folds, splits, new heads, dropout and the order of cells.
         **train_kwargs
             For :meth:`train`, such as `recipe`. `checkpoints` gets a folder for each fold of each repeat.
 
@@ -323,7 +325,7 @@ class CellClassifier(LabelledCells):
         ------
         ValueError
             If a class has fewer members than there are folds, there are fewer samples than folds, a baseline is unknown, an argument of
-            `train` has no meaning here, or the encoder that this model started from is not known.
+            `train` does not apply here, or the encoder that this model started from is unknown.
 
         Examples
         --------
@@ -351,7 +353,7 @@ class CellClassifier(LabelledCells):
         labels_key: str = "label",
         vocabulary: Any = None,
     ) -> Self:
-        """Load a classifier with its head, to predict or to train it further.
+        """Load a classifier with its head, for prediction or further training.
 
         Parameters
         ----------
@@ -361,7 +363,7 @@ class CellClassifier(LabelledCells):
         adata
             Tokenized data. Defaults to none.
         labels_key
-            Name of the labels, for classifiers of other tools. Folders of :meth:`export` hold it.
+            Name of the labels, for classifiers of other tools. Folders written by :meth:`export` contain it.
         vocabulary
             As in :func:`scgeneformer.hub.load`.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ClassifiedGenes(Classifier, UnlabelledCells):
-    """A classifier whose targets are classes of genes."""
+    """A classifier that predicts classes of genes."""
 
     module: GeneClassifierModule
     temperature_: float
@@ -83,11 +83,11 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
         occurrences: bool = False,
         **engine_kwargs: Any,
     ) -> pd.DataFrame:
-        """Predict classes of genes, whether their class is known or not, in the context of cells.
+        """Predict classes of genes in the context of cells, for genes of known or unknown class.
 
-        The scores of a gene are averaged over the cells in which it is among the tokens, and its probabilities follow from their means, divided
-        by the temperature that fits the validation genes best. With the head of BERT, probabilities are averaged, as by the official tool.
-        Predictions for genes that the model was trained on do not test the model: see :meth:`cross_validate`.
+        The scores of a gene are averaged over the cells whose tokens contain it. Its probabilities are computed from the mean scores, divided by
+        the temperature that fits the validation genes best. With the BERT head, probabilities are averaged, as in the official tool.
+        Predictions for training genes do not test the model: see :meth:`cross_validate`.
 
         Parameters
         ----------
@@ -96,16 +96,16 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
         genes
             Ensembl ids, symbols or aliases. Defaults to all genes that occur.
         indices
-            Cells, as numbers or as a mask. Defaults to all. Predictions depend on the type of the cells.
+            Cells, as numbers or as a mask. Defaults to all. Predictions depend on the cell type.
         occurrences
-            Return a row for each gene in each cell instead of one for each gene.
+            Return one row per gene and cell instead of one per gene.
         **engine_kwargs
             `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify_genes`. Default to the settings.
 
         Returns
         -------
         DataFrame indexed by gene id, in the order of `genes` or of the vocabulary: ``symbol``, a column of probabilities for each class,
-        float64, ``predicted``, categorical, and ``n_cells``, int64. Genes that occur in no cell have NaN and 0 cells. With `occurrences`:
+        float64, ``predicted``, categorical, and ``n_cells``, int64. Genes in no cell have NaN and 0 cells. With `occurrences`:
         ``cell``, ``rank`` (0 for the first gene of a cell), and a column for each class, float32; cells in order, genes by rank.
 
         Raises

@@ -60,7 +60,7 @@ DOCS = {
 
 
 class Classifier(TransformerModel):
-    """A classifier on an encoder: it starts from a pretrained model, trains on a split, and is exported with its head."""
+    """A classifier on top of an encoder: it starts from a pretrained model, is trained on a split, and is exported with its head."""
 
     module: CellClassifierModule | GeneClassifierModule
     split_: dict[str, np.ndarray] | None
@@ -92,7 +92,7 @@ class Classifier(TransformerModel):
         Raises
         ------
         ValueError
-            If so; the message names the cure.
+            If so; the message says what to do.
         """
         if not self.is_trained_:
             msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
@@ -100,7 +100,7 @@ class Classifier(TransformerModel):
 
     @property
     def split(self) -> evaluation.Split:
-        """Cells, or rows of `genes`, that train, validate and test.
+        """Cells, or rows of `genes`, for training, validation and testing.
 
         Raises
         ------
@@ -123,8 +123,8 @@ class Classifier(TransformerModel):
         Raises
         ------
         ValueError
-            If it is not known: it was in memory only and the classifier has since been saved and loaded, or the classifier was loaded with
-            its head.
+            If it is unknown, because it was in memory only and the classifier has since been saved and loaded, or because the classifier was loaded
+            with its head.
         """
         if self._start is not None:
             return self._start.encoder
@@ -188,8 +188,8 @@ class Classifier(TransformerModel):
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that ``from_pretrained``, :func:`scgeneformer.hub.load` and transformers load.
 
-        In transformers, a classifier of one column of categories with ``pooling="cls"`` and ``head="bert"`` is a
-        ``BertForSequenceClassification`` with the same scores, another classifier of cells an encoder, and a classifier of genes a
+        In transformers, a classifier of one categorical column with ``pooling="cls"`` and ``head="bert"`` loads as a
+        ``BertForSequenceClassification`` with the same scores, any other cell classifier as an encoder, and a gene classifier as a
         ``BertForTokenClassification`` with the same scores in each cell. Adapters are merged into the weights, and quantized weights
         are written as float32.
 
@@ -229,7 +229,7 @@ class Classifier(TransformerModel):
 
     @checked
     def load_adapter(self, folder: str | Path) -> None:
-        """Load adapters and head that were saved with :meth:`save_adapter`, or by peft for the same model in transformers.
+        """Load adapters and head saved with :meth:`save_adapter`, or by peft for the same model in transformers.
 
         The model must have started from the same pretrained weights as the one whose adapters are loaded.
         """
@@ -241,7 +241,7 @@ class Classifier(TransformerModel):
         self.selected_, self.histories_ = None, {}  # of other weights
 
     def merge_lora(self) -> None:
-        """Merge the adapters into the weights that they adapt, which leaves a model without adapters."""
+        """Merge the adapters into the weights; the model has no adapters afterwards."""
         nn.merge_lora(self.module.network)
         self.init_params_["non_kwargs"]["lora"] = self.init_params_["non_kwargs"]["quantize"] = None
 

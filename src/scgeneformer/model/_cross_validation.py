@@ -38,7 +38,7 @@ _SET_BY_FOLDS = {"split", "train_size", "test_size", "ckpt_path"}
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """Out-of-fold predictions of cells or of genes, their scores, and those of linear baselines on the same folds.
+    """Out-of-fold predictions of cells or genes, with scores of the model and of linear baselines on the same folds.
 
     Attributes
     ----------
@@ -56,17 +56,18 @@ class CrossValidation:
         :func:`scgeneformer.evaluation.regression`.
     pooled
         Scores by model over all tested cells or genes together, averaged over repeats, each with the ends of its 95 % interval
-        (``<score>_low``, ``<score>_high``): a bootstrap over samples where there are three or more, else over cells, or over genes. ``n`` cells or
-        genes, ``n_rarest`` of them of the smallest class. With few items this is what to report: a fold then tests a handful.
+        (``<score>_low``, ``<score>_high``) from a bootstrap over samples if there are at least three, else over cells, or over genes. ``n`` is the
+        number of cells or genes, ``n_rarest`` the number in the smallest class. Report these scores if there are few items, since each fold
+        then tests only a handful.
     vocabulary
         Vocabulary of the model.
     params
         Model, vocabulary, folds and arguments of ``train``.
     per_occurrence
-        Scores by repeat and fold that count each gene once for every cell in which it occurs, as the official tool does; None for cells. They
-        cannot be compared with scores of genes, because genes that many cells express dominate them.
+        Scores by repeat and fold that count each gene once for every cell in which it occurs, as in the official tool; None for cells. They
+        cannot be compared with scores of genes, because they are dominated by genes that many cells express.
     kept
-        Which classifier each training kept, and why, by repeat and fold (``kept``, ``reason``); None where the recipe leaves no choice.
+        Classifier that each training kept, and the reason, by repeat and fold (``kept``, ``reason``); None if the recipe leaves no choice.
 
     Examples
     --------
@@ -103,7 +104,7 @@ class CrossValidation:
 
     @property
     def summary(self) -> pd.DataFrame:
-        """Mean of each score over the folds of all repeats and, as ``<score>_sd``, its standard deviation; all folds have the same weight."""
+        """Mean of each score over the folds of all repeats, with equal weights, and its standard deviation as ``<score>_sd``."""
         folds = dict(list(self.scores.groupby(level=0, sort=False)))
         if self.per_occurrence is not None:
             folds[f"{CLASSIFIER}, per occurrence"] = self.per_occurrence

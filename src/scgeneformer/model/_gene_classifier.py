@@ -41,7 +41,7 @@ _CLASSES, _TEMPERATURE = "gene_classes", "gene_temperature"  # keys of ours in c
 
 @doc_params(**DOCS)
 class GeneClassifier(ClassifiedGenes):
-    """Classifier of genes: learns classes, such as dosage sensitivity or targets of a factor, from the cells that express the genes.
+    """Gene classifier: learns classes, such as dosage sensitivity or the targets of a transcription factor, from cells that express the genes.
 
     Parameters
     ----------
@@ -49,12 +49,13 @@ class GeneClassifier(ClassifiedGenes):
         Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. Hundreds to thousands of cells of
         relevant types suffice; labels of cells are not used.
     classes
-        Genes of two or more classes, by Ensembl id, symbol or alias; no gene may be in two. Or a column of ``.var``, with missing
+        Genes of two or more classes, by Ensembl id, symbol or alias; each gene may be in one class only. Or a column of ``.var``, with missing
         values for genes without a class. Genes that are not in the vocabulary are left out with a warning.
     {start}
     head
-        ``"linear"``, one layer on standardised states, which can begin as a linear probe, and whose scores of a gene are averaged over cells; or
-        ``"bert"``, a layer on states as they are, whose probabilities are averaged, as of official checkpoints. Defaults to the first.
+        ``"linear"``, one layer on standardised states, which can be initialised with a linear probe; scores of a gene are averaged over cells. Or
+        ``"bert"``, one layer on unscaled states, as in official checkpoints; probabilities of a gene are averaged over cells. Defaults to
+        ``"linear"``.
     {dropout}
     {load}
 
@@ -127,59 +128,61 @@ class GeneClassifier(ClassifiedGenes):
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
         **options: Unpack[TrainOptions],
     ) -> None:
-        """Train on some of the classified genes, in the cells in which they occur; the other genes validate and test.
+        """Train on some of the classified genes, in the cells in which they occur; the other genes are for validation and testing.
 
-        All cells with a training gene are used, also those in which test genes occur: only the classes of the test genes are held out.
+        All cells with a training gene are used, including cells with test genes: only the classes of the test genes are held out.
         Every occurrence of a gene has the same weight in the loss, as in the official tool.
 
         Parameters
         ----------
         max_epochs
-            Maximum number of passes over the cells. Defaults to that of the recipe.
+            Maximum number of passes over the cells. Defaults to the number of the recipe.
         recipe
             ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` on the mean states of the
-            training genes in the pretrained encoder, which becomes the head), fine-tune from there, and keep what has the least loss on the
-            validation genes; the probe, unless the difference is larger than its standard error (:attr:`selected`). The run is that of
-            :meth:`CellClassifier.train`. With fewer than 20 validation genes, or fewer than 5 of a class, or ``freeze="all"``, there is no run. A
-            given `learning_rate` is that of a run from the probe.
+            training genes in the pretrained encoder, which becomes the head), fine-tune from there, and keep the classifier with the lowest
+            loss on the validation genes. The probe is kept unless the difference is larger than its standard error (:attr:`selected`). The run is
+            as in :meth:`CellClassifier.train`. With fewer than 20 validation genes, or fewer than 5 of a class, or ``freeze="all"``, there is no
+            run. With a given
+            `learning_rate`, the run starts from the probe.
 
-            ``"probe"``: the linear probe only. ``"plain"``, the default for the head of BERT: one run of one epoch at a learning rate of 2e-4, whose
+            ``"probe"``: the linear probe only. ``"plain"``, the default for the BERT head: one run of one epoch at a learning rate of 2e-4, whose
             last weights are kept. ``"official"``: one run with the options of the official tool, one epoch at 5e-5, 12 cells per step, a
             warm-up of 500 steps (at most a tenth of them).
 
-            `learning_rate`, `warmup` (a tenth of the steps) and `keep_best` are the recipe's unless they are given.
+            `learning_rate`, `warmup` (a tenth of the steps) and `keep_best` are set by the recipe unless they are given.
         split
-            Genes that train, validate and test: a :class:`scgeneformer.evaluation.Split` of row numbers of `genes`, or a mapping
-            from ``"train"``, ``"validation"``, ``"test"`` to genes. By default drawn, stratified by class, and reused by further calls
-            of ``train``. Genes that occur in no cell are in no set.
+            Genes for training, validation and testing: a :class:`scgeneformer.evaluation.Split` of row numbers of `genes`, or a mapping
+            from ``"train"``, ``"validation"``, ``"test"`` to genes. By default drawn at random, stratified by class; further calls
+            of ``train`` reuse it. Genes that occur in no cell are in no set.
         train_size, validation_size, test_size
-            Fractions of the genes in each set. Lists of genes are short: a tenth of them could seldom tell classifiers apart, so more validate than
-            of cells. To predict genes of unknown class with all that is known, train on all: ``train_size=1, validation_size=0, test_size=0``.
+            Fractions of the genes in each set. Gene lists are short, and a tenth of them is rarely enough to choose between classifiers, so the
+            validation set is larger than for cells. To predict genes of unknown class, train on all known genes:
+            ``train_size=1, validation_size=0, test_size=0``.
         max_cells
-            Maximum number of cells to train on, drawn at random. Defaults to all. The official tool's examples use 10,000.
+            Maximum number of cells to train on, drawn at random. Defaults to all. The examples of the official tool use 10,000.
         class_weights
-            Weight of each class in the loss, or ``"balanced"``: the occurrences of all training genes of a class have the same total weight
+            Weight of each class in the loss, or ``"balanced"``: the occurrences of the training genes have the same total weight
             in every class. In the probe each gene counts once.
         {options}
         **trainer_kwargs
-            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+            Options of :class:`scvi.train.Trainer`, and thus of the trainer of Lightning.
 
         Notes
         -----
         Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy`` (of
         occurrences), ``validation_loss`` and, for the validation genes, each scored by its mean over cells, ``validation_accuracy``,
-        ``validation_macro_f1`` and ``validation_auc``. With recipe ``"auto"`` it is that of the run that was kept, empty for the probe, and has
-        nothing of validation; `checkpoints` and `ckpt_path` are as in :meth:`CellClassifier.train`.
+        ``validation_macro_f1`` and ``validation_auc``. With recipe ``"auto"`` it is the history of the run that was kept, empty for the probe,
+        without validation metrics; `checkpoints` and `ckpt_path` are as in :meth:`CellClassifier.train`.
 
-        How strongly genes are expressed often tells classes apart. The first row of the table of :attr:`selected`, ``"expression level"``, is a
-        regression of the same training genes on the number of cells, mean rank and corpus median, and the reason says so if it does better
-        than what was kept. After training, a linear head is calibrated on the validation genes, if they suffice: all scores are
+        Expression level alone often separates classes of genes. The first row of the table of :attr:`selected`, ``"expression level"``, is a
+        regression of the same training genes on the number of cells, mean rank and corpus median; the reason says so if it is better
+        than the classifier that was kept. After training, a linear head is calibrated on the validation genes, if they suffice: all scores are
         divided by the temperature that fits the mean scores best.
 
         Raises
         ------
         ValueError
-            If there are no data or no genes, if a class has too few genes that occur in cells, or if an option has no meaning with the recipe.
+            If there are no data or no genes, if a class has too few genes that occur in cells, or if an option does not apply to the recipe.
         {raises}
 
         Examples
@@ -240,7 +243,7 @@ class GeneClassifier(ClassifiedGenes):
         rng: int = 0,
         **train_kwargs: Any,
     ) -> CrossValidation:
-        """Train a model for each fold of genes, from where this one started, and predict the genes of the fold with it.
+        """Train a model for each fold of genes, with the same start as this one, and predict the held-out genes of the fold.
 
         Folds are stratified by class; every gene that occurs in a cell is tested exactly once. This model is not changed.
 
@@ -249,13 +252,13 @@ class GeneClassifier(ClassifiedGenes):
         n_folds, n_repeats, n_bootstrap, rng
             As in :meth:`CellClassifier.cross_validate`.
         validation_size
-            Fraction of the genes of the other folds that select the classifier (recipe ``"auto"``) or the best weights (with `keep_best` or
+            Fraction of the genes of the other folds used to select the classifier (recipe ``"auto"``) or the best weights (with `keep_best` or
             `early_stopping`) instead of training. Defaults to 0.2 with recipe ``"auto"`` unless ``freeze="all"``, and else to 0.
         baselines
-            Logistic regressions on the same folds, which stand first in the tables: ``"expression"``, on the number of cells, mean rank and
+            Logistic regressions on the same folds, listed first in the tables: ``"expression"``, on the number of cells, mean rank and
             corpus median; ``"probe"``, on the pretrained states of genes averaged over cells; ``"profiles"``, on principal components of the
-            log-normalised expression across cells, which needs the counts that the tokens were made from; or the name of a numeric column of ``.var``,
-            such as the degree of genes in a network (:func:`scgeneformer.tl.centrality`), whose missing values are its median.
+            log-normalised expression across cells, which requires the counts that were tokenized; or the name of a numeric column of ``.var``,
+            such as the degree of genes in a network (:func:`scgeneformer.tl.centrality`), whose missing values are replaced by its median.
         **train_kwargs
             For :meth:`train`. `checkpoints` gets a folder for each fold of each repeat.
 
@@ -266,7 +269,7 @@ class GeneClassifier(ClassifiedGenes):
         Raises
         ------
         ValueError
-            If a class has fewer genes in cells than there are folds, a baseline is unknown, or an argument of `train` has no meaning here.
+            If a class has fewer genes in cells than there are folds, a baseline is unknown, or an argument of `train` does not apply here.
 
         Examples
         --------
@@ -294,7 +297,7 @@ class GeneClassifier(ClassifiedGenes):
         classes: Mapping[str, Sequence[str]] | None = None,
         vocabulary: Any = None,
     ) -> Self:
-        """Load a classifier with its head, to predict or to train it further.
+        """Load a classifier with its head, for prediction or further training.
 
         Parameters
         ----------
@@ -304,8 +307,8 @@ class GeneClassifier(ClassifiedGenes):
         adata
             Tokenized data. Defaults to none.
         classes
-            Genes of each class, in the order of the outputs of the head. Folders of :meth:`export` hold them; those of other tools hold
-            only the names of the classes, if any, which suffice to predict but not to train.
+            Genes of each class, in the order of the outputs of the head. Folders written by :meth:`export` contain them; those of other tools contain
+            only the names of the classes, if any, which suffice for prediction but not for training.
         vocabulary
             As in :func:`scgeneformer.hub.load`.
 

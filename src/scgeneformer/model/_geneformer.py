@@ -41,7 +41,7 @@ class Geneformer(UnlabelledCells):
     Parameters
     ----------
     adata
-        Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. None for a model that is given
+        Tokenized AnnData or MuData, registered by :meth:`setup_anndata` or :meth:`setup_mudata`. None for a model that gets
         data later.
     vocabulary
         Gene vocabulary of the tokens, saved with the model. Defaults to the published vocabulary that the tokens of `adata` were made
@@ -55,13 +55,13 @@ class Geneformer(UnlabelledCells):
     activation, layer_norm_eps, initializer_range
         As in :class:`scgeneformer.nn.EncoderConfig`.
     pooling, emb_layer
-        Embedding of a cell unless a call says otherwise: the ``"mean"`` of its genes or ``"cls"`` (the default if the vocabulary has that
+        Default embedding of a cell: the ``"mean"`` of its genes or ``"cls"`` (the default if the vocabulary has that
         token), and the layer (-1, the second to last, by default). Exported with the model.
     positions
         ``"learned"``, or ``"sinusoidal"`` for the fixed table of Vaswani et al. 2017.
     n_decoder_layers
-        Above 0, the encoder-decoder variant: the encoder reads the cell with masked genes, and this many decoder blocks write the whole cell,
-        each gene from those ranked above it and from the states of the encoder (:class:`scgeneformer.nn.EncoderDecoder`). Embeddings and
+        Number of decoder blocks. Above 0, the model is an encoder-decoder: the encoder reads the cell with masked genes, and the decoder predicts the
+        whole cell, each gene from those ranked above it and from the states of the encoder (:class:`scgeneformer.nn.EncoderDecoder`). Embeddings and
         perturbations use the encoder.
     registry
         For :meth:`load`.
@@ -139,7 +139,7 @@ class Geneformer(UnlabelledCells):
     @classmethod
     @checked
     def from_pretrained(cls, model: Any, adata: AnnData | MuData | None = None) -> Geneformer:
-        """Start from a pretrained model, with its masked-gene head or its decoder, to train it further.
+        """Start from a pretrained model, with its masked-gene head or its decoder, for further training.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class Geneformer(UnlabelledCells):
         vocabulary: Vocabulary | Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> Geneformer:
-        """Start with new weights at a published size. For the training of that model see :func:`scgeneformer.model.recipe`.
+        """Start with random weights at a published size. For the training options of that model see :func:`scgeneformer.model.recipe`.
 
         Parameters
         ----------
@@ -234,26 +234,26 @@ class Geneformer(UnlabelledCells):
         max_epochs
             Maximum number of passes over the training cells. If neither this nor `max_steps` is given, 3, as for the published models.
         train_size, validation_size
-            Fractions of the cells. By default nine tenths train and the rest validate. Validation cells are masked the same way at
-            every check, so that their losses can be compared.
+            Fractions of the cells. By default nine tenths are for training and the rest for validation. Validation cells are masked in the same way
+            at every check, so that losses can be compared.
         shuffle_set_split
-            Draw the sets at random. Otherwise the validation cells come first.
+            Draw the sets at random. Otherwise the first cells are the validation cells.
         masking
             ``"protected"`` neither masks special tokens nor replaces genes by them. ``"geneformer"`` is the official rule,
             which treats ``<cls>`` and ``<eos>`` as genes.
         mask_probability
-            Fraction of masked positions: 80 % of them become ``<mask>``, 10 % a random token, 10 % stay.
+            Fraction of masked positions: 80 % of them become ``<mask>``, 10 % a random token, 10 % are unchanged.
         datamodule
             Data to train on instead of the registered data: a :class:`Corpus` of files, or your own data module, whose batches are dicts
             with ``tokens`` (B, L), right-padded with 0 and not masked.
         {options}
         **trainer_kwargs
-            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+            Options of :class:`scvi.train.Trainer`, and thus of the trainer of Lightning.
 
         Notes
         -----
         Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``train_accuracy``,
-        ``validation_loss`` and ``validation_accuracy`` (fraction of masked genes that are predicted) as DataFrames over optimizer steps.
+        ``validation_loss`` and ``validation_accuracy`` (fraction of masked genes predicted correctly) as DataFrames over optimizer steps.
         An interrupted run leaves the model with the weights of its last step. `external_indexing` of scvi-tools is an option
         in `datasplitter_kwargs`.
 
@@ -299,7 +299,7 @@ class Geneformer(UnlabelledCells):
     def export(self, folder: str | Path, *, dtype: Literal["float32", "float16", "bfloat16"] = "float32") -> None:
         """Write a folder that :func:`scgeneformer.hub.load` and Hugging Face's ``BertForMaskedLM`` load.
 
-        Of an encoder-decoder they load only the encoder (``BertModel``); :meth:`from_pretrained` loads the decoder too.
+        They load only the encoder of an encoder-decoder (``BertModel``); :meth:`from_pretrained` also loads the decoder.
 
         Parameters
         ----------

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class LabelledCells(Classifier):
-    """A classifier whose targets are columns of ``obs``."""
+    """A classifier that predicts columns of ``obs``."""
 
     module: CellClassifierModule
     tasks: tuple[CellTask, ...]
@@ -62,12 +62,12 @@ class LabelledCells(Classifier):
             AnnData with tokens of :func:`scgeneformer.pp.tokenize`.
         labels_key
             Columns of ``.obs`` to learn: one, several, or a mapping from columns to ``"categorical"``, ``"ordinal"``, ``"continuous"``
-            or None. By default ordered categoricals are ordinal, floating-point numbers continuous, and all others categorical. A cell may
-            lack a label (NaN) in some or all columns.
+            or None. By default ordered categoricals are ordinal, floating-point numbers continuous, and all others categorical. Labels may
+            be missing (NaN) in some or all columns.
         sample_key
-            Column of ``.obs`` that groups cells, such as donors: no sample is in two sets of a split.
+            Column of ``.obs`` with samples, such as donors: no sample is in two sets of a split.
         unlabeled_category
-            Value of the labels that marks cells without a label, such as ``"unknown"``.
+            Value for cells without a label, such as ``"unknown"``.
         tokens_key
             Slot of the tokens in ``.obsm``.
 
@@ -112,7 +112,7 @@ class LabelledCells(Classifier):
             As in :meth:`setup_anndata`.
         modalities
             Modality of each of ``"tokens_key"`` (default ``"rna"``), ``"labels_key"`` and ``"sample_key"`` (default that of the tokens).
-            None stands for the ``.obs`` of `mdata` itself. Cells are matched by name.
+            None is the ``.obs`` of `mdata` itself. Cells are matched by name.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class LabelledCells(Classifier):
         calibrated: bool = True,
         **engine_kwargs: Any,
     ) -> np.ndarray | pd.DataFrame:
-        """Predict labels of cells, labelled or not.
+        """Predict labels of labelled or unlabelled cells.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class LabelledCells(Classifier):
             Column to predict, if the model learned several.
         calibrated
             Divide the scores of classes by the temperature that fits the validation cells best (Guo 2017). The probability of a class then
-            matches how often it is right; the predicted classes do not change.
+            matches its accuracy; the predicted classes do not change.
         **engine_kwargs
             `device`, `precision`, `token_budget`, `progress` of :func:`scgeneformer.engine.classify`. Default to the settings.
 
@@ -241,7 +241,7 @@ class LabelledCells(Classifier):
 
     @checked
     def answer(self, tokens: np.ndarray, *, task: str | None = None, **engine_kwargs: Any) -> CellAnswer:
-        """Predict from tokens, which need not be registered, and compare the cells with those of the training.
+        """Predict from tokens, which need not be registered, and compare the cells with the training cells.
 
         Parameters
         ----------

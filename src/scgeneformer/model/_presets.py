@@ -109,7 +109,7 @@ def preset_named(name: str) -> Preset:
 
 
 def presets() -> pd.DataFrame:
-    """List the sizes of the published models and how these were trained.
+    """List the sizes and training options of the published models.
 
     Returns
     -------
@@ -136,11 +136,11 @@ def presets() -> pd.DataFrame:
 
 @checked
 def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
-    """Arguments for ``train`` with which a published model was trained.
+    """Arguments of ``train`` used for a published model.
 
-    Each step sees as many cells as in the published training, whatever the number of devices: gradients are accumulated over batches. The
-    warm-up is a number of such steps. The 10,000 of V1-10M are more steps than a small corpus has in all: there, set a fraction of all
-    steps, such as ``warmup=0.05``.
+    Each step has the same number of cells as in the published training, for any number of devices: gradients are accumulated over batches. The
+    warm-up is a number of such steps. The 10,000 steps of V1-10M exceed the whole training on a small corpus; in that case set a fraction of
+    all steps, such as ``warmup=0.05``.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SavableModel(BaseModelClass):
-    """A model in the style of scvi-tools that is saved as JSON and safetensors instead of a pickle."""
+    """An scvi-tools-style model that is saved as JSON and safetensors instead of a pickle."""
 
     @checked
     def save(
@@ -35,8 +35,8 @@ class SavableModel(BaseModelClass):
     ) -> None:
         """Save the model to a folder, from which :meth:`load` restores it.
 
-        The folder of a model with an encoder is also an export, which :func:`scgeneformer.hub.load` and transformers load. What only this
-        package knows (arguments, registry, history, split of cells, adapters before merging) is in ``scgeneformer.json`` and
+        The folder of a model with an encoder is also an export, which :func:`scgeneformer.hub.load` and transformers load. Information for
+        this package only (arguments, registry, history, split of cells, adapters before merging) is in ``scgeneformer.json`` and
         ``scgeneformer.safetensors``. Loading the folder cannot run code.
 
         Parameters
@@ -89,21 +89,21 @@ class SavableModel(BaseModelClass):
         dir_path
             Folder.
         adata
-            Data as those that the model was set up with, tokenized with its vocabulary if it reads tokens. Defaults to the data saved with the
+            Data with the same slots as those that the model was set up with, tokenized with its vocabulary if it reads tokens. Defaults to the data saved with the
             model, if any; False attaches none.
         accelerator, device
             Device of the model, as in scvi-tools.
         prefix
             The `prefix` given to :meth:`save`.
         allow_pickle
-            Also load what older versions saved as ``model.pt``. A pickle can run any code: do this only if you trust its source.
+            Also load ``model.pt`` of older versions. A pickle can run any code: use this only if you trust its source.
 
         Raises
         ------
         FileNotFoundError
             If there is no saved model.
         ValueError
-            If it is of another class, a pickle, or damaged, or the data were tokenized with another vocabulary.
+            If the model is of another class, a pickle, or damaged, or the data were tokenized with another vocabulary.
 
         Examples
         --------

@@ -38,7 +38,7 @@ class Corpus(LightningDataModule):
     ----------
     files
         Files with raw counts as CSR, folders that hold them, or patterns such as ``"atlas/*.h5ad"``. If the cells of a file are
-        ordered (by donor, by type), they are mixed well only if there are many more blocks than `blocks_in_memory`.
+        ordered (by donor, by cell type), they are mixed well only if there are many more blocks than `blocks_in_memory`.
     vocabulary
         Gene vocabulary, model to be trained, or name in the hub.
     layer, gene_ids, counts, max_length
@@ -54,7 +54,7 @@ class Corpus(LightningDataModule):
     block_cells
         Number of cells in a block. Smaller blocks mix cells better and are slower to read.
     blocks_in_memory
-        Number of blocks whose cells are shuffled together, while as many again are being read.
+        Number of blocks whose cells are shuffled together, while the same number of blocks is being read.
     rng
         Seed of the validation blocks and of the order of cells. Masks are drawn by the `rng` of ``train``.
 

@@ -38,16 +38,16 @@ _COLUMNS = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PairCrossValidation:
-    """Scores of a classifier of pairs of genes and of baselines, by kind of split and of negatives. Printing it shows `table`.
+    """Scores of a classifier of gene pairs and of baselines, by split and negatives. Printing it shows `table`.
 
     Attributes
     ----------
     scores
-        Scores by ``split``, ``negatives``, ``method``, ``repeat`` and ``fold``. ``auroc`` and ``average_precision`` are of the positives, of the second of
-        two labels, or means over more labels. ``base_rate`` is the average precision of a coin, ``majority`` the accuracy of always
+        Scores by ``split``, ``negatives``, ``method``, ``repeat`` and ``fold``. ``auroc`` and ``average_precision`` are for the positives, for the second of
+        two labels, or means over more labels. ``base_rate`` is the average precision of a random score, ``majority`` the accuracy of always
         predicting the most frequent class, ``n_train`` and ``n_test`` the number of pairs, negatives included.
     left_out
-        Baselines that could not be computed, and why.
+        Baselines that could not be computed, and the reasons.
     params
         Model, vocabulary and arguments.
 
@@ -72,7 +72,7 @@ class PairCrossValidation:
     def table(self) -> pd.DataFrame:
         """One row for each ``split``, ``negatives`` and ``method``, baselines first.
 
-        Columns are as in :attr:`scores`, of each repeat averaged over its folds, and then over repeats. ``<score>_sd`` is the standard deviation
+        Columns are as in :attr:`scores`, averaged over the folds of each repeat, and then over repeats. ``<score>_sd`` is the standard deviation
         over repeats, NaN if there is one; ``ap_ratio`` is ``average_precision / base_rate``.
         """
         keys = ["split", "negatives", "method"]

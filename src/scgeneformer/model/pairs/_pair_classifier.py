@@ -37,32 +37,32 @@ if TYPE_CHECKING:
 
 
 class PairClassifier:
-    """Classifier of pairs of genes, such as partners in a complex, factors and their targets, or activation and repression.
+    """Classifier of gene pairs, such as partners in a complex, transcription factors and their targets, or activation and repression.
 
-    It reads features made of the vectors of two genes, of a frozen encoder or of one that is fine-tuned.
+    Features are computed from the vectors of the two genes in a frozen or a fine-tuned encoder.
 
     Parameters
     ----------
     adata
-        Tokenized cells, from which ``"contextual"`` features and the baselines of detection and co-expression come; None for neither.
+        Tokenized cells for ``"contextual"`` features and for the baselines of detection and co-expression; None for neither.
     pairs
-        One row for each pair: ``source`` and ``target``, genes by Ensembl id, symbol or alias, and ``label`` if there are two or more classes.
-        Without it all pairs are positives, and negatives are drawn. Repeated pairs count once.
+        One row per pair: ``source`` and ``target``, genes by Ensembl id, symbol or alias, and ``label`` if there are two or more classes.
+        Without ``label`` all pairs are positives, and negatives are drawn at random. Repeated pairs count once.
     pretrained
-        What :func:`scgeneformer.hub.load` takes.
+        Model, in any form that :func:`scgeneformer.hub.load` accepts.
     features
-        Vectors of genes: ``"token"``, their rows of the token table of the encoder; or ``"contextual"``, their states in `adata`, as of
+        Vectors of genes: ``"token"``, their rows in the token table of the encoder; or ``"contextual"``, their states in `adata`, as from
         :func:`scgeneformer.tl.embed` with ``genes=True``.
     directed
-        Whether the source differs from the target in its role. Features of vectors a and b are then ``[a, b, a * b]``, else
+        Whether source and target have different roles. Features of vectors a and b are then ``[a, b, a * b]``, else
         ``[a + b, |a - b|, a * b]``, the same in either order.
     classifier
         ``"logistic"``: :func:`scgeneformer.evaluation.fit_logistic`. ``"boosting"``: scikit-learn's ``HistGradientBoostingClassifier``.
-        ``"fine-tuned"``, which takes ``features="contextual"``: a linear layer on the states of both genes in the same cell, and the encoder
-        trained with it; the scores of a pair are averaged over the cells in which both genes occur.
+        ``"fine-tuned"``, which requires ``features="contextual"``: a linear layer on the states of both genes in the same cell, trained together with
+        the encoder; the scores of a pair are averaged over the cells in which both genes occur.
     family
-        Genes that splits keep together, since paralogues resemble each other: ``"prefix"``, genes whose symbols begin with the same letters, up to
-        the first character that is no letter (KRT1 and KRT18, HLA-A and HLA-B), which also joins some that are unrelated; a mapping from
+        Gene families that splits keep together, since paralogues are similar: ``"prefix"``, genes whose symbols begin with the same letters, up to
+        the first character that is not a letter (KRT1 and KRT18, HLA-A and HLA-B), which also joins some unrelated genes; a mapping from
         genes to families; or None.
     missing
         What to do with pairs of genes without a vector: raise an error, or leave them out with a warning.
@@ -74,8 +74,8 @@ class PairClassifier:
     Raises
     ------
     ValueError
-        If `pairs` has not the columns, a gene twice in a row, genes that are not in the vocabulary or in no cell (unless
-        ``missing="drop"``), or contradictory labels; or if there are no cells for contextual features.
+        If `pairs` lacks a column, pairs a gene with itself, has genes that are not in the vocabulary or in no cell (unless
+        ``missing="drop"``), or has contradictory labels; or if there are no cells for contextual features.
 
     Examples
     --------
@@ -150,7 +150,7 @@ class PairClassifier:
 
     @property
     def selected(self) -> Selection | None:
-        """What the last training of a fine-tuned encoder kept, the ``"probe"`` or the run, and why; None of other classifiers."""
+        """What the last training of a fine-tuned encoder kept, the ``"probe"`` or the run, and why; None for other classifiers."""
         return self._predict.selected if isinstance(self._predict, PairEncoder) else None
 
     @checked
@@ -160,9 +160,9 @@ class PairClassifier:
         """Fit the classifier to all pairs.
 
         An encoder is fine-tuned as by :meth:`GeneClassifier.train` with recipe ``"auto"``, from a linear probe on mean features of pairs. A quarter of
-        the genes, with their families, is held out, and pairs of two other genes train; the run is kept if it predicts pairs of two held-out
-        genes better than the probe by more than the standard error (:attr:`selected`). Else, or with fewer than 50 of these pairs or 10 of a
-        class, the model is the probe, fitted to all pairs. Pairs that share no cell are not learned.
+        the genes is held out with their families, and the model is trained on pairs without them. The run is kept if it predicts pairs of two
+        held-out genes better than the probe by more than the standard error (:attr:`selected`). Otherwise, or with fewer than 50 of these pairs
+        or 10 of a class, the model is the probe, fitted to all pairs. Pairs that share no cell are not learned.
 
         Parameters
         ----------
@@ -171,15 +171,15 @@ class PairClassifier:
         rng
             Seed.
         **train_kwargs
-            For ``classifier="fine-tuned"`` only: `freeze`, as of :class:`GeneClassifier`; `max_cells`, the maximum number of cells to train on, drawn at
+            For ``classifier="fine-tuned"`` only: `freeze`, as in :class:`GeneClassifier`; `max_cells`, the maximum number of cells to train on, drawn at
             random; ``recipe="probe"`` for no run; `max_epochs` and further options of :meth:`GeneClassifier.train`.
 
         Raises
         ------
         TypeError
-            If an option is unknown, or not of this classifier.
+            If an option is unknown, or does not apply to this classifier.
         ValueError
-            If no negatives can be drawn, the pairs have labels and `negatives` is given, or those of a class share no cell.
+            If no negatives can be drawn, the pairs have labels and `negatives` is given, or the pairs of a class share no cell.
 
         Examples
         --------
@@ -210,7 +210,7 @@ class PairClassifier:
 
     @checked
     def predict(self, pairs: pd.DataFrame) -> pd.DataFrame:
-        """Predict pairs of genes, new or not.
+        """Predict new or known pairs of genes.
 
         Parameters
         ----------
@@ -219,16 +219,16 @@ class PairClassifier:
 
         Returns
         -------
-        The two columns with the same index; ``n_trained``, how many of the two genes are in a pair that the model was trained on, which says which
-        split of :meth:`cross_validate` to read; and ``score``, from 0 to 1, or the probability of each class and ``predicted``. NaN for genes
-        without a vector and, with a fine-tuned encoder, for pairs that share no cell. A ``score`` is relative to one negative for each
-        positive and is no probability that the genes interact: among all pairs of genes true ones are a thousand times rarer.
+        The two columns with the same index; ``n_trained``, the number of the two genes that are in a training pair, which shows which
+        split of :meth:`cross_validate` applies; and ``score``, from 0 to 1, or the probability of each class and ``predicted``. NaN for genes
+        without a vector and, with a fine-tuned encoder, for pairs that share no cell. A ``score`` assumes one negative per
+        positive and is not the probability that the genes interact: among all pairs of genes, true ones are a thousand times rarer.
 
         Raises
         ------
         ValueError
-            If the model is not trained, columns are missing, a pair has the same gene twice, or no pair has vectors. If only some have
-            none, a warning names the genes.
+            If the model is not trained, columns are missing, a pair has the same gene twice, or no pair has vectors. If only some lack
+            them, a warning names the genes.
 
         Examples
         --------
@@ -261,39 +261,40 @@ class PairClassifier:
         rng: int = 0,
         **train_kwargs: Any,
     ) -> PairCrossValidation:
-        """Score the classifier on pairs that it was not trained on, beside baselines on the same pairs. This model is not changed.
+        """Score the classifier and baselines on held-out pairs. This model is not changed.
 
-        The first row of splits and negatives is the one to report: genes that were never seen, against pairs whose genes have as many
-        partners. The others show how much of a score comes from genes that were seen, and from how many partners they have.
+        Report the first combination of split and negatives: unseen genes, against negatives whose genes have the same numbers of
+        partners. The others show how much of a score is due to seen genes and to their numbers of partners.
 
         Parameters
         ----------
         n_folds
-            Number of folds. Where both genes are unseen, a fold tests about one pair in the square of it, and all folds together one in
+            Number of folds. If both genes are unseen, a fold tests about one in ``n_folds ** 2`` pairs, and all folds together one in
             `n_folds`.
         n_repeats
-            How often new folds are drawn, over which scores get a standard deviation.
+            Number of times that folds are drawn; scores get a standard deviation over repeats.
         splits
-            ``"both_unseen"``: neither gene of a tested pair, nor a gene of their families, is in a training pair. ``"one_unseen"``: one is, and one is not;
-            of directed pairs the source is not. ``"random"``: pairs are dealt out, and nearly all genes are seen.
+            ``"both_unseen"``: neither gene of a tested pair, nor a gene of their families, is in a training pair. ``"one_unseen"``: one gene is in a
+            training pair and the other, for directed pairs the source, is not. ``"random"``: pairs are assigned at random, and nearly all genes are seen.
         negatives
-            ``"degree"``: the positives with their partners exchanged, so that every gene is in as many negatives as positives, as nearly as possible.
-            ``"uniform"``: random pairs of the genes. Never a positive; those of unseen genes only of unseen genes. Defaults to both if the
-            pairs have no labels.
+            ``"degree"``: the positives with exchanged partners, so that every gene has, as far as possible, the same number of negatives and positives.
+            ``"uniform"``: random pairs of the genes. A positive is never a negative, and negatives of unseen genes have unseen genes only.
+            Defaults to both if the pairs have no labels.
         max_pairs
-            Maximum number of pairs, without negatives, that classifiers learn from in a fold, drawn at random. Degrees count all.
+            Maximum number of pairs, without negatives, to train on in a fold, drawn at random. Degrees count all pairs.
         rng
-            Seed of the first repeat, from which those of the others follow.
+            Seed of the first repeat, from which the other seeds follow.
         **train_kwargs
-            For :meth:`train`, of each fold, with ``classifier="fine-tuned"`` only.
+            For :meth:`train` in each fold, with ``classifier="fine-tuned"`` only.
 
         Returns
         -------
         Scores of the baselines and the model. The baselines: ``degree``, the number of partners of the genes among training pairs;
-        ``family``, whether the two are of one family; ``detection``, the fraction of cells that express each gene; ``co-expression``, the absolute correlation of the two across cells; ``random vectors``, the
-        classifier of the model on random numbers for each gene, which remembers genes and nothing else; ``cosine``, of the vectors of the
-        model. A logistic regression turns each but the classifiers into probabilities. Of a fine-tuned encoder also the ``probe`` that it starts from,
-        fitted to all training pairs; what each fold kept is in ``params["kept"]``, and pairs that share no cell get the shares of the classes.
+        ``family``, whether the two are in the same family; ``detection``, the fraction of cells that express each gene;
+        ``co-expression``, the absolute correlation of the two across cells; ``random vectors``, the classifier of the model on random numbers for each gene, which can only memorise genes; ``cosine``, the similarity of their vectors in the
+        model. Baselines other than classifiers are converted to probabilities by logistic regression. For a fine-tuned encoder there is also the
+        ``probe`` that it starts from, fitted to all training pairs; ``params["kept"]`` has what each fold kept, and pairs that share no cell get the
+        class frequencies as probabilities.
 
         Raises
         ------
@@ -327,8 +328,8 @@ class PairClassifier:
     def save(self, dir_path: str | Path, *, overwrite: bool = False) -> None:
         """Save the pairs, the vectors of genes and what the model was trained on to a folder.
 
-        Nothing in the folder is a pickle. A fine-tuned encoder is in it with its head. What else was fitted is not: :meth:`load` fits it again,
-        which takes seconds, from the same pairs, negatives and seed.
+        Nothing in the folder is a pickle. A fine-tuned encoder is in it with its head. Other classifiers are not: :meth:`load` fits them again
+        within seconds, from the same pairs, negatives and seed.
 
         Parameters
         ----------
@@ -340,7 +341,7 @@ class PairClassifier:
         Raises
         ------
         ValueError
-            If the folder exists and is not to be replaced, or is no saved PairClassifier.
+            If the folder exists and `overwrite` is False, or it is not a saved PairClassifier.
 
         Examples
         --------
@@ -371,8 +372,8 @@ class PairClassifier:
         dir_path
             Folder.
         adata, mod
-            Cells, tokenized under the same key, without which a fine-tuned encoder cannot predict, and a cross-validation has no baselines of
-            expression.
+            Cells, tokenized under the same key. Without them a fine-tuned encoder cannot predict, and a cross-validation has no expression
+            baselines.
 
         Raises
         ------

@@ -23,19 +23,19 @@ COLUMNS = ("learning_rate", "steps", "criterion", "difference", "standard_error"
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which classifier a training kept, and why.
+    """Classifier that a training kept, and the reason.
 
     Attributes
     ----------
     kept
-        ``"probe"``, the linear probe; or the run, ``"A"``, which started from the probe, or ``"B"``, which started from a shrunk one.
+        ``"probe"``, the linear probe; ``"A"``, the run from the probe; or ``"B"``, the run from a probe with stronger penalties.
     reason
-        Why, in one line.
+        Reason, in one line.
     n_validation
         Number of validation cells, or of validation genes.
     table
-        One row per classifier: `learning_rate`, `steps`; `criterion`, the loss of the validation cells or genes by which it was chosen; its
-        `difference` to that of the probe, with the `standard_error` of this difference; and scores, such as `accuracy` and `macro_f1`. Of
+        One row per classifier: `learning_rate`, `steps`; `criterion`, the loss on the validation cells or genes, by which classifiers are compared;
+        its `difference` from the probe, with the `standard_error` of this difference; and scores, such as `accuracy` and `macro_f1`. For
         genes the first row is a regression on their ``"expression level"``, which is never kept. Empty without validation.
     histories
         History of the run, kept or not, under its name.

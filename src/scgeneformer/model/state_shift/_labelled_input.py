@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LabelledInput(SavableModel):
-    """A model of counts, or of an embedding, of cells with labels."""
+    """A model of labelled cells, given as counts or as an embedding."""
 
     embedding_: dict[str, Any]  # how that of the training data was made
 
@@ -49,8 +49,8 @@ class LabelledInput(SavableModel):
         adata
             AnnData with counts or an embedding.
         labels_key
-            Column of ``.obs`` with what has an offset: data sets, donors or perturbations. Many labels with different offsets are needed to tell
-            dimensions apart.
+            Column of ``.obs`` whose categories get an offset: data sets, donors or perturbations. Many labels with different offsets are needed to
+            separate dimensions.
         layer
             Layer with counts. Defaults to ``.X``.
         use_rep
@@ -67,7 +67,7 @@ class LabelledInput(SavableModel):
         KeyError
             If a slot is missing.
         ValueError
-            If there are fewer than two labels, or labels with one cell; values are missing; counts are no counts; or both a layer and an embedding
+            If there are fewer than two labels, or labels with one cell; values are missing; counts are not counts; or both a layer and an embedding
             are given.
 
         Examples
@@ -107,7 +107,7 @@ class LabelledInput(SavableModel):
         Raises
         ------
         KeyError, ValueError
-            As in :meth:`setup_anndata`, or if the modality is missing or has not all cells of `mdata`.
+            As in :meth:`setup_anndata`, or if the modality is missing or lacks cells of `mdata`.
 
         Examples
         --------

@@ -35,11 +35,11 @@ _WARMUP = 0.9  # share of the epochs, since gates that close early choose their 
 
 
 class StateShift(UnsupervisedTrainingMixin, LabelledInput):
-    """Latent model in which each data set moves cells along few dimensions (after scShift, Dong et al. 2023). Experimental.
+    """Latent model in which each data set shifts cells along a few dimensions (after scShift, Dong et al. 2023). Experimental.
 
-    A cell is a base representation, drawn to be alike in all data sets, plus the offset of its data set, which is sparse. Dimensions
-    in which some data set has an offset are called *state* dimensions, the others *type* dimensions; the base representation of a new
-    cell, split in this way, needs neither training nor a label. :doc:`/state_shift` has what this was measured to be worth.
+    A cell is the sum of a base representation, trained to be independent of the data set, and a sparse offset of its data set. Dimensions
+    in which some data set has an offset are called *state* dimensions, the others *type* dimensions. The base representation of a new
+    cell can be split in this way without training or a label. See :doc:`/state_shift` for benchmarks.
 
     Parameters
     ----------
@@ -48,19 +48,19 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
     n_latent, n_hidden, n_layers
         Size of the representation and of the hidden layers, and number of hidden layers of encoder and decoder.
     dropout
-        Of the encoder.
+        Dropout of the encoder.
     control
         A label whose offset is 0. Defaults to none.
     l0_weight
-        Price of each dimension, after the first, in which a label has an offset.
+        Penalty for each dimension, after the first, in which a label has an offset.
     prior_weight
-        Weight of the divergence of the base representation from its prior, which has variance 1/4.
+        Weight of the divergence of the base representation from its prior of variance 1/4.
     independence_weight
         Weight of the dependence of the base representation on labels.
     corruption
-        Probability that a gene is permuted across the cells of a training batch. Has no meaning for embeddings.
+        Probability that a gene is permuted across the cells of a training batch. Not used for embeddings.
     rng
-        Seed of the first weights.
+        Seed of the initial weights.
     registry
         For :meth:`load`.
 
@@ -68,20 +68,20 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
     -----
     The loss of a cell with label l is ``-log p(x) + w (prior_weight KL + l0_weight L0 + independence_weight C)``, where w rises from 0 to 1 in
     training. The gate of l in dimension k has mean m and standard deviation s: its offset is a draw from them, moved towards 0 by 0.1 and 0 beyond.
-    L0 is the sum over k of ``Phi((|m| - 0.1) / s)`` less twice the largest of them. What differs from scShift:
+    L0 is the sum over k of ``Phi((|m| - 0.1) / s)`` minus twice the largest term. Differences from scShift:
 
     - The offsets are a table, not the output of a network that reads the label.
     - The gate is divided by its standard deviation, not by its variance, as in stochastic gates.
-    - C is the squared mean of the base representation in each label, averaged over cells and free of bias, in place of a kernel of width d,
-      which at that width compares little else than means.
+    - C is the squared mean of the base representation in each label, averaged over cells and without bias, instead of a kernel of width d,
+      which at that width compares hardly more than means.
     - Counts are negative binomial without zero inflation; the total of a cell is given.
-    - The encoder does not read the batch, so that a query needs none; layers are normalised by layer, not by batch.
+    - The encoder does not read the batch, so a query needs none; layers have layer normalisation, not batch normalisation.
     - The offset of `control` is 0.
-    - Batches are drawn without regard to labels.
+    - Training batches are drawn independently of labels.
     - The input may be an embedding: standardised with means and standard deviations that are saved with the model, decoded to a normal
       distribution with a standard deviation for each dimension, and not corrupted.
 
-    Offsets are those of states only if data sets have the same types of cells: see :meth:`shift_composition`.
+    Offsets reflect states only if data sets have the same cell types: see :meth:`shift_composition`.
 
     Examples
     --------
@@ -167,11 +167,11 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         max_epochs
             Number of passes over the training cells. Defaults to 400, fewer with more than 20,000 cells.
         batch_size
-            Cells in a step.
+            Number of cells per step.
         learning_rate, weight_decay
-            Of Adam.
+            Options of Adam.
         train_size, validation_size
-            Fractions of the cells. By default nine tenths train and the rest validate.
+            Fractions of the cells. By default nine tenths are for training and the rest for validation.
         accelerator, devices
             As in scvi-tools.
         plan_kwargs
@@ -234,32 +234,32 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         kind: Literal["base", "state", "type", "shift", "all"] = "base",
         batch_size: int = 1024,
     ) -> np.ndarray:
-        """Represent cells, of the training data or new ones, which are not registered or changed.
+        """Represent training cells or new cells. New data are neither registered nor changed.
 
         Parameters
         ----------
         adata
-            Cells with the same slot of counts or embedding. Genes are matched by ``.var_names``: those that a query lacks count as 0, others are
+            Cells with the same slot of counts or embedding. Genes are matched by ``.var_names``: genes missing from a query count as 0, other genes are
             ignored. Defaults to the data of this model.
         indices
             Cells, as numbers or as a mask. Defaults to all.
         kind
-            ``"base"``: the base representation. ``"state"``, ``"type"``: its dimensions in which a label has an offset, and the others.
-            ``"shift"``: the offset of the label of each cell. ``"all"``: their sum, base + shift. The last two need labels that the model was
+            ``"base"``: the base representation. ``"state"``, ``"type"``: its dimensions with an offset for some label, and its other dimensions.
+            ``"shift"``: the offset of the label of each cell. ``"all"``: their sum, base + shift. ``"shift"`` and ``"all"`` require labels that the model was
             trained on.
         batch_size
-            Cells encoded at once.
+            Number of cells encoded at once.
 
         Returns
         -------
-        float32 (n_cells, n_latent), or fewer columns for ``"state"`` and ``"type"``, which may be none.
+        float32 (n_cells, n_latent), or fewer columns for ``"state"`` and ``"type"``, of which there may be none.
 
         Raises
         ------
         KeyError
             If a slot is missing.
         ValueError
-            If the model is not trained, there are no genes in common, the embedding has another width or NaN or was made by another model, counts are no counts, or
+            If the model is not trained, there are no genes in common, the embedding has another width or NaN or was made by another model, counts are not counts, or
             labels are unknown.
 
         Examples
@@ -301,7 +301,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
 
         Returns
         -------
-        DataFrame with a row for each label and dimension: ``label``, ``dimension``, ``offset``, which is 0 where the gate is closed, and
+        DataFrame with one row per label and dimension: ``label``, ``dimension``, ``offset``, which is 0 if the gate is closed, and
         ``p_open``, the probability that it is open in training. Dimensions in which all offsets are 0 are the type dimensions.
 
         Raises
@@ -332,7 +332,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
 
     @checked
     def shift_composition(self, key: str, adata: AnnData | MuData | None = None) -> pd.DataFrame:
-        """How offsets go with the composition of labels, such as their types of cells: an offset that does may be one of types, not of a state.
+        """Correlate offsets with the composition of labels, such as cell types. A correlated offset may reflect cell types, not a state.
 
         Parameters
         ----------
@@ -343,7 +343,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
 
         Returns
         -------
-        DataFrame with a row for each state dimension and category: ``dimension``, ``category``, ``correlation`` (Pearson's) over labels
+        DataFrame with one row per state dimension and category: ``dimension``, ``category``, ``correlation`` (Pearson's) over labels
         of the offset with the share of the category among the cells of the label, its ``p_value`` and ``fdr`` (Benjamini-Hochberg), and
         ``n_labels``. Categories with the same share in all labels are left out. With few labels nothing can be told: a high p-value is no proof of
         independence.

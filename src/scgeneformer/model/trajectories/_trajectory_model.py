@@ -42,23 +42,23 @@ _SHORTEST = 4  # tokens of a first cell that was cut
 
 
 class TrajectoryModel(TrajectoryQuestions):
-    """Decoder trained on trajectories of cells to tell elapsed time and later cells, as MaxToki's second stage. Experimental.
+    """Decoder trained on trajectories of cells to predict elapsed time and later cells, as in the second stage of MaxToki. Experimental.
 
-    A trajectory is three or four cells of one group at different times, with the time from each to the next. The model is asked how long
-    after the last but one the last cell is, or what a cell is like a given time later. :ref:`elapsed-time` says when not to trust the answers.
+    A trajectory is three or four cells of one group at different times, with the time from each to the next. The model predicts the time
+    between the last two cells, or the cell after a given time. See :ref:`elapsed-time` for when not to trust the predictions.
 
     Parameters
     ----------
     adata
         Tokenized cells with times, registered by :meth:`setup_anndata`.
     pretrained
-        Decoder of the first stage, in any form that :func:`scgeneformer.hub.load` takes. It is copied, and its tokens are added to: numbers of
-        steps, and what begins and ends a question.
+        Decoder of the first stage, in any form that :func:`scgeneformer.hub.load` takes. It is copied, and tokens are added: numbers of
+        steps, and the begin and end of a question.
     n_cells
-        Least and most cells of a trajectory.
+        Minimum and maximum number of cells of a trajectory.
     max_length
-        Most tokens of a trajectory; what a trajectory has more is cut from the end of its first cell. Defaults to what the cells of `adata`
-        need, at most 16,384. Positions beyond those of the first stage are reached by slower rotations, as in Llama 3.
+        Maximum number of tokens of a trajectory; longer trajectories are cut at the end of their first cell. Defaults to what the cells of `adata`
+        need, at most 16,384. Positions beyond those of the first stage use slower rotations, as in Llama 3.
     rng
         Seed of the vectors of new tokens.
     config, vocabulary, registry
@@ -67,12 +67,12 @@ class TrajectoryModel(TrajectoryQuestions):
     Notes
     -----
     The grammar of trajectories, the two tasks and the scaling of positions are those of MaxToki's second stage; the code is not, and no
-    weights of that stage are published. What differs:
+    weights of that stage are published. Differences:
 
     - The expected number of steps and the true one are divided by the same number, so that all numbers count: by the standard deviation of intervals
       between times that are uniform over those of the data.
     - All tokens of an answer that is a cell are learned, the first two included.
-    - Losses are averaged over trajectories, each of which counts alike.
+    - Losses are averaged over trajectories, with equal weights.
     - The scaling of positions is saved with the model, and so are the numbers of its tokens, in ``token_dictionary.json``.
 
     Examples
@@ -159,31 +159,31 @@ class TrajectoryModel(TrajectoryQuestions):
     ) -> None:
         """Train on trajectories of the training cells, or continue training on the same cells.
 
-        In each epoch every training cell is the last of one trajectory, whose other cells are drawn anew from the training cells of its group.
-        Trajectories of validation and test cells begin with training cells, too, or with cells of their own group where that is held out as
-        a whole. At the end :attr:`scores` are computed.
+        In each epoch every training cell is the last of one trajectory, whose other cells are drawn at random from the training cells of its group.
+        Trajectories of validation and test cells also begin with training cells, or with cells of their own group if the whole group is
+        held out. At the end :attr:`scores` are computed.
 
         Parameters
         ----------
         max_epochs
             Maximum number of epochs. If neither this nor `max_steps` is given, 10.
         split
-            Cells that train, validate and test: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
-            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn, by sample if the data were set up with samples, and reused by
-            further calls.
+            Cells for training, validation and testing: a :class:`scgeneformer.evaluation.Split`, or the name of a column of ``.obs`` with
+            ``"train"``, ``"validation"``, ``"test"`` or NaN. By default drawn at random, by sample if the data were set up with samples; further
+            calls reuse it.
         train_size, validation_size, test_size
             Fractions of the cells in each set.
         p_time
-            Probability that a trajectory asks for the elapsed time, and not for the next cell.
+            Probability that the task of a trajectory is the elapsed time, and not the next cell.
         penalty
-            Weight of the probability of what is no number where the elapsed time is asked for.
+            Weight of the probability of tokens other than numbers when the elapsed time is predicted.
         {options}
         **trainer_kwargs
-            Options of :class:`scvi.train.Trainer`, and so of Lightning's.
+            Options of :class:`scvi.train.Trainer`, and thus of the trainer of Lightning.
 
         Notes
         -----
-        Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``, and of the
+        Nothing is written to the data. ``history`` has ``train_loss_step``, ``learning_rate``, ``train_loss``, ``validation_loss``, and for the
         validation trajectories ``validation_time_loss``, ``validation_cell_loss`` and ``validation_mae``, in the units of the times. `batch_size`
         counts trajectories, and `token_budget` the tokens of the longest ones that there can be.
 

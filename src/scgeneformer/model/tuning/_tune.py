@@ -50,7 +50,7 @@ class TuneResult:
     best_params
         Hyperparameters of the best trial.
     folder
-        Folder of the search, with Ray's own files of each trial (TensorBoard's among them).
+        Folder of the search, with the files of Ray for each trial, including those for TensorBoard.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def tune(
     max_concurrent: int | None = None,
     rng: int = 0,
 ) -> TuneResult:
-    """Search for good hyperparameters with Ray Tune, training several models at a time.
+    """Search for good hyperparameters with Ray Tune, with several models in training at a time.
 
     Without a cluster, Ray is started on this machine and stopped at the end. After ``ray.init(address="auto")``, or if the environment
     variable ``RAY_ADDRESS`` names a cluster, the trials run there; all machines of the cluster must have access to `folder`.
@@ -122,8 +122,8 @@ def tune(
     searcher
         ``"random"`` draws each trial independently; ``"hyperopt"`` uses tree-structured Parzen estimators and the results so far.
     scheduler
-        ``"asha"`` stops trials early (Li 2020): of those that reach epoch `grace_period` only the best continue, and again after
-        `reduction_factor` times as many epochs, and so on. ``"fifo"`` runs every trial to its end.
+        ``"asha"`` stops trials early (Li 2020): of the trials that reach epoch `grace_period` only the best continue, again at
+        `reduction_factor` times that epoch, and so on. ``"fifo"`` runs every trial to its end.
     grace_period, reduction_factor
         First epoch at which ASHA stops trials; one in `reduction_factor` trials continues.
     resources
