@@ -87,6 +87,7 @@ def test_names_lead_to_the_cache_and_say_what_to_do(
             sg.pp.tokenize(counts(SYMBOLS), "CellFM-800M")
         table = sg.hub.available()
         assert not table.loc[["CellFM-80M", "CellFM-800M"], "cached"].any()
+        assert table.loc[["CellFM-80M", "CellFM-800M"], "download_mb"].isna().all()
         folder = tmp_path / "cache" / "CellFM"
         folder.parent.mkdir()
         stored.parent.rename(folder)

@@ -18,9 +18,10 @@ def available() -> pd.DataFrame:
 
     Returns
     -------
-    One row per model, indexed by name: `generation` (of the vocabulary), `backbone`, `layers`, `width`, `parameters` (scores of
-    genes included), `max_length` (tokens per cell, special tokens included), `download_mb` (1e6 bytes, dictionaries included, files of unknown size not), `cached`
-    (whether all files are in the cache), `licence`, `source` (repository on Hugging Face and folder in it), `description`.
+    One row per model, indexed by name: `generation` (of the vocabulary), `backbone`, `layers`, `width`, `parameters` (including the scores of
+    genes), `max_length` (tokens per cell, including special tokens), `download_mb` (1e6 bytes, including dictionaries, without files of unknown
+    size; missing for models that are not downloaded), `cached` (whether all files are in the cache), `licence`, `source` (repository on Hugging
+    Face and folder in it), `description`.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def _of_user(name: str, model: _cellfm.Published) -> dict[str, Any]:
         "width": model.width,
         "parameters": model.parameters,
         "max_length": _cellfm.MAX_LENGTH,
-        "download_mb": 0.0,
+        "download_mb": float("nan"),
         "cached": all(path.is_file() for path in (model.path, model.path.with_name(model.genes))),
         "licence": _cellfm.LICENCE,
         "source": "",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """Weights and the vocabulary that they were trained with. Weights are read when they are first used.
+    """Weights with the vocabulary that they were trained with. Weights are read on first use.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Pretrained:
     folder
         Folder with config and weights in the Hugging Face layout, or CellFM's ``.ckpt`` file; None for a model in memory.
     model
-        A module of :mod:`scgeneformer.nn` in memory (a backbone, or one with `.encoder`); None for a folder.
+        A module of :mod:`scgeneformer.nn` in memory (a backbone, or a module with `.encoder`); None for a folder.
     pinned_sha256
         Verified `sha256` of a downloaded model; None to compute it when needed.
 
@@ -62,7 +62,7 @@ class Pretrained:
 
     @cached_property
     def encoder(self) -> Backbone:
-        """Backbone in evaluation mode and float32, read once; of a model in memory, its own and not a copy."""
+        """Backbone in evaluation mode and float32, read once; for a model in memory, the backbone itself, not a copy."""
         if self.folder is None:
             return cast("Backbone", getattr(self.model, "encoder", self.model))
         from scgeneformer.nn import load_backbone, load_cellfm
@@ -72,7 +72,7 @@ class Pretrained:
         return load_backbone(self.folder)
 
     def masked_gene_model(self) -> MaskedGeneModel:
-        """Encoder and masked-gene head to be trained further, a new copy at each call.
+        """Encoder and masked-gene head for further training, a new copy at each call.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Pretrained:
         return copy.deepcopy(self.model)
 
     def next_gene_model(self) -> NextGeneModel:
-        """Decoder and scores of the next gene, of a model in memory the model itself.
+        """Decoder and scores of the next gene; for a model in memory, the model itself.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class Pretrained:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file with the weights; of a model in memory, of its parameters (name, type, shape, bytes)."""
+        """SHA-256 of the file with the weights; for a model in memory, of its parameters (name, type, shape, bytes)."""
         if self.pinned_sha256 is not None:
             return self.pinned_sha256
         if self.folder is None:
@@ -138,28 +138,28 @@ def _sha256_of_parameters(model: nn.Module) -> str:
 
 @checked
 def load(model: Any, *, vocabulary: Any = None) -> Pretrained:
-    """Load a pretrained model and its vocabulary, downloaded on first use.
+    """Load a pretrained model and its vocabulary. Both are downloaded on first use.
 
     Parameters
     ----------
     model
-        Name or source in :func:`available`, such as ``"V2-104M"`` or ``"ctheodoris/Geneformer/Geneformer-V2-104M"``, at a pinned revision; folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older
-        ``pytorch_model.bin``, from which only tensors are unpickled), such as one written by ``save`` of a model class; CellFM's ``.ckpt`` file,
-        or its name if that file and its list of genes lie in the folder ``CellFM`` of the cache; a
-        :class:`Pretrained`; or a trained model with `.to_pretrained()`.
+        Name or source in :func:`available`, such as ``"V2-104M"`` or ``"ctheodoris/Geneformer/Geneformer-V2-104M"``, at a pinned revision; a
+        folder in the Hugging Face layout (``config.json`` and ``model.safetensors``, or the older ``pytorch_model.bin``, from which only tensors
+        are unpickled), such as one written by ``save`` of a model class; a ``.ckpt`` file of CellFM, or its name if the file and its gene list
+        are in the folder ``CellFM`` of the cache; a :class:`Pretrained`; or a trained model with `.to_pretrained()`.
     vocabulary
         Vocabulary that the model was trained with, in any form that :func:`vocabulary` accepts. By default the file in the folder
         (``vocabulary.json``, ``vocabulary.json.gz`` or ``vocabulary.parquet``), else the official vocabulary of the same size; for CellFM the
-        list of genes beside the file, ``gene_info.csv`` or ``expand_gene_info.csv``, or the path of another CSV file.
+        gene list in the folder of the file, ``gene_info.csv`` or ``expand_gene_info.csv``, or the path of another CSV file.
 
     Returns
     -------
-    The model, whose weights are read when first used, and its vocabulary.
+    The model, whose weights are read on first use, and its vocabulary.
 
     Warns
     -----
     UserWarning
-        If the config of a folder names a classifier and the weights have no head. The encoder can be used all the same.
+        If the config of a folder names a classifier and the weights have no head. The encoder can still be used.
 
     Raises
     ------

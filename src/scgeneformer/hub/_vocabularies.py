@@ -31,13 +31,13 @@ _SIZES = {"vocab_size": "vocab_size", "max_length": "max_position_embeddings"}
 
 
 def vocabulary(model: Any) -> Vocabulary:
-    """Load the vocabulary of a model, without the model or torch.
+    """Load the vocabulary of a model, without loading the model or torch.
 
     Parameters
     ----------
     model
         Name or source in :func:`~scgeneformer.hub.available`; ``"V1"`` or ``"V2"`` for the official dictionaries of a generation;
-        model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``, ``vocabulary.json.gz`` or
+        a model folder in the Hugging Face layout, with the vocabulary in ``vocabulary.json``, ``vocabulary.json.gz`` or
         ``vocabulary.parquet``, else inferred from its size (25,426 = V1, 20,275 = V2); such a vocabulary file; a
         :class:`~scgeneformer.Vocabulary`; or any object with a `.vocabulary`.
 
