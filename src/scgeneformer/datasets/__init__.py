@@ -1,7 +1,7 @@
 """Public data by name: downloaded from a pinned address, verified, converted, and cached.
 
-Files are looked for in the folder ``settings.data`` (``SCGENEFORMER_DATA``) first, which may be copied to machines without network, and
-then in ``settings.cache_dir``. Nothing of the data comes with this package.
+Files are searched for in the folder ``settings.data`` (``SCGENEFORMER_DATA``), which can be copied to machines without network, and
+then in ``settings.cache_dir``. This package contains no data.
 """
 
 from __future__ import annotations

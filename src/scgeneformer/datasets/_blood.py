@@ -165,7 +165,7 @@ _COVID = tuple(
 
 
 def pbmc_facs() -> AnnData:
-    """3,774 blood cells whose types were sorted by antibodies (Zheng et al. 2017).
+    """3,774 blood cells of antibody-sorted types (Zheng et al. 2017).
 
     Returns
     -------
@@ -178,8 +178,8 @@ def pbmc_facs() -> AnnData:
 
     Notes
     -----
-    Source: ``data/pbmc_facs.RData`` of https://github.com/stephenslab/fastTopics (BSD-2-Clause, MIT in its README) at commit 8406f5f4de37, sha256 not known; the data are of 10x Genomics (CC BY 4.0).
-    Cite Zheng et al. (2017), doi:10.1038/ncomms14049. See :func:`kang` for where files are looked for and what is verified.
+    Source: ``data/pbmc_facs.RData`` of https://github.com/stephenslab/fastTopics (BSD-2-Clause, MIT in its README) at commit 8406f5f4de37, sha256 unknown; the data are from 10x Genomics (CC BY 4.0).
+    Cite Zheng et al. (2017), doi:10.1038/ncomms14049. See :func:`kang` for the locations of files and their verification.
 
     The bundled model was pretrained on cells of this study.
 
@@ -193,12 +193,12 @@ def pbmc_facs() -> AnnData:
 
 
 def pbmc3k() -> AnnData:
-    """2,638 blood cells of one donor with labels of clusters (10x PBMC 3k).
+    """2,638 blood cells of one donor, with cluster labels (10x PBMC 3k).
 
     Returns
     -------
     Counts of 13,714 genes, recovered from log-normalised values, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in
-    ``obs``, `cell_type` (9, given to clusters).
+    ``obs``, `cell_type` (9, labels of clusters).
 
     Raises
     ------
@@ -207,8 +207,8 @@ def pbmc3k() -> AnnData:
 
     Notes
     -----
-    Source: ``data/pbmc_matrix.rda`` and ``data/pbmc_meta.rda`` of https://github.com/rnabioco/clustifyr (MIT) at commits 317bf51ef008 and 0097813c1c36, sha256 not known; the data are of 10x Genomics (CC BY 4.0), who
-    ask to be named. See :func:`kang` for where files are looked for and what is verified.
+    Source: ``data/pbmc_matrix.rda`` and ``data/pbmc_meta.rda`` of https://github.com/rnabioco/clustifyr (MIT) at commits 317bf51ef008 and 0097813c1c36, sha256 unknown; the data are from 10x Genomics (CC BY 4.0), who
+    ask for attribution. See :func:`kang` for the locations of files and their verification.
 
     Examples
     --------
@@ -234,8 +234,8 @@ def pbmc_citeseq() -> AnnData:
 
     Notes
     -----
-    Source: ``data/CITEseq_example.rda`` of https://github.com/SydneyBioX/CiteFuse (GPL-3) at commit b6075864d893, sha256 not known; the data are at GEO, GSE126310. Cite Mimitou et al. (2019), doi:10.1038/s41592-019-0392-0.
-    See :func:`kang` for where files are looked for and what is verified.
+    Source: ``data/CITEseq_example.rda`` of https://github.com/SydneyBioX/CiteFuse (GPL-3) at commit b6075864d893, sha256 unknown; the data are at GEO, GSE126310. Cite Mimitou et al. (2019), doi:10.1038/s41592-019-0392-0.
+    See :func:`kang` for the locations of files and their verification.
 
     Examples
     --------
@@ -247,7 +247,7 @@ def pbmc_citeseq() -> AnnData:
 
 
 def pbmc5k_citeseq() -> AnnData:
-    """3,994 blood cells with RNA and 29 surface proteins (10x 5k PBMC, as of Gayoso et al. 2021).
+    """3,994 blood cells with RNA and 29 surface proteins (10x 5k PBMC, as in Gayoso et al. 2021).
 
     Returns
     -------
@@ -262,7 +262,7 @@ def pbmc5k_citeseq() -> AnnData:
     Notes
     -----
     Source: ``data/pbmc_5k_protein_v3.h5ad`` of https://github.com/YosefLab/totalVI_reproducibility at commit 27d65a9c4918 (18 MB), verified by a sha256 that several public repositories
-    report; the data are of 10x Genomics (CC BY 4.0). Cite Gayoso et al. (2021), doi:10.1038/s41592-020-01050-x. See :func:`kang` for where files are looked for.
+    report; the data are from 10x Genomics (CC BY 4.0). Cite Gayoso et al. (2021), doi:10.1038/s41592-020-01050-x. See :func:`kang` for the locations of files.
 
     Examples
     --------
@@ -281,8 +281,8 @@ def pbmc_covid() -> AnnData:
     Returns
     -------
     Raw counts of the 21,800 genes with a count in these cells, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``; in ``obs``, `disease`
-    (``"normal"``, ``"severe COVID-19"``) and `donor` (6, 1,500 random cells each). There are no types. Red blood cells, platelets and poor cells are
-    among them.
+    (``"normal"``, ``"severe COVID-19"``) and `donor` (6, 1,500 random cells each). There are no cell types. Red blood cells, platelets and
+    low-quality cells are included.
 
     Raises
     ------
@@ -291,10 +291,10 @@ def pbmc_covid() -> AnnData:
 
     Notes
     -----
-    Source: ``labs/data/covid_data_GSE149689/sub`` of https://github.com/NBISweden/workshop-scRNAseq (no licence stated) at commits 33d4f41acde8 and d05045df5df8, sha256 not known; the data are at GEO, GSE149689.
-    Cite Lee et al. (2020), doi:10.1126/sciimmunol.abd1554. See :func:`kang` for where files are looked for and what is verified.
+    Source: ``labs/data/covid_data_GSE149689/sub`` of https://github.com/NBISweden/workshop-scRNAseq (no licence stated) at commits 33d4f41acde8 and d05045df5df8, sha256 unknown; the data are at GEO, GSE149689.
+    Cite Lee et al. (2020), doi:10.1126/sciimmunol.abd1554. See :func:`kang` for the locations of files and their verification.
 
-    A donor has one condition, so that what tells donors apart tells conditions, too: hold whole donors out.
+    Each donor has one condition, so differences between donors also separate conditions: hold out whole donors.
 
     Examples
     --------

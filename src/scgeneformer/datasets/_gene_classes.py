@@ -94,41 +94,41 @@ def gene_classes(
         "dosage_sensitivity", "bivalent_promoters", "regulatory_range", "notch1_centrality", "notch1_targets"
     ],
 ) -> dict[str, list[str]]:
-    """Genes of the classes of one of the five tasks of Theodoris et al. (2023), for :class:`scgeneformer.model.GeneClassifier`.
+    """Gene classes of one of the five tasks of Theodoris et al. (2023), for :class:`scgeneformer.model.GeneClassifier`.
 
     Parameters
     ----------
     name
-        Which task:
+        Task:
 
         ``"dosage_sensitivity"``
             122 dosage-sensitive and 368 insensitive transcription factors.
         ``"bivalent_promoters"``
             96 genes whose promoters have both H3K4me3 and H3K27me3 in embryonic stem cells, and 77 with H3K4me3 alone.
         ``"regulatory_range"``
-            46 transcription factors that act over long ranges, and 130 over short ones.
+            46 transcription factors that act over long ranges, and 130 that act over short ranges.
         ``"notch1_centrality"``
             100 central and 195 peripheral genes of the NOTCH1-dependent network of endothelial cells.
         ``"notch1_targets"``
-            570 genes that NOTCH1 activates there, and 570 others.
+            570 genes activated by NOTCH1 in these cells, and 570 others.
 
     Returns
     -------
-    Ensembl ids of both classes. Scores of two classes, such as the AUC, are those of the second.
+    Ensembl ids of both classes. Scores of two classes, such as the AUC, are for the second class.
 
     Raises
     ------
     ConnectionError, FileNotFoundError
-        If the list can neither be downloaded nor is at hand.
+        If the list is neither available locally nor can be downloaded.
     ValueError
         If the file is not the expected one.
 
     Notes
     -----
-    The lists are read from https://github.com/Stfort52/geneformer-plain, which states no licence, at pinned commits; nothing of them comes with this
-    package. The lists of the official Geneformer (``example_input_files/gene_classification``, Apache-2.0) are their source as that repository
-    says. If you use them, cite Theodoris et al. (2023) and the studies that the classes were taken from. Lists of your own are read by
-    :func:`read_gene_sets`, or given as they are.
+    The lists are read from https://github.com/Stfort52/geneformer-plain, which states no licence, at pinned commits; they are not part of this
+    package. According to that repository, they were taken from the official Geneformer (``example_input_files/gene_classification``, Apache-2.0).
+    If you use them, cite Theodoris et al. (2023) and the studies that the classes were taken from. Read your own lists with
+    :func:`read_gene_sets`, or pass them directly.
 
     Examples
     --------

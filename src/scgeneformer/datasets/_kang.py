@@ -102,23 +102,23 @@ def kang() -> AnnData:
     Raises
     ------
     ConnectionError, FileNotFoundError
-        If the file can neither be downloaded nor is at hand.
+        If the file is neither available locally nor can be downloaded.
     ImportError
-        If it is made of a file of R, and rdata is not installed (``scgeneformer[datasets]``).
+        If the data are converted from an R file and rdata is not installed (``scgeneformer[datasets]``).
     ValueError
         If the file is not the expected one.
 
     Notes
     -----
-    Cells come from ``<name>.h5ad`` files in the folder ``settings.data``, if that has them, else from the cache, else from the public file, which
-    is converted once and cached in the same layout: a copy of ``datasets`` in the cache folder serves as ``settings.data`` on a machine without
-    network. Public files are verified by sha256 where it is known; where not, that of the first download is pinned. Of converted cells, number of cells,
-    genes and counts are verified.
+    Cells are read from ``<name>.h5ad`` in the folder ``settings.data``, if it exists, else from the cache, else from the public file, which
+    is converted once and cached in the same layout: a copy of ``datasets`` in the cache folder can be used as ``settings.data`` on a machine
+    without network. Public files are verified by sha256 if it is known; otherwise the sha256 of the first download is pinned. Converted data are
+    verified by their numbers of cells, genes and counts.
 
-    Source: ``data/example_sce.rda`` of https://github.com/HelenaLC/muscat (GPL-3) at commit 017b290b4142, sha256 not known; the data are at GEO,
+    Source: ``data/example_sce.rda`` of https://github.com/HelenaLC/muscat (GPL-3) at commit 017b290b4142, sha256 unknown; the data are at GEO,
     GSE96583. Cite Kang et al. (2018), doi:10.1038/nbt.4042.
 
-    The donors are among those of :func:`kang_all`, and the cells of :func:`kang_types` are of the same study.
+    The donors are a subset of the donors of :func:`kang_all`, and :func:`kang_types` has cells of the same study.
 
     Examples
     --------
@@ -132,12 +132,12 @@ def kang() -> AnnData:
 def kang_types() -> AnnData:
     """1,975 blood cells of seven types, with and without interferon beta (Kang et al. 2018).
 
-    The cells on which scGen was validated.
+    Validation data of scGen.
 
     Returns
     -------
     Counts of 6,998 genes, recovered from log-normalised values, in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in
-    ``obs``, `cell_type` (7) and `condition` (``"control"``, ``"stimulated"``). The donors are not told.
+    ``obs``, `cell_type` (7) and `condition` (``"control"``, ``"stimulated"``). Donors are not given.
 
     Raises
     ------
@@ -146,8 +146,7 @@ def kang_types() -> AnnData:
 
     Notes
     -----
-    Source: ``data/valid.h5ad`` of https://github.com/theislab/scgen (GPL-3) at commit dd7e178f9b42, sha256 not known. See :func:`kang` for where files are looked for, what is
-    verified, and what to cite.
+    Source: ``data/valid.h5ad`` of https://github.com/theislab/scgen (GPL-3) at commit dd7e178f9b42, sha256 unknown. See :func:`kang` for the locations of files, verification and citation.
 
     Examples
     --------
@@ -174,7 +173,7 @@ def kang_all() -> AnnData:
     Notes
     -----
     Source: the file that pertpy and liana read, https://exampledata.scverse.org/pertpy/kang_2018.h5ad (38 MB), verified by a sha256 that several public
-    repositories report. Its licence is not stated; the data are at GEO, GSE96583. Cite Kang et al. (2018), doi:10.1038/nbt.4042. See :func:`kang` for where files are looked for.
+    repositories report. Its licence is not stated; the data are at GEO, GSE96583. Cite Kang et al. (2018), doi:10.1038/nbt.4042. See :func:`kang` for the locations of files.
 
     Examples
     --------

