@@ -1,4 +1,4 @@
-"""Labelled cells as a reference for others: kept in a folder, asked for labels, distances and the nearest cells."""
+"""Labelled cells as a reference: saved in a folder, and queried for labels, distances and nearest cells."""
 
 from __future__ import annotations
 

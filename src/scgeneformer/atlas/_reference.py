@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Labelled cells with a representation, to label others by and to find the most similar cells in.
+    """Labelled cells with a representation, to label query cells and to find their most similar cells.
 
-    Made by :meth:`from_adata` or :meth:`load`. A query needs the reference and the model of its embedding, not the atlas it was made of.
+    Made by :meth:`from_adata` or :meth:`load`. A query needs the reference and the model of its embedding, not the original atlas.
 
     Attributes
     ----------
     points
         Representation of the cells, float32 of shape (n_cells, d).
     cells
-        Table of the cells, by name: labels (categorical), donors if any, and further columns.
+        Table of the cells, indexed by name: labels (categorical), donors if any, and further columns.
     labels
         Column of `cells` with the labels.
     use_rep
-        Slot of the representation in ``.obsm``, of the queries too.
+        Slot of the representation in ``.obsm``, also in queries.
     embedding
-        How it was made: ``model``, ``weights_sha256``, ``vocabulary_hash``, ``pooling`` and ``emb_layer``, as far as they are known.
+        How it was computed: ``model``, ``weights_sha256``, ``vocabulary_hash``, ``pooling`` and ``emb_layer``, as far as known.
     n_neighbors
-        Number of neighbours that vote.
+        Number of voting neighbours.
     metric
         Distance between representations.
     exact
-        Whether queries are compared with every cell, or searched for in an index.
+        Whether queries are compared with every cell, instead of searching an index.
     donor
-        Column of `cells` with donors; None if cells are left out one by one.
+        Column of `cells` with donors; None if cells are held out one by one.
     n_held_out
-        Number of cells, the last ones, that are not searched, see :meth:`from_adata`.
+        Number of held-out cells, which are last and are not searched; see :meth:`from_adata`.
     seed
-        Of the index and the choice of these cells.
+        Seed of the index and of the choice of held-out cells.
 
     Examples
     --------
@@ -98,14 +98,14 @@ class Reference:
         rng: int | Generator | None = 0,
         mod: str = "rna",
     ) -> Reference:
-        """Make a reference of labelled cells.
+        """Make a reference from labelled cells.
 
-        Only checks and copies: the index, and the distances within the reference, are computed when they are first needed, by
+        This only checks and copies the data. The index and the distances within the reference are computed when first needed by
         :meth:`query`, :meth:`report` or :meth:`save`.
 
-        The standard of what is new are the distances of its own cells to the others, each left out in turn. Of more than 50,000 cells, a tenth and at
-        most 20,000, drawn at random, are the standard instead. These are not searched and do not vote: an index finds the neighbours of cells that
-        are in it better than those of new ones, which would then look too far away.
+        Novelty is judged against the distances of each reference cell to the other cells. With more than 50,000 cells, a random tenth, at most 20,000
+        cells, is held out for this purpose. Held-out cells are not searched and do not vote: an index finds the neighbours of indexed cells better
+        than those of new cells, which would then appear too distant.
 
         Parameters
         ----------
@@ -116,19 +116,19 @@ class Reference:
         use_rep
             Slot of the representation in ``.obsm``.
         n_neighbors
-            Number of neighbours, or all cells where there are fewer.
+            Number of neighbours, or all cells if there are fewer.
         metric
             Distance between representations.
         exact
-            Compare with every cell, or search an index that misses a few neighbours. By default exact up to 50,000 cells.
+            Compare with every cell, instead of searching an index that misses a few neighbours. By default exact up to 50,000 cells.
         donor
-            Column of ``.obs``, or wherever `labels` may be, with the donor of each cell. Distances within the reference are then measured to cells of
-            other donors, as a query from another donor has none of its own there; otherwise differences between donors look like novelty.
+            Column with the donor of each cell, in the same places as `labels`. Distances within the reference are then measured to cells of
+            other donors, since a new donor has no cells in the reference; otherwise differences between donors would appear as novelty.
         obs
-            Further columns of ``.obs``, or wherever `labels` may be, to keep for :func:`scgeneformer.get.neighbors`. Columns that are neither numbers
-            nor categories are kept as strings.
+            Further columns to keep for :func:`scgeneformer.get.neighbors`, in the same places as `labels`. Columns that are neither numeric nor
+            categorical are kept as strings.
         rng
-            Seed or generator for the index and the cells that are held out.
+            Seed or generator for the index and the held-out cells.
         mod
             Modality of a MuData.
 
@@ -137,7 +137,7 @@ class Reference:
         KeyError
             If the representation or a column is missing.
         ValueError
-            If no cell is labelled, a label has a single cell, or cells have no donor or all the same.
+            If no cell is labelled, a label has a single cell, cells have no donor, or all cells have the same donor.
 
         Examples
         --------
@@ -165,15 +165,15 @@ class Reference:
     @classmethod
     @checked
     def load(cls, folder: str | Path) -> Reference:
-        """Read what :meth:`save` wrote. Nothing in it is unpickled, and checksums are compared.
+        """Load a reference that was saved with :meth:`save`. Nothing is unpickled, and checksums are verified.
 
-        Distances within the reference are read. An index, which only references of more than 50,000 cells have, is built anew by the first
-        query, from the same seed. Representations stay in the file until they are used.
+        Distances within the reference are read from the folder. An index, which only references with more than 50,000 cells have, is rebuilt by the
+        first query, with the same seed. Representations stay on disk until they are used.
 
         Parameters
         ----------
         folder
-            Folder of :meth:`save`.
+            Folder written by :meth:`save`.
 
         Raises
         ------
@@ -199,19 +199,19 @@ class Reference:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the reference to a folder: ``reference.json``, arrays in ``.npy`` and the table of cells in ``.h5ad``.
 
-        Distances within the reference are computed first, if they were not before.
+        Distances within the reference are computed first, if necessary.
 
         Parameters
         ----------
         folder
-            Made if it is not there.
+            Folder, created if it does not exist.
         overwrite
-            Replace a reference in it.
+            Replace an existing reference.
 
         Raises
         ------
         ValueError
-            If there is a reference already, and it shall not be overwritten.
+            If there is a reference already and `overwrite` is False.
         OSError
             If the folder cannot be written.
 
@@ -238,16 +238,16 @@ class Reference:
         mod: str = "rna",
         copy: bool = False,
     ) -> AnnData | MuData | None:
-        """Label cells by their nearest neighbours in the reference: :func:`scgeneformer.tl.transfer`, which documents all parameters and results.
+        """Label cells by their nearest neighbours in the reference. :func:`scgeneformer.tl.transfer` documents all parameters and results.
 
         Parameters
         ----------
         adata
-            Cells to label, embedded as those of the reference.
+            Cells to label, embedded in the same way as the reference.
         weights
             Weights of the votes of the neighbours.
         unknown
-            Cells with a novelty below this get the label ``"unknown"``.
+            Cells with a novelty below this value get the label ``"unknown"``.
         majority_by
             Column of ``.obs`` with clusters, each of which gets one label.
         key_added
@@ -286,17 +286,17 @@ class Reference:
         n_bootstrap: int = 200,
         rng: int | Generator | None = 0,
     ) -> dict[str, pd.DataFrame]:
-        """Judge the reference by itself: cells that are left out are labelled by the others, and labels that are left out should look new.
+        """Evaluate the reference on itself: held-out cells are labelled by the other cells, and cells of a held-out label should appear novel.
 
-        Cells are left out with their whole donor where the reference has donors, otherwise one by one, which says nothing of other donors.
-        95 % intervals are from a bootstrap over donors where there are at least three, otherwise over cells.
+        Cells are held out by donor if the reference has donors, otherwise one by one, which says nothing about other donors.
+        95 % intervals are from a bootstrap over donors if there are at least three, otherwise over cells.
 
         Parameters
         ----------
         weights
             Weights of the votes, as in :meth:`query`.
         max_cells
-            Maximum number of cells that are judged, drawn at random. For ``"labels"``, these are also the whole reference.
+            Maximum number of evaluated cells, drawn at random. For ``"labels"``, these cells are also the whole reference.
         n_bootstrap
             Number of bootstrap samples.
         rng
@@ -307,18 +307,18 @@ class Reference:
         Two DataFrames.
 
         ``"overall"``
-            ``value``, ``low``, ``high``, ``n_cells`` and ``n_donors`` of the ``accuracy`` of the labels of cells that are left out; of ``most_frequent``, the
-            accuracy of giving all of them the most frequent label; of the ``calibration_error`` of the share of the votes, in 15 bins; and of
-            ``calibration_error_isotonic``, that after isotonic regression on the four fifths of donors (or cells) to which a cell does not belong.
+            ``value``, ``low``, ``high``, ``n_cells`` and ``n_donors`` for the ``accuracy`` of the labels of held-out cells; for ``most_frequent``, the
+            accuracy of always predicting the most frequent label; for the ``calibration_error`` of the share of the votes, in 15 bins; and for
+            ``calibration_error_isotonic``, the same after isotonic regression fitted on the four fifths of donors (or cells) without the cell.
         ``"labels"``
-            For each label its ``n_cells`` that were judged, their ``accuracy``, and ``novelty_auroc``, ``novelty_auroc_low`` and ``novelty_auroc_high``: how
-            well 1 - novelty tells its cells from all others when the reference lacks the label; 0.5 is chance. NaN where that leaves a
-            single donor, or where there are no cells.
+            For each label the number ``n_cells`` of evaluated cells, their ``accuracy``, and ``novelty_auroc``, ``novelty_auroc_low`` and
+            ``novelty_auroc_high``: the AUROC of 1 - novelty for its cells against all others when the reference lacks the label; 0.5 is chance.
+            NaN if that leaves a single donor, or there are no cells.
 
         Raises
         ------
         ValueError
-            If there are fewer than two cells to judge.
+            If there are fewer than two cells to evaluate.
 
         Examples
         --------
@@ -349,19 +349,19 @@ class Reference:
 
     @property
     def standard(self) -> slice:
-        """Cells whose distances are the standard of what is new: those that are held out or, without any, all."""
+        """Cells whose distances novelty is judged against: the held-out cells or, without any, all cells."""
         return slice(len(self.points) - self.n_held_out if self.n_held_out else 0, None)
 
     @cached_property
     def index(self) -> stats.NeighborIndex:
-        """Search for the nearest cells, built when it is first used."""
+        """Index of the nearest cells, built on first use."""
         rng = np.random.default_rng(self.seed)
         points = self.points[: len(self.points) - self.n_held_out]
         return stats.NeighborIndex(points, self.n_neighbors, metric=self.metric, exact=self.exact, rng=rng)
 
     @cached_property
     def left_out(self) -> stats.Neighbors:
-        """Nearest cells of the cells of the `standard`, each itself and its donor left out."""
+        """Nearest neighbours of the cells of the `standard`, without the cell itself and its donor."""
         donors, n_searched = self.donors, len(self.points) - self.n_held_out
         if donors is None:
             if self.n_held_out:
