@@ -39,7 +39,7 @@ def test_numbers_order_and_best(compared):
         assert text.get_weight() == ("bold" if best else "normal")
     typical = np.nanmedian(compared.uns["embedding_scores"]["spread"])
     assert any(
-        f"90 cells, 30 of each batch; standard deviation over 3 drawings, median {typical:.3f}"
+        f"90 cells, 30 of each batch; standard deviation over 3 random samples, median {typical:.3f}"
         in " ".join(text.get_text().split())
         for text in ax.texts
     )

@@ -90,7 +90,7 @@ def embedding_scores(
     params = run["params"]
     typical = float(np.nanmedian(run["spread"].to_numpy())) if int(params["n_repeats"]) > 1 else np.nan
     noise = (
-        f"; standard deviation over {params['n_repeats']} drawings, median {typical:.3f}"
+        f"; standard deviation over {params['n_repeats']} random samples, median {typical:.3f}"
         if np.isfinite(typical)
         else ""
     )
