@@ -24,7 +24,7 @@ KINDS = {"encoder": "BERT encoder", "decoder": "LLaMA decoder", "CellFM": "CellF
 
 def rows_of_table() -> list[tuple[list[str], dict[str, str]]]:
     """Verbs of each row of the second table, and what is said of each backbone."""
-    text = PAGE.read_text(encoding="utf-8").partition("## What works with which")[2].partition("What does not work")[0]
+    text = PAGE.read_text(encoding="utf-8").partition("## What works with which")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     backbones = [cell.strip() for cell in lines[0][1:]]
     return [

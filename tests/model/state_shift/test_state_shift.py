@@ -108,9 +108,14 @@ def test_a_modality_is_read_as_an_anndata(kind, tmp_path):
     other.train(3, **QUICK)
     for name in KINDS:
         expected = model.get_latent_representation(kind=name)
-        np.testing.assert_array_equal(other.get_latent_representation(kind=name), expected)
-        np.testing.assert_array_equal(other.get_latent_representation(mdata, [3, 1], kind=name), expected[[3, 1]])
-    pd.testing.assert_frame_equal(other.shift_composition("type"), model.shift_composition("type", cells))
+        # two trainings, which some processors round differently
+        np.testing.assert_allclose(other.get_latent_representation(kind=name), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            other.get_latent_representation(mdata, [3, 1], kind=name), expected[[3, 1]], atol=1e-5
+        )
+    pd.testing.assert_frame_equal(
+        other.shift_composition("type"), model.shift_composition("type", cells), rtol=1e-4, atol=1e-5
+    )
     other.save(tmp_path / "model")
     attached = StateShift.load(tmp_path / "model", mdata)
     assert same(attached, model, cells)
