@@ -44,6 +44,7 @@ def make_witness(file: Path, poisoned: bool):
 
         def on_train_start(self, trainer, plan):
             self.note(plan, "start")
+            time.sleep(float(os.environ.get("TRIAL_SECONDS", "0")))
 
         def on_validation_end(self, trainer, plan):
             name = Path(ray_tune.get_context().get_trial_dir()).name
@@ -150,10 +151,14 @@ def test_a_killed_search_goes_on_and_repeats_the_other(cluster, found, toys, tmp
     """A driver of its own starts Ray by itself, and is killed when half of its trials are done."""
     folder, notes = tmp_path / "killed", tmp_path / "killed.log"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["TRIAL_SECONDS"] = (
+        "3"  # so that what ended is on the disk, which takes a second, before the last ones end
+    )
     driver = subprocess.Popen([sys.executable, __file__, str(folder)], env=environment, stderr=subprocess.DEVNULL)
     try:
         while driver.poll() is None and (not notes.exists() or notes.read_text().count("end") < 3):
             time.sleep(0.1)
+        time.sleep(1.5)
         assert driver.poll() is None
     finally:
         driver.kill()
