@@ -215,7 +215,7 @@ def _can_resume(trials: Path) -> bool:
 def _disk_was_full(trials: Path) -> bool:
     """Whether any trial failed for that."""
     errors = [path.read_text(errors="replace") for path in trials.glob("*/error.txt")]
-    return any(not text or any(os.strerror(number) in text for number in _FULL) for text in errors)
+    return any(not text or _says_full(text) for text in errors)
 
 
 def cause_of(error: Exception | None) -> Exception | None:
@@ -224,9 +224,11 @@ def cause_of(error: Exception | None) -> Exception | None:
 
 
 def _is_full_disk(error: Exception | None) -> bool:
-    return isinstance(error, OSError) and (
-        error.errno in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
-    )
+    return isinstance(error, OSError) and (error.errno in _FULL or _says_full(str(error)))
+
+
+def _says_full(text: str) -> bool:
+    return any(os.strerror(number) in text for number in _FULL)
 
 
 def ended(result: Result) -> bool:
