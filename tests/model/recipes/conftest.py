@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from scgeneformer import evaluation
 from scgeneformer.model import CellClassifier, Geneformer
@@ -24,6 +25,19 @@ def save_as_before_heads(model, folder, attributes):
     for name in attributes:
         del content["state"][name]
     path.write_text(json.dumps(content))
+
+
+def balanced_loss(task, scores: np.ndarray, codes: np.ndarray) -> float:
+    """Mean over classes of the mean negative log-likelihood of their items, after the best temperature and offsets, by SLSQP without gradients."""
+    scores = scores.astype(np.float64)
+
+    def loss(x: np.ndarray) -> float:
+        log_proba = task.log_proba(torch.from_numpy(x[0] * scores + x[1:])).numpy()
+        return float(np.mean([-log_proba[codes == code, code].mean() for code in np.unique(codes)]))
+
+    slope = (0.2, 1.0) if task.kind == "categorical" else (1.0, 1.0)
+    bounds = [slope, *[(None, None)] * scores.shape[1]]
+    return minimize(loss, np.eye(len(bounds))[0], method="SLSQP", bounds=bounds, options={"ftol": 1e-12}).fun
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from scgeneformer import evaluation
 from scgeneformer.evaluation._linear import STRENGTHS
 from scgeneformer.model import GeneClassifier
 from scgeneformer.model._baselines import expression_features
+from scgeneformer.model.data._cell_labels import CellTask
 
-from .conftest import save_as_before_heads
+from .conftest import balanced_loss, save_as_before_heads
 from .test_recipes import Fail, PowerFailure
 
 TOKENS = "geneformer_tokens"
@@ -82,10 +83,7 @@ def mean_states(model, tokens: np.ndarray) -> np.ndarray:
     return (sums / counts[:, None])[model._classes.tokens]
 
 
-def balanced(proba: np.ndarray, codes: np.ndarray) -> float:
-    """Mean over classes of the mean negative log-likelihood of their genes."""
-    own = proba[np.arange(len(codes)), codes]
-    return float(pd.Series(-np.log(own)).groupby(codes).mean().mean())
+CLASSES = CellTask("class", "categorical", ("early", "late"))
 
 
 @pytest.mark.parametrize("max_cells", [None, 40])
@@ -126,7 +124,8 @@ def test_the_criterion_is_never_above_the_probes(make, short, rng, kwargs):
     genes = model.genes.iloc[SPLIT.validation]
     told = model.predict_genes(genes=genes.index)
     codes = model._classes.codes[SPLIT.validation]
-    found = balanced(told[["early", "late"]].to_numpy(), codes)
+    scores = model.temperature_ * np.log(told[["early", "late"]].to_numpy())
+    found = balanced_loss(CLASSES, scores, codes)
     assert table.loc[selected.kept, "criterion"] == pytest.approx(found, rel=1e-4)
     assert table.loc[selected.kept, "auc"] == pytest.approx(roc_auc_score(codes, told["late"]))
     runs = table.loc[["B"]]
@@ -155,9 +154,7 @@ def test_the_expression_level_is_a_regression_by_hand(make, cells, short):
     scores = evaluation.classification(codes[held_out], proba, ["early", "late"]).scores
     row = model.selected.table.loc["expression level"]
     np.testing.assert_allclose(row[["accuracy", "macro_f1", "auc"]], scores[["accuracy", "macro_f1", "auc"]])
-    logs = np.log(proba) / evaluation.temperature(np.log(proba), codes[held_out])
-    calibrated = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
-    assert row["criterion"] == pytest.approx(balanced(calibrated, codes[held_out]), rel=1e-4)
+    assert row["criterion"] == pytest.approx(balanced_loss(CLASSES, np.log(proba), codes[held_out]), rel=1e-4)
     difference = row["criterion"] - model.selected.table.loc["probe", "criterion"]
     assert row["difference"] == pytest.approx(difference)
 

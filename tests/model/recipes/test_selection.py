@@ -13,15 +13,15 @@ from scgeneformer.model import CellClassifier
 from scgeneformer.model.data._cell_labels import CellTask
 from scgeneformer.model.recipes._selection import Judge, Selection
 
+from .conftest import balanced_loss
 
-def class_balanced(model, task: str, cells: np.ndarray) -> float:
-    """Mean over classes of the mean negative log-likelihood of their cells, by what the model predicts."""
-    target = model.task(task)
-    labels = model.labels()[cells, model.tasks.index(target)]
-    proba = model.predict(indices=cells, soft=True, task=task).to_numpy()
+
+def scored(model, name: str, cells: np.ndarray) -> tuple[CellTask, np.ndarray, np.ndarray]:
+    """A column, the scores of its labelled cells, and their codes."""
+    task = model.task(name)
+    labels = model.labels()[cells, model.tasks.index(task)]
     known = ~np.isnan(labels)
-    own = proba[known, labels[known].astype(int)]
-    return float(pd.Series(-np.log(own)).groupby(labels[known]).mean().mean())
+    return task, model.scores(indices=cells[known], task=name), labels[known].astype(int)
 
 
 @pytest.mark.parametrize("labels", ["half", "type", ["half", "dose"]])
@@ -36,7 +36,7 @@ def test_the_criterion_is_never_above_the_probes(make, short, labels, rng, kwarg
     table = selected.table
     assert table.loc[selected.kept, "criterion"] <= table.loc["probe", "criterion"]
     names = [task.name for task in model.tasks]
-    found = np.mean([class_balanced(model, name, model.split.validation) for name in names])
+    found = np.mean([balanced_loss(*scored(model, name, model.split.validation)) for name in names])
     assert table.loc[selected.kept, "criterion"] == pytest.approx(found, rel=1e-4)
     assert list(table.index) == ["probe", "B" if labels == "half" else "A"]  # of two classes, or of four
     runs = table.drop(index="probe")
@@ -134,6 +134,28 @@ def test_frozen_layers_stay_where_they_are(make, short):
     assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["categorical", "ordinal"])
+def test_it_does_not_matter_how_frequent_a_classifier_takes_its_classes_to_be(kind):
+    """A regression on all items and one on items weighted to balanced classes differ in their offset: neither is a better classifier."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.15).astype(float)
+    features = rng.normal(size=(400, 3)) + 0.5 * labels[:, None]
+    task = CellTask("a", kind, ("other", "rare"))
+    judge = Judge([task], labels[:, None], {"a": 1.0}, (50, 3))
+    of_weights = [
+        evaluation.fit_logistic(features, labels.astype(int), strength=1.0, weights=weights)(features)
+        for weights in (None, np.where(labels == 1, 1 / 0.15, 1 / 0.85))
+    ]
+    plain, balanced = (scores if kind == "categorical" else scores[:, 1:] - scores[:, :1] for scores in of_weights)
+    found = [judge.losses(scores) for scores in (plain, balanced, plain + 1.5 * np.arange(plain.shape[1]), plain - 2.0)]
+    assert judge.criterion(found[1]) == pytest.approx(judge.criterion(found[0]), rel=0.01)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-4)
+    np.testing.assert_allclose(found[3], found[0], atol=1e-4)
+    classes = [np.flatnonzero(labels == code) for code in (0, 1)]
+    uncalibrated = -task.log_proba(torch.from_numpy(plain)).numpy()[np.arange(400), labels.astype(int)]
+    assert judge.criterion(found[0]) < np.mean([uncalibrated[items].mean() for items in classes]) - 0.2
+
+
 def test_standard_errors_are_those_of_paired_differences_within_classes():
     rng = np.random.default_rng(0)
     labels = np.repeat([0.0, 1.0, 2.0], [10, 20, 50])[:, None]
@@ -149,12 +171,12 @@ def test_standard_errors_are_those_of_paired_differences_within_classes():
 
 
 def test_surer_than_the_cells_allow_is_calibrated_before_it_is_judged():
-    """Scores a hundred times too large cost what they cost after the best temperature, but never less than without one."""
+    """Scores that are far too large cost what they cost after the best temperature, but never less than without one."""
     labels = np.repeat([0.0, 1.0], 50)[:, None]
     judge = Judge([CellTask("a", "categorical", ("x", "y"))], labels, {"a": 1.0}, (50, 3))
     scores = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
     scores[np.arange(100), labels[:, 0].astype(int)] += 2
-    once, twice = (judge.criterion(judge.losses(factor * scores)) for factor in (4, 8))
+    once, twice = (judge.criterion(judge.losses(factor * scores)) for factor in (8, 16))
     assert twice == pytest.approx(once, rel=1e-4)
     perfect = 5 * np.eye(2, dtype=np.float32)[labels[:, 0].astype(int)]
     assert judge.criterion(judge.losses(perfect)) == pytest.approx(np.log1p(np.exp(-5.0)))

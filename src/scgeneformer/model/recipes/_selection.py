@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import minimize
 
-from scgeneformer import evaluation
+from scgeneformer.evaluation._reliability import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scgeneformer.model.data._cell_labels import CellTask
 
 PROBE = "probe"
+MOST_OFFSET = 10.0  # of a class without validation items, whose offset has no minimum
 COLUMNS = ("learning_rate", "steps", "criterion", "difference", "standard_error")
 
 
@@ -75,9 +77,9 @@ class Selection:
 class Judge:
     """Compares classifiers on the same validation cells or genes.
 
-    The criterion is the mean loss after calibration: of classes the mean over classes of the negative log-likelihood of their items, since rare
-    classes count as much as others in what is reported; of numbers half the squared error. It is a mean over tasks, with their weights in
-    the loss.
+    The criterion is the mean loss after calibration (:func:`_balanced`): of classes the mean over classes of the negative log-likelihood of their
+    items, since rare classes count as much as others in what is reported; of numbers half the squared error. It is a mean over tasks, with
+    their weights in the loss.
 
     Parameters
     ----------
@@ -151,12 +153,38 @@ class Judge:
 
 
 def _losses(task: CellTask, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    scores = scores.astype(np.float64)
     if task.kind == "continuous":
-        return 0.5 * (scores[:, 0].astype(np.float64) - labels) ** 2
+        return 0.5 * (scores[:, 0] - labels) ** 2
     codes = labels.astype(np.int64)
-    temperature = evaluation.temperature(scores, codes) if task.kind == "categorical" else 1.0
-    log_proba = task.log_proba(torch.from_numpy(scores.astype(np.float64) / temperature)).numpy()
+    log_proba = task.log_proba(torch.from_numpy(_balanced(task, scores, codes))).numpy()
     return -log_proba[np.arange(len(codes)), codes]
+
+
+def _balanced(task: CellTask, scores: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Scores divided by a temperature, with an offset for each output, which together minimise the class-balanced loss of these items.
+
+    Without the offsets this loss would prefer a classifier trained with balanced classes, such as a run from a shrunk probe, to an equally good
+    one that knows that its classes are not equally frequent. The problem is convex in the offsets and the inverse temperature, which is
+    between 1/5 and 1 as in :func:`scgeneformer.evaluation.temperature`, and 1 for ordered categories.
+    """
+    values, truth = torch.from_numpy(scores), torch.from_numpy(codes)
+    weights = torch.from_numpy(1.0 / np.bincount(codes)[codes] / len(np.unique(codes)))
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        x = torch.from_numpy(parameters).requires_grad_()
+        log_proba = task.log_proba(x[0] * values + x[1:])
+        balanced = -(weights * log_proba.gather(1, truth[:, None])[:, 0]).sum()
+        (gradient,) = torch.autograd.grad(balanced, x)
+        return float(balanced), gradient.numpy()
+
+    inverse = (1 / LARGEST, 1.0) if task.kind == "categorical" else (1.0, 1.0)
+    bounds = [inverse, *[(-MOST_OFFSET, MOST_OFFSET)] * scores.shape[1]]
+    start = np.concatenate([[1.0], np.zeros(scores.shape[1])])
+    best = minimize(
+        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000}
+    )
+    return best.x[0] * scores + best.x[1:]
 
 
 def reason_of(kept: str, table: pd.DataFrame, where: str) -> str:
