@@ -34,24 +34,55 @@ from sklearn.preprocessing import StandardScaler
 
 import scgeneformer as sg
 
-TRAINING_SETS = (
+BLOOD = (
     "pbmc_facs_zheng/pbmc_facs_train.h5ad",
     "pbmc_facs_zheng/pbmc_facs_test.h5ad",
     "pbmc3k_clustifyr/pbmc3k.h5ad",
     "pbmc5k_citeseq/pbmc_5k_protein_v3.h5ad",
 )
+TISSUES = (
+    *BLOOD,
+    "pbmc_eccite_citefuse/pbmc_eccite500.h5ad",
+    "pbmc_frozen_donorA/pbmc_frozen_donorA.h5ad",
+    "pbmc_1k_v2/pbmc_1k_v2.h5ad",
+    "covid_pbmc_gse149689/fold1_normal5_covid16.h5ad",
+    "covid_pbmc_gse149689/fold2_normal14_covid15.h5ad",
+    "covid_pbmc_gse149689/fold3_covid1_covid17.h5ad",
+    "ipsc_cardiac_scgps/ipsc_cardiac_day2_day5.h5ad",
+    "celllines_li_h1esc/hesc_h1_imr90_k562.h5ad",
+    "celllines_li_h1esc/gm12878_a549_hct116_h1437.h5ad",
+    "hesc_benGRN/hesc_snareseq_chen.h5ad",
+    "hesc_benGRN/embryo_sccat_liu.h5ad",
+    "fetal_pancreas_cimseq/fetal_pancreas.h5ad",
+    "fetal_pancreas_cimseq/sorted_cell_lines.h5ad",
+    "tnbc_copykat/tnbc_copykat302.h5ad",
+    "thyroid_atc2_numbat/thyroid_atc2.h5ad",
+)
 JUDGED_ON = "pbmc_garnett800/pbmc_garnett800.h5ad"
+TRAINING_SETS = {"blood": BLOOD, "tissues": TISSUES}
+NAMES = {"blood": "PBMC-mini", "tissues": "Tissues-mini"}
+HELD_OUT = {
+    "blood": [JUDGED_ON, "kang_ifnb_scgen", "kang_ifnb_muscat", "scanpy.datasets.pbmc68k_reduced"],
+    "tissues": [
+        JUDGED_ON,
+        "kang_ifnb_scgen",
+        "kang_ifnb_muscat",
+        "pancreas_baron_h1",
+        "mixology_celllines",
+        "scanpy.datasets.pbmc68k_reduced",
+    ],
+}
 SIZES = {"n_layers": 4, "width": 128, "n_heads": 4, "feed_forward": 256}
 PER_EPOCH = ("train_loss", "validation_loss", "validation_accuracy")
 MOST_BYTES = 8_000_000
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 
 
-def read_sets(data: Path) -> dict[str, ad.AnnData]:
+def read_sets(data: Path, names: tuple[str, ...], min_genes: int) -> dict[str, ad.AnnData]:
     """The training sets, without judged cells, with an Ensembl id for every gene that has one in any set."""
-    sets = {name: ad.read_h5ad(data / name) for name in TRAINING_SETS}
+    sets = {name: read_set(data / name, min_genes) for name in names}
     judged = ad.read_h5ad(data / JUDGED_ON)
-    for name in TRAINING_SETS:
+    for name in names:
         same = same_cells(sets[name], judged)
         print(f"{name}: {int(same.sum())} of {len(same)} cells are in {JUDGED_ON} and are removed")
         sets[name] = sets[name][~same].copy()
@@ -74,6 +105,15 @@ def read_sets(data: Path) -> dict[str, ad.AnnData]:
             f"{name}: {adata.n_obs} cells, {kept.sum()} of {len(kept)} genes have an Ensembl id ({share:.1%} of the counts)"
         )
     return sets
+
+
+def read_set(path: Path, min_genes: int) -> ad.AnnData:
+    """Single cells of one file with at least `min_genes` detected genes; wells known to hold several cells are left out."""
+    adata = ad.read_h5ad(path)
+    chosen = np.asarray((adata.X > 0).sum(1)).ravel() >= min_genes
+    if "well" in adata.obs:
+        chosen &= (adata.obs["well"] == "single cell").to_numpy()
+    return adata[chosen].copy()
 
 
 def same_cells(adata: ad.AnnData, other: ad.AnnData) -> np.ndarray:
@@ -160,7 +200,7 @@ class Clock(Callback):
         if self.limit is not None:
             if steps >= 10:
                 left = max(self.limit - elapsed, 0.0)
-                plan.total_steps = trainer.global_step + max(int(left * steps / elapsed), 1)
+                plan._n_steps = trainer.global_step + max(int(left * steps / elapsed), 1)
             if elapsed >= self.limit:
                 trainer.should_stop = True
         if now - self.said > 30 or steps in (10, 50):
@@ -169,7 +209,7 @@ class Clock(Callback):
             metrics["learning_rate"] = plan.lr_schedulers().get_last_lr()[0]
             rate = f"{self.tokens / elapsed:,.0f} tokens/s"
             print(
-                f"{elapsed / 60:5.1f} min, epoch {trainer.current_epoch}, step {trainer.global_step} of {plan.total_steps}, {rate}",
+                f"{elapsed / 60:5.1f} min, epoch {trainer.current_epoch}, step {trainer.global_step} of {plan._n_steps}, {rate}",
                 metrics,
             )
             sys.stdout.flush()
@@ -202,11 +242,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("build/default"), help="folder for model, checkpoints and metrics"
     )
+    parser.add_argument("--cells", choices=tuple(TRAINING_SETS), default="blood", help="which sets to train on")
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--max-minutes", type=float, help="wall time of the training, the schedule follows the clock")
     limit.add_argument("--max-steps", type=int, help="optimizer steps")
     parser.add_argument(
-        "--max-epochs", type=int, default=60, help="passes over the cells, if neither of the above is given"
+        "--max-epochs", type=int, default=60, help="passes over the cells, if no limit above is reached first"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
@@ -223,6 +264,7 @@ def arguments() -> argparse.Namespace:
         "--precision", default="bf16-mixed", help="of Lightning's trainer; 32-true where the processor lacks bfloat16"
     )
     parser.add_argument("--min-cells", type=int, default=10, help="genes in fewer cells are left out of the vocabulary")
+    parser.add_argument("--min-genes", type=int, default=0, help="cells with fewer detected genes are left out")
     parser.add_argument("--max-length", type=int, default=1024, help="most tokens in a cell")
     parser.add_argument("--validation-size", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -237,10 +279,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    sets = read_sets(args.data)
+    sets = read_sets(args.data, TRAINING_SETS[args.cells], args.min_genes)
     vocabulary = sg.Vocabulary.from_adata(
         list(sets.values()),
-        name="PBMC-mini",
+        name=NAMES[args.cells],
         max_length=args.max_length,
         gene_ids="ensembl_id",
         min_cells=args.min_cells,
@@ -260,7 +302,7 @@ def main() -> None:
     clock = Clock(args.max_minutes)
     started = time.monotonic()
     model.train(
-        max_epochs=args.max_epochs if args.max_minutes is None and args.max_steps is None else -1,
+        max_epochs=args.max_epochs if args.max_minutes is None else 10**6,  # the clock stops it
         max_steps=args.max_steps,
         validation_size=args.validation_size,
         token_budget=args.token_budget,
@@ -282,8 +324,8 @@ def main() -> None:
     record = {
         "recipe": "benchmarks/pretrain_default.py",
         "arguments": {name: value for name, value in vars(args).items() if name not in ("data", "out", "resume")},
-        "data": {name: {"sha256": digest(args.data / name), "cells": sets[name].n_obs} for name in TRAINING_SETS},
-        "held_out": [JUDGED_ON, "kang_ifnb_scgen", "kang_ifnb_muscat", "scanpy.datasets.pbmc68k_reduced"],
+        "data": {name: {"sha256": digest(args.data / name), "cells": sets[name].n_obs} for name in sets},
+        "held_out": HELD_OUT[args.cells],
         "vocabulary": {"name": vocabulary.name, "tokens": len(vocabulary), "hash": vocabulary.hash},
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "steps": int(history["train_loss_step"].index.max()) + 1,
