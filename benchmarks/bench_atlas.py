@@ -1,15 +1,15 @@
-"""An atlas that does not fit into memory: rates and memory of each stage, and what they make of larger ones.
+"""An atlas that does not fit into memory: rate and memory of each stage, and extrapolation to larger atlases.
 
     python benchmarks/bench_atlas.py --folder build/atlas [--cells 1000000] [--embedded 4000] [--screened 200] [--model default] [--out TABLE.md]
 
-Makes `--cells` synthetic cells x 20,000 genes as `bench_stream.py` does, unless the folder has them. Then each stage in a process of its own, on a tenth of
-its cells and on all of them, so that memory which grows with the cells shows:
+Generates `--cells` synthetic cells x 20,000 genes as in `bench_stream.py`, unless the folder contains them. Each stage then runs in its own process, on
+a tenth of its cells and on all of them, to show whether memory grows with the number of cells:
 
 - tokens: counts in zarr, read lazily, to tokens in zarr;
 - embedding: counts in zarr to an embedding in zarr, of the first `--embedded` cells;
 - screen: all deletions in `--screened` cells in memory, towards one of two states.
 
-Seconds are those of the wall clock. Hours for more cells are the rate times the number, on machines like this one; nothing but the number of cells is extrapolated.
+Seconds are wall-clock times. Hours for more cells are extrapolated from the rate by the number of cells alone, for machines like this one.
 A reference of a million cells and its queries are measured by `judge_reference.py --synthetic 1000000`.
 """
 
@@ -34,7 +34,7 @@ from bench_stream import N_GENES, generate
 import scgeneformer as sg
 
 MORE = {"1 million": 10**6, "100 million": 10**8}
-ROWS = 4096  # of a chunk
+ROWS = 4096  # per chunk
 
 
 def read(folder: Path, n_cells: int) -> ad.AnnData:
@@ -73,7 +73,7 @@ STAGES = {"tokens": tokens, "embedding": embedding, "screen": screen}
 
 
 def measure(stage: str, args: argparse.Namespace, n_cells: int) -> tuple[float, float]:
-    """Seconds, and peak memory in GB, of a stage in a process of its own; seconds without what starting takes."""
+    """Seconds (without start-up) and peak memory in GB of a stage in its own process."""
     command = [sys.executable, __file__, "--folder", args.folder, "--model", args.model]
     ran = subprocess.run(
         [*map(str, command), "--stage", stage, "--cells", str(n_cells)], stdout=subprocess.PIPE, check=True
@@ -82,7 +82,7 @@ def measure(stage: str, args: argparse.Namespace, n_cells: int) -> tuple[float, 
 
 
 def run(stage: str, args: argparse.Namespace) -> None:
-    """Run a stage, once on few cells to start with, and print what it took."""
+    """Run a stage, first on a few cells as a warm-up, and print its time and peak memory."""
     warnings.filterwarnings("ignore")
     sg.settings.progress = False
     STAGES[stage](args.folder, 16, args.model)
@@ -112,7 +112,7 @@ def main() -> None:
         ids = np.r_[own.ids, others]
         generate(atlas, args.cells, sg.Vocabulary("genes", ids, np.ones(len(ids)), own.max_length))
     lines = [
-        f"| stage | cells | seconds | cells/s | peak memory of a tenth, of all | {' | '.join(f'{n}, hours' for n in MORE)} |"
+        f"| stage | cells | seconds | cells/s | peak memory for a tenth, for all | {' | '.join(f'{n}, hours' for n in MORE)} |"
     ]
     lines.append("|" + "---|" * (5 + len(MORE)))
     for stage, n_cells in zip(STAGES, (args.cells, args.embedded, args.screened), strict=True):

@@ -1,10 +1,11 @@
-"""Cells per second of embedding with each backbone, and which share of the rate of matrix products that is.
+"""Cells embedded per second with each backbone, and the share of the rate of matrix products that this uses.
 
     python benchmarks/bench_backbones.py [--only V1-10M ...] [--cells 8] [--runs 3] [--threads 2]
 
-Shapes are the published ones and weights random, on which speed does not depend. Cells are the recorded PBMC where the shared folder is there, else random ones
-of their lengths; the values that CellFM reads are random. All run as `engine.embed` runs them, at the layer of their kind. Counted are the multiplications and additions that the states need, in a decoder those of pairs that see each other; the share is that
-of the rate of a square product of 2,048 in the same precision, which is measured in turn with the models.
+Shapes are the published ones and weights are random, which does not affect speed. Cells are the recorded PBMC if the shared folder is available, else random
+cells of the same lengths; the values that CellFM reads are random. All run as in `engine.embed`, at the layer of their kind. Operations are the multiplications and
+additions needed for the states; for a decoder, only pairs in which one token attends to the other. The share is relative to the rate of a square product of 2,048 in
+the same precision, measured alternately with the models.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CELLFM = nn.CellFMConfig(vocab_size=27_858, n_layers=2, width=1536, n_heads=48, 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model to measure: what makes it, the cells that it reads, the work that they need, and how it runs in a precision."""
+    """A model to measure: its constructor, its input cells, the operations they need, and how it runs in a precision."""
 
     make: Callable[[], torch.nn.Module]
     tokens: Callable[[int], np.ndarray]
@@ -61,7 +62,7 @@ def bert(name: str) -> Entry:
 def llama_flops(lengths: np.ndarray) -> float:
     heads, kv_heads = LLAMA.n_heads * LLAMA.head_width, LLAMA.n_kv_heads * LLAMA.head_width
     projections = 2 * LLAMA.width * (2 * heads + 2 * kv_heads + 3 * LLAMA.feed_forward)
-    of_pairs = 4 * heads * (lengths + 1) / 2  # those before it and itself
+    of_pairs = 4 * heads * (lengths + 1) / 2  # the tokens before it and itself
     return float((LLAMA.n_layers * (projections + of_pairs) * lengths).sum())
 
 
@@ -73,7 +74,7 @@ def cellfm_flops(lengths: np.ndarray) -> float:
 
 
 def with_random_values(n: int) -> np.ndarray:
-    """Cells as CellFM reads them: its token, the genes of ranked cells, and values."""
+    """Cells as CellFM reads them: its special token, the genes of ranked cells, and random values."""
     tokens = cells("V2-104M", n)
     genes = np.zeros((n, CELLFM.max_length), dtype=np.uint16)
     for out, row in zip(genes, tokens, strict=True):

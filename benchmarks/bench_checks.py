@@ -1,8 +1,8 @@
-"""What checking inputs costs: ``python benchmarks/bench_checks.py``.
+"""Cost of checking inputs: ``python benchmarks/bench_checks.py``.
 
-Indices of a matrix are checked within the kernel that inspects it: that kernel is compiled once more without the check, and both are timed
-in turns on the same cells (`bench_tokenize.py`), beside the whole of tokenizing. Tokens are checked when a model reads them: beside
-embedding the same cells with the bundled model, which is the fastest there is. All times are processor times on one thread, medians.
+The indices of a matrix are checked in the kernel that inspects it. A second version of the kernel is compiled without the check, and both are
+timed alternately on the same cells (`bench_tokenize.py`), and compared with the time of tokenizing as a whole. Tokens are checked when a model reads them;
+this is compared with embedding the same cells with the bundled model, the fastest one. All times are medians of processor times on one thread.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CHECK = """            if j >= n_columns:
 
 
 def without_check() -> Callable:
-    """The kernel as it would be without its check."""
+    """The kernel without its check."""
     source = inspect.getsource(_kernels.inspect_rows.py_func)
     if CHECK not in source:
-        msg = "The check in `inspect_rows` reads differently now: bring CHECK up to date."
+        msg = "The check in `inspect_rows` has changed: update CHECK."
         raise RuntimeError(msg)
     source = source.replace(CHECK, "").replace("@njit(nogil=True, cache=True)\n", "")
     names: dict = {}
@@ -83,7 +83,7 @@ def main() -> None:
                 times[key].append(processor_time(inspect_all, kernel, adata, token_id))
             times["all"].append(processor_time(encode, adata.X, token_id, own))
             times["looks"].append(processor_time(look_at_all, adata))
-            if run == 0:  # compiles
+            if run == 0:  # the first run compiles
                 times = {key: [] for key in times}
         check = statistics.median(a - b for a, b in zip(times["with"], times["without"], strict=True))
         whole = statistics.median(times["all"])

@@ -1,9 +1,9 @@
-"""Deletions on a Dask cluster of this machine beside the same in one process, taking turns: speed, overhead of a part, and whether bytes are equal.
+"""Deletions on a Dask cluster on this machine compared with one process, alternately: speed, overhead per part, and whether results are identical bytes.
 
     python benchmarks/bench_cluster.py --workers 2 --threads 2 --cells 24 --runs 3
 
-One process computes with ``--threads``, each worker with its share of them. The overhead of a part is the time of a part that computes nothing and is otherwise
-sent, received and counted as any other.
+The one process computes with ``--threads``, each worker with its share of them. The overhead per part is the time of a part that computes nothing but is
+sent, received and counted like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scgeneformer.engine.perturb import Perturbation
 
 
 def make_cells(pretrained: sg.hub.Pretrained, n_cells: int, n_genes: int) -> np.ndarray:
-    """Tokens of cells of random genes, between half and all of `n_genes`."""
+    """Tokens of cells with random genes, between half of `n_genes` and all of them per cell."""
     rng, vocabulary = np.random.default_rng(0), pretrained.vocabulary
     tokens = np.zeros((n_cells, vocabulary.max_length), np.uint16)
     for row, n in zip(tokens, rng.integers(n_genes // 2, n_genes, n_cells), strict=True):
@@ -45,7 +45,7 @@ def delete_all(pretrained: sg.hub.Pretrained, tokens: np.ndarray) -> tuple[float
 
 
 def nothing(_: object, cells: np.ndarray) -> dict[str, np.ndarray]:
-    """Arrays like those of a part."""
+    """Arrays of the same shape as those of a part."""
     return {"cells": np.zeros(2048, np.int32), "what": np.zeros(2048, np.int32), "values": np.zeros((2048, 2))}
 
 
@@ -53,11 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="default")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="of all workers together, and of the one process")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="number of threads of all workers together, and of the one process"
+    )
     parser.add_argument("--cells", type=int, default=24)
     parser.add_argument("--genes", type=int, default=600)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--part", type=int, default=2048, help="deletions in a part")
+    parser.add_argument("--part", type=int, default=2048, help="number of deletions per part")
     options = parser.parse_args()
     engine.perturb._run.PART_SIZE["exact"] = options.part
     torch.set_num_threads(options.threads)
@@ -67,7 +69,7 @@ def main() -> None:
     digests, per_thread = set(), max(options.threads // options.workers, 1)
     with LocalCluster(n_workers=options.workers, threads_per_worker=per_thread, dashboard_address=":0") as cluster:
         with Client(cluster):
-            delete_all(pretrained, tokens[: options.workers])  # workers import
+            delete_all(pretrained, tokens[: options.workers])  # makes the workers import
         delete_all(pretrained, tokens[:1])
         for _ in range(options.runs):
             for where in seconds:

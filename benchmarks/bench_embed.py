@@ -1,11 +1,11 @@
-"""Cells per second of embedding, beside the way the official tool computes them, in one run on one machine.
+"""Cells embedded per second, compared with the computation of the official tool, in one run on one machine.
 
     python benchmarks/bench_embed.py [--model V1-10M|V2-104M] [--cells 100] [--runs 3] [--memory]
 
-The cells are the recorded PBMC where the shared folder is there, else random ones of the same lengths' range. The weights are random in
-the published shape: speed does not depend on them. "As official" is `transformers`' BertForMaskedLM with all hidden states and batches
-of ten padded cells, sorted by length, which is what the official tool runs. All are measured in turn, so that they share whatever else
-the machine does, with the rate of plain matrix products beside them. ``--memory`` compares peak memory with 1 and 4 times the cells.
+The cells are the recorded PBMC if the shared folder is available, else random cells of the same range of lengths. The weights are random in
+the published shape, which does not affect speed. "As official" is `transformers`' BertForMaskedLM with all hidden states and batches
+of ten padded cells, sorted by length, as in the official tool. All variants are measured alternately, so that they share the load of the
+machine, together with the rate of plain matrix products. ``--memory`` compares peak memory for 1 and 4 times the cells.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def matrix_rate(dtype: torch.dtype, size: int = 2048, device: str | torch.device
 
 
 def timed(call) -> float:
-    """Seconds that `call` takes, with what it started on a GPU."""
+    """Seconds that `call` takes, including its work on a GPU."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     start = time.perf_counter()
@@ -107,7 +107,7 @@ def embed_only(model: str, n: int) -> None:
     engine.embed(nn.Encoder(SHAPES[model]), cells(model, n), pooling=pooling, n_special=n_special)
     status = Path(
         "/proc/self/status"
-    ).read_text()  # Linux; getrusage would count what the parent process had at the fork
+    ).read_text()  # Linux; getrusage would include the memory of the parent process at the fork
     print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
 
 
@@ -134,7 +134,7 @@ def main() -> None:
         f"{args.model} shape, {args.cells} cells, mean length {lengths.mean():.0f}, second-to-last layer, pooling {pooling}"
     )
 
-    with tempfile.TemporaryDirectory() as folder:  # both get the same weights
+    with tempfile.TemporaryDirectory() as folder:  # both have the same weights
         nn.save_checkpoint(folder, masked_gene_model)
         theirs = BertForMaskedLM.from_pretrained(folder).eval()
     encoder = masked_gene_model.encoder
@@ -159,14 +159,14 @@ def main() -> None:
         product = np.median(rates[name if name in rates else "float32"])
         print(
             f"{name:12} median {rate:6.2f} cells/s (best {args.cells / min(measured):.2f}), {rate / official:.2f} times as official; "
-            f"matrix products here {product:.0f} GFLOP/s, of which {needed / np.median(measured) / product:.0%}"
+            f"{needed / np.median(measured) / product:.0%} of the rate of matrix products here, {product:.0f} GFLOP/s"
         )
     if args.model in OFFICIAL:
         print(f"recorded official run: {OFFICIAL[args.model]} cells/s with products at 190 GFLOP/s")
     exact, rough = answers["float32"], answers["bfloat16"]
     cosine = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
     print(
-        f"bfloat16 against float32: largest difference {np.abs(exact - rough).max():.1e}, least cosine {cosine.min():.6f}"
+        f"bfloat16 against float32: largest difference {np.abs(exact - rough).max():.1e}, minimum cosine {cosine.min():.6f}"
     )
     if pooling == "mean":
         print(f"float32 against as official: largest difference {np.abs(exact - answers['as official']).max():.1e}")

@@ -1,10 +1,10 @@
-"""Exact deletions per second, beside the way the official tool computes them, in one run on one machine.
+"""Exact deletions per second, compared with the computation of the official tool, in one run on one machine.
 
     python benchmarks/bench_perturb.py [--lengths 519 1139 2048] [--genes 40] [--runs 3] [--model V1-10M|V2-104M]
 
-Deletes genes of one cell, one at a time, and compares with the original (V1: mean over genes of the per-gene cosine, V2: <cls>). Weights and
-cells are random in the published shapes: speed does not depend on them. "As official" is `transformers`' BertForMaskedLM with all hidden
-states, ten edited rows at a time, and the same comparison. Its recorded rates are of the official package on 2 cores.
+Deletes the genes of one cell, one at a time, and compares each edited cell with the original (V1: mean over genes of the per-gene cosine, V2: <cls>). Weights
+and cells are random in the published shapes, which does not affect speed. "As official" is `transformers`' BertForMaskedLM with all hidden
+states, ten edited rows at a time, and the same comparison. The recorded rates are those of the official package on 2 cores.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     torch.manual_seed(0)
     config, (pooling, n_special) = SHAPES[args.model], POOLING[args.model]
     network = nn.MaskedGeneModel(config).eval()
-    with tempfile.TemporaryDirectory() as folder:  # both get the same weights
+    with tempfile.TemporaryDirectory() as folder:  # both have the same weights
         nn.save_checkpoint(folder, network)
         theirs = BertForMaskedLM.from_pretrained(folder).eval()
     print(f"{processor()}, {args.threads} threads, {args.model} shape, medians of {args.runs} runs")

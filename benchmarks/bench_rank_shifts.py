@@ -1,8 +1,8 @@
-"""Seconds of ranking genes by their shifts, for each test: ``python benchmarks/bench_rank_shifts.py``.
+"""Seconds to rank genes by their shifts, for each test: ``python benchmarks/bench_rank_shifts.py``.
 
-5,000 synthetic cells, 20,000 genes, 1,000 genes tested in each cell, three end states: 5 million shifts a state. Official Geneformer took 98 s
-for 1,500 genes x 2 states on one core (its ``goal_state_shift``), most of it in sorting the pool again for each gene. Processor time is that of
-all threads together.
+5,000 synthetic cells, 20,000 genes, 1,000 genes tested in each cell, three end states: 5 million shifts per state. Official Geneformer took 98 s
+for 1,500 genes x 2 states on one core (its ``goal_state_shift``), mostly for sorting the pool again for each gene. Processor time is the
+sum over all threads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import scgeneformer as sg
 
 
 def shifts(n_obs: int, n_vars: int, tested: int, states: list[str]) -> AnnData:
-    """How often genes are found differs; tokens are in the order of how often; `pair` holds pairs with gene 0, in every cell."""
+    """Genes differ in their frequency, and tokens are ordered by it; `pair` has pairs with gene 0, which every cell expresses."""
     rng = np.random.default_rng(0)
     frequency = np.cumsum(rng.lognormal(0, 1.5, n_vars))
     rows = []
@@ -53,7 +53,7 @@ def shifts(n_obs: int, n_vars: int, tested: int, states: list[str]) -> AnnData:
     return adata
 
 
-CALLS = {  # options and whether there are goal states
+CALLS = {  # options, and whether there are goal states
     "rank_sum": ({}, True),
     "rank_sum, official": ({"compat": "official"}, True),
     "donors": ({"test": "donors", "donor": "donor"}, True),

@@ -1,14 +1,14 @@
-"""Estimates of the screen beside exact values: agreement and speed, per cell, kind and tolerance of the curve of moves.
+"""Estimates of the screen compared with exact values: agreement and speed, by cell, kind and tolerance of the curve of moves.
 
     python benchmarks/bench_screen.py --model default --data kang --cells 4 --out build/screen
     python benchmarks/bench_screen.py --model build/shapes/v1 --data corpus --cells 3 --genes 300 --out build/screen
     python benchmarks/bench_screen.py --figure --out build/screen
     python benchmarks/bench_screen.py --memory 10000
 
-Models of the published shapes come from ``train_shapes.py``. Exact values are kept in ``--out``, so that a second call takes no time for
-them. Goal states: two cell types that are not the cell's own (Kang), or the other two of three clusters of embeddings (sets without labels).
-Agreement is over all tested genes of one cell and one goal state: rank and linear correlation, slope of estimate on exact value, and
-how many of the 50 largest exact changes are among the 100 largest estimates (of a sample of n genes: n / 10 and n / 5, if that is less).
+Models of the published shapes come from ``train_shapes.py``. Exact values are kept in ``--out``, so a second call does not compute them again.
+Goal states: two cell types other than the cell's own (Kang), or the other two of three clusters of embeddings (data without labels).
+Agreement is over all tested genes of one cell and one goal state: rank and linear correlation, slope of the estimate on the exact value, and
+how many of the 50 largest exact changes are among the 100 largest estimates (for a sample of n genes: n / 10 and n / 5, if that is less).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sklearn.cluster import KMeans
 import scgeneformer as sg
 from scgeneformer import engine
 
-TIMED = 4  # exact perturbations that are timed beside the estimates; an embedding of the original is among it
+TIMED = 4  # number of exact perturbations to time; includes an embedding of the original
 KINDS = ("delete", "overexpress", "inhibit", "activate", "absent")
 
 
@@ -46,14 +46,14 @@ def timed(call) -> float:
 
 
 def read_cells(name: str, pretrained: sg.hub.Pretrained) -> tuple[np.ndarray, np.ndarray | None]:
-    """Tokens, and labels if there are any."""
+    """Tokens, and labels if available."""
     if name == "corpus":
         frame = pd.read_parquet(SHARED / "data" / "genecorpus500" / "genecorpus_500.parquet")
         tokens = np.zeros((len(frame), 2048), np.uint16)
         for row, ids in zip(tokens, frame["input_ids"], strict=True):
             row[: len(ids)] = ids
         return tokens, None
-    if name == "pbmc5k":  # named by symbols, which vocabularies of official files need not know
+    if name == "pbmc5k":  # named by symbols, which a vocabulary from official files may lack
         adata = read_sets(SHARED / "data")["pbmc5k_citeseq/pbmc_5k_protein_v3.h5ad"]
         sg.pp.tokenize(adata, pretrained, gene_ids="ensembl_id")
     else:
@@ -92,7 +92,7 @@ def of_cell(
     *,
     bfloat16: bool = False,
 ) -> tuple[list[dict], dict]:
-    """Agreement for each state and tolerance, and values to draw."""
+    """Agreement for each state and tolerance, and values to plot."""
     encoder, n_special = pretrained.encoder, pretrained.vocabulary.n_special
     tokens = row[row != 0][None]
     rng = np.random.default_rng(0)
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace) -> None:
     if labels is None:
         chosen = rng.choice(len(tokens), min(args.embed, len(tokens)), replace=False)
         tokens, lengths = tokens[chosen], lengths[chosen]
-    else:  # the positions of states need some cells of each
+    else:  # the centroids of states need some cells of each
         chosen = np.concatenate(
             [rng.permutation(np.flatnonzero(labels == label))[: args.embed] for label in np.unique(labels)]
         )
@@ -212,7 +212,7 @@ def measure(args: argparse.Namespace) -> None:
     path.write_text(json.dumps(table, indent=1))
     frame = pd.DataFrame(table)
     columns = ["length", "genes", "spearman", "pearson", "slope", "recall", "times"]
-    print(f"{processor()}, {torch.get_num_threads()} threads; medians over cells and states, and the least:")
+    print(f"{processor()}, {torch.get_num_threads()} threads; medians over cells and states, and minima:")
     print(frame.groupby(["kind", "tolerance"], dropna=False)[columns].median().round(4).to_string())
     print(
         frame.groupby(["kind", "tolerance"], dropna=False)[["spearman", "pearson", "recall", "times"]]
@@ -223,7 +223,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def memory(n_cells: int, length: int = 1024) -> None:
-    """Peak memory of a whole call of ``tl.perturb``: random cells of `length` genes, a small random encoder, two states."""
+    """Peak memory of a complete call of ``tl.screen``: random cells of `length` genes, a small random encoder, two states."""
     rng = np.random.default_rng(0)
     n_genes = 20_000
     genes = np.array([f"ENSG{i:011d}" for i in range(n_genes)])
@@ -251,7 +251,7 @@ def memory(n_cells: int, length: int = 1024) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Estimate against exact value, one panel for each model and kind."""
+    """Plot estimates against exact values, one panel for each model and kind."""
     import matplotlib.pyplot as plt
 
     files = sorted(args.out.glob("drawn_*.npz"))
@@ -285,22 +285,22 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--data", choices=("kang", "pbmc5k", "corpus"), default="kang")
     parser.add_argument("--cells", type=int, default=4)
-    parser.add_argument("--quantile", type=float, default=0.75, help="take cells at least as long as this quantile")
+    parser.add_argument("--quantile", type=float, default=0.75, help="use cells at least as long as this quantile")
     parser.add_argument(
-        "--embed", type=int, default=60, help="cells (of each type) that positions of states are made of"
+        "--embed", type=int, default=60, help="number of cells (of each type) for the centroids of states"
     )
-    parser.add_argument("--genes", type=int, default=100_000, help="most genes of a cell that are done exactly")
+    parser.add_argument(
+        "--genes", type=int, default=100_000, help="maximum number of genes per cell to compute exactly"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["delete", "absent"])
-    parser.add_argument("--tolerance", nargs="+", type=float, default=[0.2], help="of the curve of moves")
+    parser.add_argument("--tolerance", nargs="+", type=float, default=[0.2], help="tolerance of the curve of moves")
     parser.add_argument("--pooling", choices=("mean", "cls"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--precision", default="float32", help="of the estimates; what they are compared with is float32"
-    )
-    parser.add_argument("--own", action="store_true", help="measure towards the state that a cell is in")
+    parser.add_argument("--precision", default="float32", help="precision of the estimates; exact values are float32")
+    parser.add_argument("--own", action="store_true", help="measure towards the state of the cell itself")
     parser.add_argument("--bfloat16", action="store_true", help="compare exact values in bfloat16 instead of estimates")
-    parser.add_argument("--memory", type=int, help="measure peak memory with so many cells instead")
-    parser.add_argument("--figure", action="store_true", help="draw what is in --out")
+    parser.add_argument("--memory", type=int, help="measure peak memory with this number of cells instead")
+    parser.add_argument("--figure", action="store_true", help="plot the results in --out")
     parser.add_argument("--out", type=Path, default=Path("build/screen"))
     args = parser.parse_args()
     if args.memory:

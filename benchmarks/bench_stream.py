@@ -1,9 +1,9 @@
-"""Cells per second, and memory, of streaming a corpus from files: ``python benchmarks/bench_stream.py --folder build/corpus``.
+"""Rate and memory of streaming a corpus from files: ``python benchmarks/bench_stream.py --folder build/corpus``.
 
-Makes 1,000,000 synthetic cells x 20,000 genes, 1,000 to 2,000 of them detected, as one zarr store of float32 counts in CSR (about 2.5 GB,
-some minutes), unless the folder has one of that size already. Then one epoch of `Corpus` without a model, with resident memory
-at ten points of it; then, for each ``--shape``, how many tokens per second training consumes here. "Ahead" is how many times faster the
-corpus is read than the model trains; both share the processor in training, where reading goes on in other threads.
+Generates 1,000,000 synthetic cells x 20,000 genes, 1,000 to 2,000 of them detected, as one zarr store of float32 counts in CSR (about 2.5 GB,
+some minutes), unless the folder contains one of that size. Then reads one epoch of `Corpus` without a model, with resident memory
+at ten points. Then, for each ``--shape``, measures how many tokens per second training consumes, and how many times faster the
+corpus is read. During training both share the processor, as other threads read ahead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import scgeneformer as sg
 from scgeneformer.model import Corpus
 
 N_GENES = 20_000
-BLOCK = 4096  # cells that are generated together
+BLOCK = 4096  # cells per generated block
 CHUNK = 2**19  # values
 SHAPES = {
     "default": {"n_layers": 3, "width": 128, "n_heads": 4, "feed_forward": 256},
@@ -35,14 +35,14 @@ SHAPES = {
 
 
 def vocabulary() -> sg.Vocabulary:
-    """Of V1's size: 25,424 genes, cells of at most 2,048 tokens."""
+    """A vocabulary of the size of V1: 25,424 genes, cells of at most 2,048 tokens."""
     ids = ["<pad>", "<mask>", *(f"ENSG{i:011d}" for i in range(25_424))]
     medians = np.random.default_rng(1).lognormal(0.6, 0.8, len(ids))
     return sg.Vocabulary("V1 shape", np.array(ids), medians, 2048)
 
 
 def block(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of values, genes and counts of `n` cells. Genes are drawn by the gaps between them, so that they come sorted."""
+    """Numbers of values, genes and counts of `n` cells. Genes are drawn as gaps between them, so they are sorted."""
     detected = rng.integers(1000, 2001, n)
     gaps = rng.random((n, 2200), dtype=np.float32)
     gaps *= (2 * N_GENES / detected - 1)[:, None].astype(np.float32)
@@ -53,7 +53,7 @@ def block(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def generate(path: Path, n_cells: int, vocabulary: sg.Vocabulary) -> None:
-    """Write the corpus block by block, as `AnnData.write_zarr` lays it out."""
+    """Write the corpus block by block, in the layout of `AnnData.write_zarr`."""
     rng, start = np.random.default_rng(0), time.perf_counter()
     genes = rng.permutation(vocabulary.ids[vocabulary.n_special :])[:N_GENES]
     part = path.with_suffix(".part")
@@ -91,7 +91,7 @@ def resident() -> float:
 
 
 def stream(corpus: Corpus) -> float:
-    """Read one epoch; tokens per second."""
+    """Read one epoch and return tokens per second."""
     loader = corpus.train_dataloader()
     every = max(len(loader) // 10, 1)
     memory, n_cells, n_tokens, n_places = [], 0, 0, 0
@@ -112,7 +112,7 @@ def stream(corpus: Corpus) -> float:
 
 
 class Clock(Callback):
-    """Tokens per second of training, the first steps aside."""
+    """Tokens per second of training, without the first steps."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up, self.n_tokens = warm_up, 0
@@ -126,7 +126,7 @@ class Clock(Callback):
 
 
 def train(corpus: Corpus, shape: str, steps: int) -> float:
-    """Tokens per second of training from the stream itself."""
+    """Tokens per second of training from the stream."""
     torch.manual_seed(0)
     model = sg.model.Geneformer(vocabulary=corpus.vocabulary, dropout=0.0, **SHAPES[shape])
     clock = Clock(warm_up=max(steps // 4, 1))

@@ -1,12 +1,12 @@
-"""Cells per second, and memory, of tokenizing cells in memory: ``python benchmarks/bench_tokenize.py``.
+"""Rate and memory of tokenizing cells in memory: ``python benchmarks/bench_tokenize.py``.
 
 50,000 synthetic cells x 20,000 genes, about 2,000 of them detected, CSR of float32. Official Geneformer took 20 s for cells of this
-shape on two cores (reading and building its data set included): 2,480 cells/s with V1's dictionaries, 2,412 with V2's.
-Uses the official dictionaries where they are (``$SCGENEFORMER_SHARED/geneformer``, by default beside the repository), else vocabularies
-of the same shape. Processor time is that of all threads together. ``--profile`` prints where one run's time goes.
+shape on two cores (including reading, and building its data set): 2,480 cells/s with V1's dictionaries, 2,412 with V2's.
+Uses the official dictionaries if available (``$SCGENEFORMER_SHARED/geneformer``, by default next to the repository), else vocabularies
+of the same shape. Processor time is the sum over all threads. ``--profile`` prints a profile of one run.
 
-``--files`` measures what the official tool measures: a new process reads an h5ad file, ranks, and writes tokens to disk, from its start to its end. The
-official rate is that for 50,000 cells; its start-up weighs more for fewer.
+``--files`` measures the same as the official time: a new process reads an h5ad file, ranks, and writes tokens to disk, timed from start to end. The
+official rate is for 50,000 cells; its start-up weighs more for fewer.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def vocabulary(name: str) -> sg.Vocabulary:
 
 
 def cells(vocabulary: sg.Vocabulary, n_obs: int, n_vars: int, detected: int) -> ad.AnnData:
-    """Genes in any order; how often a gene is seen and how many genes a cell has differ as in real data."""
+    """Cells with genes in random order; gene frequencies and genes per cell vary as in real data."""
     rng = np.random.default_rng(0)
     genes = rng.permutation(vocabulary.ids[vocabulary.n_special :])[:n_vars]
     frequency = np.cumsum(rng.lognormal(0, 1.0, n_vars))
     lengths = np.clip(rng.normal(detected, detected / 4, n_obs), 100, n_vars // 2).astype(int)
     rows = []
-    for n in lengths:  # somewhat more are drawn, since some are drawn twice
+    for n in lengths:  # draw somewhat more, because some are drawn twice
         drawn = np.searchsorted(frequency, rng.random(int(n * 1.2)) * frequency[-1])
         rows.append(np.unique(drawn).astype(np.int32))
     indptr = np.r_[0, np.cumsum([len(row) for row in rows])]
@@ -71,7 +71,7 @@ def cells(vocabulary: sg.Vocabulary, n_obs: int, n_vars: int, detected: int) -> 
 
 
 class Memory(threading.Thread):
-    """Highest resident memory above that at the start, sampled, in MB."""
+    """Peak resident memory above that at the start, sampled, in MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -105,7 +105,7 @@ ad.AnnData(obs=cells.obs, obsm=cells.obsm, uns=cells.uns).write_h5ad(sys.argv[3]
 
 
 def from_file_to_file(adata: ad.AnnData, known: sg.Vocabulary, runs: int) -> tuple[float, float]:
-    """Median seconds, and processor seconds, of a process that reads counts and writes tokens."""
+    """Median seconds and processor seconds of a process that reads counts and writes tokens."""
     seconds, used = [], []
     with tempfile.TemporaryDirectory() as name:
         counts, vocabulary, tokens = (
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--detected", type=int, default=2_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--files", action="store_true", help="from a file to a file, in a new process")
+    parser.add_argument("--files", action="store_true", help="from file to file, in a new process")
     args = parser.parse_args()
     print(f"{processor()}, {n_threads()} threads, Python {platform.python_version()}, NumPy {np.__version__}")
     for name, (*_, official) in SHAPES.items():

@@ -1,19 +1,19 @@
-"""Tokens per second of training, beside Hugging Face's `Trainer` with the same model, cells and tokens per batch.
+"""Tokens per second of training, compared with Hugging Face's `Trainer` with the same model, cells and tokens per batch.
 
     python benchmarks/bench_train.py [--task masked|cells] [--shape default|V1-10M|V2-104M] [--steps 12] [--runs 3]
                                      [--token-budget 8192] [--attention-dropout 0.0]
 
-Needs `pip install accelerate` (for the `Trainer`). Cells are PBMC (Kang control and interferon) where the shared folder is there, else
-random ones of the same lengths. Both sides start from the same weights (random: speed does not depend on them), take batches of
-similar length with on average the same number of tokens, clip gradients and follow a linear schedule with AdamW. Counted are tokens that
-are not padding, in steps after a warm-up, from the end of one step to the end of another. Rows:
+Needs `pip install accelerate` (for the `Trainer`). Cells are PBMC (Kang control and interferon) if the shared folder is available, else
+random cells of the same lengths. Both sides start from the same weights (random, which does not affect speed), use batches of
+similar length with the same mean number of tokens, clip gradients and follow a linear schedule with AdamW. Tokens are counted without
+padding, in steps after a warm-up, from the end of one step to the end of another. Rows:
 
 - "HF as official": float32, batches grouped by length, as official Geneformer trains.
 - "HF bf16": the same with `bf16=True`, which the official tool does not use.
-- "ours float32" and "ours" (`precision="auto"`, bf16 where the processor has instructions for it).
+- "ours float32" and "ours" (`precision="auto"`, bf16 if the processor has instructions for it).
 
-On a GPU the share of its bf16 peak (`--peak`, in TFLOP/s) that training uses is printed too (model FLOP utilisation: multiplications and
-additions of matrix products of the forward pass times three), and peak memory.
+On a GPU the script also prints peak memory, and the share of its bf16 peak (`--peak`, in TFLOP/s) that training uses (model FLOP utilisation: multiplications
+and additions of matrix products of the forward pass times three).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ N_CLASSES = 8
 
 
 def make_cells(shape: str, length: int | None) -> ad.AnnData:
-    """Cells with tokens of a vocabulary of that size."""
+    """Cells with tokens of a vocabulary of the given size."""
     vocab_size, positions = SHAPES[shape][0], SHAPES[shape][-1]
     rng = np.random.default_rng(0)
     path = SHARED / "data" / "kang_ifnb_scgen" / "kang_ifnb_valid.h5ad"
@@ -80,7 +80,7 @@ class Clock:
         self.steps, self.tokens, self.flops = 0, 0, 0.0
 
     def count(self, lengths: np.ndarray, config: nn.EncoderConfig, *, head: float) -> None:
-        """One step is done."""
+        """Count a finished step."""
         self.steps += 1
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -98,7 +98,7 @@ class Clock:
 
 
 def forward_flops(config: nn.EncoderConfig, lengths: np.ndarray, head: float) -> float:
-    """Multiplications and additions of the matrix products of one forward pass; `head` is the share of tokens that get scores."""
+    """Multiplications and additions of the matrix products of one forward pass; `head` is the share of scored tokens."""
     per_token = 2 * config.width * (4 * config.width + 2 * config.feed_forward) + 4 * config.width * lengths
     return float(
         (config.n_layers * per_token * lengths).sum() + head * 2 * config.width * config.vocab_size * lengths.sum()
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--token-budget", type=int, default=8192)
     parser.add_argument("--attention-dropout", type=float, default=0.0)
-    parser.add_argument("--length", type=int, help="cells of this length instead")
+    parser.add_argument("--length", type=int, help="length of all cells instead")
     parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s of the GPU in bf16, dense")
     parser.add_argument("--checkpoint-activations", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -240,7 +240,7 @@ def main() -> None:
         "ours": lambda: ours(args.task, adata, folder, "auto", args),
     }
     found = {name: [] for name in rows}
-    for _ in range(args.runs):  # in turn, so that all share whatever else the machine does
+    for _ in range(args.runs):  # alternately, so that all share the load of the machine
         for name, measure in rows.items():
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -256,7 +256,7 @@ def main() -> None:
         f"\n{args.task}, shape {args.shape}, {args.token_budget} tokens a step, attention dropout {args.attention_dropout}, {machine}"
     )
     print(
-        "\n| | tokens/s (median) | least | most | beside HF as official | TFLOP/s | GPU memory, GB |\n|---|---|---|---|---|---|---|"
+        "\n| | tokens/s (median) | minimum | maximum | relative to HF as official | TFLOP/s | GPU memory, GB |\n|---|---|---|---|---|---|---|"
     )
     base = statistics.median(rate for rate, *_ in found.get("HF as official", found["ours float32"]))
     for name, values in found.items():

@@ -1,8 +1,8 @@
-"""Every recorded official embedding, perturbation and effect on genes beside ours: largest difference, and correlation.
+"""Compare every recorded official embedding, perturbation and effect on genes with ours: largest difference and correlation.
 
     python benchmarks/check_recordings.py [--shared ../shared] [NAME ...]
 
-The test suite draws a part of every run; this goes through all of them (about half an hour on two cores), or those named. Left out are what the
+The test suite checks a random part of every run; this script checks all runs (about half an hour on two cores), or those named. It omits the values that the
 official tool computes wrongly, see ``tests/engine/test_official_defects.py``.
 """
 
@@ -32,7 +32,7 @@ POOLING = {"cell": "mean", "cls": "cls", "cls_and_gene": "cls", "cell_and_gene":
 
 
 def model_folder(recordings: Path, name: str, made: Path) -> Path:
-    """The recorded model, or the same drawn anew from its seed."""
+    """The recorded model, or the same model drawn again from its seed."""
     if (recordings / "models" / name).is_dir():
         return recordings / "models" / name
     spec = importlib.util.spec_from_file_location("random_models", recordings / "random_models.py")
@@ -72,7 +72,7 @@ def compare_embedding(
 
 
 def perturbation_of(run: dict, ids: np.ndarray) -> Perturbation:
-    """The perturbation that a run of the official tool carries out."""
+    """The perturbation of a run of the official tool."""
     tokens = pd.Index(ids)
     if run["genes_to_perturb"] == "all":
         anchor = tokens.get_loc(run["anchor_gene"]) if "anchor_gene" in run else None
@@ -84,7 +84,7 @@ def perturbation_of(run: dict, ids: np.ndarray) -> Perturbation:
 
 
 def taken_cells(run: dict, cells: pd.DataFrame) -> np.ndarray:
-    """The cells that the official tool takes: of the start state, longest first, a slice of them."""
+    """The cells that the official tool uses: a slice of those in the start state, longest first."""
     taken = np.argsort(-cells["length"].to_numpy(), kind="stable")
     if "cell_states_to_model" in run:
         taken = taken[cells["cell_type"].iloc[taken] == run["cell_states_to_model"]["start_state"]]
@@ -95,7 +95,7 @@ def taken_cells(run: dict, cells: pd.DataFrame) -> np.ndarray:
 def enumerate_run(
     name: str, run: dict, recorded: pd.DataFrame, cells: pd.Index, tokens: np.ndarray, perturbation: Perturbation
 ) -> tuple[Edits, pd.DataFrame]:
-    """What is perturbed, checked against the recorded, and its names."""
+    """The perturbations, checked against the recorded ones, and their names."""
     generation = run["model_version"]
     found = engine.perturb.enumerate_edits(
         tokens, perturbation, n_special=N_SPECIAL[generation], max_length=MAX_LENGTH[generation]
@@ -104,11 +104,11 @@ def enumerate_run(
     labels = pd.DataFrame({"cell": cells[found.cells], "perturbed": what})
     theirs = recorded[["cell", "perturbed"]].drop_duplicates()
     if set(labels.itertuples(index=False, name=None)) != set(theirs.itertuples(index=False, name=None)):
-        msg = f"{name} perturbs {len(theirs)} pairs, ours {len(labels)}, and they are not the same."
+        msg = f"{name} perturbs {len(theirs)} pairs, ours {len(labels)}, and the pairs differ."
         raise AssertionError(msg)
     right = np.flatnonzero(labels["cell"] != WRONG.get(name, ""))
     parts = {f: getattr(found, f)[right] for f in ("cells", "targets", "rows", "of")}
-    # each is numbered, so that effects on genes are not added up over cells
+    # number each, so that effects on genes are not summed over cells
     return replace(found, **parts, what=np.arange(len(right))), labels.iloc[right].reset_index(drop=True)
 
 
@@ -155,7 +155,7 @@ def compare_perturbations(
         both = ours.groupby("affected")["ours"].agg(["size", "mean"]).rename(columns={"mean": "ours"})
         both = both.join(genes.set_index("affected"))
         complete = len(both) == len(genes) and (both["size"] == both["n"]).all()
-        both = both[both["size"] == both["n"]]  # not the genes of a cell that was left out
+        both = both[both["size"] == both["n"]]  # without the genes of a cell that was left out
     apart = np.abs(both["ours"] - both["mean"]).max()
     pearson = np.corrcoef(both["ours"], both["mean"])[0, 1]
     part = "all" if complete else "a part of the"
@@ -170,10 +170,10 @@ def effects_table(
     perturbation: Perturbation,
     n_special: int,
 ) -> pd.DataFrame:
-    """Our effects on genes: cell, perturbed, affected, ours; under the labels of the official tool."""
+    """Our effects on genes (cell, perturbed, affected, ours), with the labels of the official tool."""
     stored = effects.stored()
     if perturbation.genes is not None and perturbation.kind == "overexpress":
-        # The official tool files the effect on each gene under the next lower one that is not perturbed, and loses that on the lowest.
+        # The official tool stores the effect on each gene under the next lower gene that is not perturbed, and loses that on the lowest.
         what, affected, cosines = [], [], []
         ends = np.searchsorted(stored["effect_what"], np.arange(len(labels) + 1))
         for i, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
@@ -190,7 +190,7 @@ def effects_table(
 
 
 def main() -> None:
-    """Go through the recordings."""
+    """Check all recordings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--shared", type=Path, default=SHARED)

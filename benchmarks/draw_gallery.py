@@ -2,8 +2,8 @@
 
     python benchmarks/draw_gallery.py [--out docs/_static/gallery] [--dpi 80]
 
-Every block of ``docs/gallery.md`` runs, one after the other, and what it draws goes to the file that is named below it. Data come from
-``sg.datasets``. Some minutes on one core.
+Runs every block of ``docs/gallery.md`` in order, and saves each plot to the file named below its block. Data come from
+``sg.datasets``. Takes some minutes on one core.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/draw_overview.py [--cells 60] [--out docs/_static/overview.png]
 
 PBMC of Kang et al., control and treated with interferon beta. Left: all cells. Middle: deletion of every gene of treated CD14+ monocytes, towards
-untreated ones, by the screen. Right: contextual states of genes in the same monocytes. A few minutes on one core. Beside it, each panel is written by itself, ``card_*.png``.
+untreated ones, by the screen. Right: contextual states of genes in the same monocytes. Takes a few minutes on one core. Each panel is also saved separately, as ``card_*.png``.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def draw(n_cells: int, out: Path) -> None:
     sg.pl.network(monocytes, CENTRE, n_top=12, ax=axes[2], show=False)
     axes[2].set_title("Network of genes")
     low, high = axes[2].get_xlim()
-    axes[2].set_xlim(low - 0.1 * (high - low), high)  # room for names at the left
+    axes[2].set_xlim(low - 0.1 * (high - low), high)  # space for names on the left
     out.parent.mkdir(parents=True, exist_ok=True)
     options = {"pil_kwargs": {"optimize": True}}
     figure.savefig(out, dpi=90, **options)
-    for ax, name in zip(axes, THUMBNAILS, strict=True):  # each panel by itself, for the cards of the documentation
+    for ax, name in zip(axes, THUMBNAILS, strict=True):  # each panel separately, for the cards of the documentation
         parts = [ax, *(other for other in figure.axes if other not in axes and ax is axes[2])]  # with the colour bar
         extent = Bbox.union([part.get_tightbbox() for part in parts]).transformed(figure.dpi_scale_trans.inverted())
         figure.savefig(out.with_name(f"{name}.png"), dpi=60, bbox_inches=extent.padded(0.1), **options)

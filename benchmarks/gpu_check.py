@@ -1,17 +1,17 @@
-"""What a GPU machine can tell about this package, in one command of a few minutes without network: is it right there, and how fast?
+"""Check this package on a GPU machine, with one command of a few minutes without network: are the results correct, and how fast is it?
 
     python benchmarks/gpu_check.py [--device auto] [--minutes 8] [--out gpu_check] [--quick]
 
-1. Numbers. A small model with random weights on the device, in float32, in bfloat16 and compiled, beside float32 on the CPU: embeddings, effects of
-   deletions, estimates of the screen, gradients of a training step; and beside `transformers` on the device.
-2. Recorded official outputs of small models, where the shared folder is there, by ``check_recordings.py``.
-3. The tests of `nn` and `engine` on the device, where pytest is installed.
-4. Speed in the published shapes with random weights, on which it does not depend, and cells of real lengths where the shared folder is there: embedding,
-   exact deletions, the screen, and training at 4,096 tokens; cells, deletions or tokens per second, TFLOP/s of the matrix products that are needed, their
+1. Numbers. A small model with random weights on the device, in float32, in bfloat16 and compiled, compared with float32 on the CPU: embeddings, effects of
+   deletions, estimates of the screen, gradients of a training step; and compared with `transformers` on the device.
+2. Recorded official outputs of small models, if the shared folder is available, by ``check_recordings.py``.
+3. The tests of `nn` and `engine` on the device, if pytest is installed.
+4. Speed in the published shapes with random weights, which do not affect it, and with cells of real lengths if the shared folder is available: embedding,
+   exact deletions, the screen, and training at 4,096 tokens. Reports cells, deletions or tokens per second, TFLOP/s of the necessary matrix products, their
    share of the rate of one large product (and of ``--peak``), and peak memory; embedding and deletions also as the official tool computes them.
 
-Writes ``OUT.json`` and ``OUT.md`` after each measurement, so that a run that is cut off leaves what it has. Parts for which no time is left are named. The exit
-status is 1 if a number is out of bounds or a test fails. ``--quick`` takes tiny shapes and leaves out tests and compiling: it shows that the script runs.
+Writes ``OUT.json`` and ``OUT.md`` after each measurement, so that an interrupted run keeps its results. Parts skipped for lack of time are listed. The exit
+status is 1 if a number is out of bounds or a test fails. ``--quick`` uses tiny shapes and omits tests and compiling, to check that the script runs.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ RECORDINGS = (
     "v2-tiny_cls_L-1_sub100",
     "v2-tiny_all_delete_cls_nk4",
 )
-HIDDEN = 0.15  # share of the tokens that training hides
+HIDDEN = 0.15  # share of tokens that training masks
 
 
 @dataclass
 class Report:
-    """Findings, written after each of them.
+    """Results, written to files after each measurement.
 
     Attributes
     ----------
@@ -70,9 +70,9 @@ class Report:
     end
         When to stop, by `time.monotonic`.
     machine
-        What it ran on.
+        Properties of the machine.
     checks, speeds, left_out
-        Rows.
+        Rows of the tables, and parts that were skipped.
     """
 
     out: Path
@@ -87,7 +87,7 @@ class Report:
         return all(row["passed"] for row in self.checks)
 
     def check(self, name: str, value: float, bound: float, *, least: bool = False) -> None:
-        """A number that must be at most (or at least) `bound`."""
+        """Check that a number is at most (or, with `least`, at least) `bound`."""
         passed = bool(value >= bound if least else value <= bound)
         self.checks.append(
             {"check": name, "value": value, "bound": f"{'>=' if least else '<='} {bound:g}", "passed": passed}
@@ -96,7 +96,7 @@ class Report:
 
     @contextmanager
     def part(self, name: str, seconds: float) -> Iterator[bool]:
-        """Whether there is time for a part that takes about that long. An error in it fails the check, and the rest goes on."""
+        """Whether there is time for a part of about this duration. An error in it fails the check, and the other parts continue."""
         has_time = time.monotonic() + seconds < self.end
         if not has_time:
             self.left_out.append(f"{name}: no time left")
@@ -131,7 +131,7 @@ def _shown(value: Any) -> str:
 
 
 def random_cells(n: int, longest: int) -> np.ndarray:
-    """Cells of the small model, of several lengths; uint16 (n, longest)."""
+    """Cells for the small model, of several lengths; uint16 (n, longest)."""
     rng = np.random.default_rng(0)
     tokens = np.zeros((n, longest), dtype=np.uint16)
     for row, length in zip(tokens, rng.integers(longest // 4, longest + 1, n), strict=True):
@@ -162,7 +162,7 @@ def gradients(network: nn.MaskedGeneModel, tokens: np.ndarray, device: torch.dev
 
 
 def check_numbers(report: Report, device: torch.device, *, compile: bool) -> None:
-    """The small model on the device and on the CPU."""
+    """Compare the small model on the device with the CPU."""
     torch.manual_seed(0)
     network = nn.MaskedGeneModel(SMALL).eval()
     encoder, tokens = network.encoder, random_cells(24, SMALL.max_length)
@@ -177,12 +177,16 @@ def check_numbers(report: Report, device: torch.device, *, compile: bool) -> Non
         rough = engine.embed(encoder, tokens, device=here, precision="bfloat16", **options).cells
         cosine = (rough * on_cpu).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(on_cpu, axis=1)
         report.check(
-            "embedding, bfloat16: least cosine with the CPU in float32", float(cosine.min()), 0.998, least=True
+            "embedding, bfloat16: minimum cosine with the CPU in float32", float(cosine.min()), 0.998, least=True
         )
         one_by_one = np.vstack(
             [engine.embed(encoder, row[None], device=here, precision="float32", **options).cells for row in few]
         )
-        report.check("embedding, float32: alone and in a batch", float(np.abs(one_by_one - found[:3]).max()), 1e-4)
+        report.check(
+            "embedding, float32: largest difference between single cells and a batch",
+            float(np.abs(one_by_one - found[:3]).max()),
+            1e-4,
+        )
     with report.part("deletions", 0):
         found = effects(encoder, few, states, here, "float32", "exact")
         report.check("deletions, float32: largest difference from the CPU", float(np.abs(found - exact).max()), 1e-5)
@@ -217,7 +221,7 @@ def check_numbers(report: Report, device: torch.device, *, compile: bool) -> Non
 
 
 def check_recordings(report: Report, device: torch.device, names: tuple[str, ...]) -> None:
-    """Small recorded official runs, by their script in a process of its own."""
+    """Check small recorded official runs, with their script in a separate process."""
     if not (SHARED / "conformance").is_dir():
         report.left_out.append("recorded official outputs: no shared folder")
         return
@@ -234,7 +238,7 @@ def check_recordings(report: Report, device: torch.device, names: tuple[str, ...
 
 
 def check_tests(report: Report, device: torch.device) -> None:
-    """The tests of `nn` and `engine`."""
+    """Run the tests of `nn` and `engine`."""
     with report.part("tests of nn and engine", 240) as has_time:
         if not has_time:
             return
@@ -250,7 +254,7 @@ def check_tests(report: Report, device: torch.device) -> None:
 
 @dataclass
 class Timer:
-    """Measures calls, beside the rate of matrix products on the same device."""
+    """Measures the speed of calls, relative to the rate of matrix products on the same device."""
 
     report: Report
     device: torch.device
@@ -260,7 +264,7 @@ class Timer:
     def measure(
         self, what: str, shape: str, precision: str, unit: str, n: float, needed: float, call: Callable[[], Any]
     ) -> None:
-        """Median of three calls after one to warm up, for `n` units of work that need `needed` GFLOP."""
+        """Median of three calls after a warm-up, for `n` units of work that need `needed` GFLOP."""
         on_gpu = self.device.type == "cuda"
         call()
         if on_gpu:
@@ -319,7 +323,7 @@ def measure_shape(timer: Timer, name: str, config: nn.EncoderConfig, n_cells: in
         every = Perturbation("delete", genes=np.arange(n_special, config.vocab_size))
         few = tokens[: max(1, n_cells // 8)]
         settings = options | {"states": states, "precision": "float32", "emb_layer": -1, "method": "screen"}
-        backward = 3 * flops(config, engine.row_lengths(few), n_layers) / 1e9  # of one backward pass for each state
+        backward = 3 * flops(config, engine.row_lengths(few), n_layers) / 1e9  # one backward pass per state
         timer.measure(
             *("delete, screen", name, "float32", "cells", len(few), len(states) * backward),
             lambda: engine.perturb.run(encoder, few, every, **settings),
@@ -347,7 +351,7 @@ def measure_shape(timer: Timer, name: str, config: nn.EncoderConfig, n_cells: in
 
 
 def measure_training(timer: Timer, name: str, config: nn.EncoderConfig, n_cells: int) -> None:
-    """Steps of masked-gene training on cells that fill all positions, in bfloat16 as `Geneformer.train` computes them."""
+    """Steps of masked-gene training on cells that fill all positions, in bfloat16 as in `Geneformer.train`."""
     report, device = timer.report, timer.device
     with report.part(f"training of {name}", 60) as has_time:
         if not has_time:
@@ -377,11 +381,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--out", type=Path, default=Path("gpu_check"))
-    parser.add_argument("--cells", type=int, help="to embed; by default 400 on a GPU, 8 elsewhere")
+    parser.add_argument("--cells", type=int, help="number of cells to embed; by default 400 on a GPU, 8 elsewhere")
     parser.add_argument(
         "--peak",
         type=float,
-        help="TFLOP/s of the device in bfloat16, dense, as its maker says; 989 for an H100 or H200",
+        help="TFLOP/s of the device in dense bfloat16, by its specification; 989 for an H100 or H200",
     )
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()

@@ -1,13 +1,13 @@
-"""Does a screen know how well it agrees with exact values?
+"""Does a screen correctly report its own agreement with exact values?
 
     python benchmarks/judge_agreement.py [--models default v1-tiny v1-10m v2-tiny ...] [--cells 40] [--longest 200] [--kinds delete activate] [--out TABLE.md]
 
-For each model all genes of `--cells` treated monocytes (Kang et al.), cut to their first tokens, are perturbed exactly and by the screen, towards
-the treated and the untreated state. True agreement is the mean over these cells of the rank correlation over all genes of a cell. What the
-screen would report of such a run, from eight genes in as many cells as it takes of it, is drawn 200 times: the mean of these reports, and
-how often their interval has the true value in it.
+For each model, all genes of `--cells` treated monocytes (Kang et al.), truncated to their first tokens, are perturbed exactly and by the screen, towards
+the treated and the untreated state. The true agreement is the mean over these cells of the rank correlation over all genes of a cell. The
+report of the screen, from eight genes in as many cells as the screen uses, is drawn 200 times: mean of these reports, and
+how often their interval contains the true value.
 
-`default` is the bundled model, other names are folders, or models of random weights among the recordings in the shared folder, whose attention
+`default` is the bundled model. Other names are folders, or recorded models with random weights in the shared folder, whose attention
 is sharp.
 """
 
@@ -36,7 +36,7 @@ N_GENES, N_REPORTS = 8, 200
 
 
 def load(name: str) -> sg.hub.Pretrained:
-    """The bundled model, one in a folder, or a recorded one of random weights."""
+    """The bundled model, one in a folder, or a recorded one with random weights."""
     if name == "default" or Path(name).is_dir():
         return sg.hub.load(name)
     folder = SHARED / "conformance" / "models" / name
@@ -49,7 +49,7 @@ def load(name: str) -> sg.hub.Pretrained:
 
 
 def correlations(outcome: engine.perturb.Outcome, exact: engine.perturb.Outcome) -> np.ndarray:
-    """Rank correlation over the genes of each cell, for each state; (n_cells, S)."""
+    """Rank correlation over the genes of each cell, for each state, (n_cells, S)."""
     rows = []
     for cell in np.unique(exact.cells):
         of_cell = exact.cells == cell
@@ -59,7 +59,7 @@ def correlations(outcome: engine.perturb.Outcome, exact: engine.perturb.Outcome)
 
 
 def judge(name: str, kind: str, n_cells: int, longest: int) -> list[dict[str, str]]:
-    """Reported and true agreement, a row for each state."""
+    """Reported and true agreement, one row for each state."""
     pretrained = load(name)
     adata = ad.read_h5ad(SHARED / "data/kang_ifnb_scgen/kang_ifnb_valid.h5ad")
     adata = adata[(adata.obs["cell_type"] == "CD14+Mono").to_numpy()].copy()
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["default", "v1-10m"])
     parser.add_argument("--kinds", nargs="+", default=["delete"], choices=engine.perturb.KINDS)
     parser.add_argument("--cells", type=int, default=40)
-    parser.add_argument("--longest", type=int, default=200, help="tokens of a cell")
+    parser.add_argument("--longest", type=int, default=200, help="maximum number of tokens of a cell")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sg.settings.progress = False

@@ -1,18 +1,18 @@
-"""Fine-tuned classifiers of cells beside a linear probe and a logistic regression on genes, on the same splits.
+"""Fine-tuned cell classifiers compared with a linear probe and a logistic regression on genes, on the same splits.
 
     python benchmarks/judge_classifiers.py [--data ../shared/data] [--seeds 3] [--epochs 4] [--cells 600] [--only NAME ...] [--out TABLE.md]
 
-Sets and splits (every seed draws its own split, new heads and order of cells; the test cells are fixed where they are named):
+Data and splits (each seed draws a new split, new heads and a new order of cells; the test cells are fixed if named):
 
-- "FACS, 100 cells": ten sorted types of PBMC, tested on the 100 cells that the set puts aside, trained on `--cells` of the others.
+- "FACS, 100 cells": ten sorted types of PBMC, tested on the 100 cells that the data set reserves, trained on `--cells` of the others.
   The bundled model has seen these 100 cells, without labels, in its own training.
-- "FACS, a tenth": the same types, tested on a stratified tenth of the set.
+- "FACS, a tenth": the same types, tested on a stratified tenth of the cells.
 - "Kang, condition": control against interferon-beta, all types together, tested on a tenth of the cells. Donors are not known.
 - "Kang, other donor": the same question with two donors known: trained on one, tested on the other. 1,267 genes only.
 - "Cell lines, other batch": five lines, five batches of two technologies: trained on three batches, validated on a fourth, tested on the fifth.
 
-Rows: one plain fine-tuning with the head of BERT, of the bundled model and of an untrained encoder of its shape; linear probe (logistic
-regression on mean embeddings) of both; logistic regression on the 2,000 most variable genes of the training cells, and the most frequent class.
+Rows: one plain fine-tuning with the head of BERT, for the bundled model and for an untrained encoder of its shape; linear probe (logistic
+regression on mean embeddings) of both; logistic regression on the 2,000 most variable genes of the training cells; and the most frequent class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCORES = ["accuracy", "macro_f1", "auc"]
 
 
 def facs(data: Path, n: int, seed: int) -> tuple[ad.AnnData, np.ndarray]:
-    """Cells of the training file, at most `n`, and which are the 100 test cells."""
+    """At most `n` cells of the training file, and which are the 100 test cells."""
     train = sc.read_h5ad(data / "pbmc_facs_zheng" / "pbmc_facs_train.h5ad")
     train = train[np.random.default_rng(seed).permutation(train.n_obs)[:n]]
     both = ad.concat(
@@ -50,7 +50,7 @@ def facs(data: Path, n: int, seed: int) -> tuple[ad.AnnData, np.ndarray]:
 
 
 def facs_100(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, str | None, evaluation.Split | None]:
-    """Tested on the cells that are put aside."""
+    """Tested on the reserved cells."""
     cells, test = facs(data, n, seed)
     codes = pd.Categorical(cells.obs["celltype"]).codes.astype(np.int64)
     codes[test] = -1
@@ -71,7 +71,7 @@ def kang(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, str | None, ev
 
 
 def kang_donors(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, str | None, evaluation.Split | None]:
-    """Trained on one donor, tested on the other; donors change places with the seed."""
+    """Trained on one donor, tested on the other; the seed decides which."""
     cells = sc.read_h5ad(data / "kang_ifnb_muscat" / "kang_ifnb_muscat.h5ad")
     donor = cells.obs["sample_id"].astype(str).str[-3:].to_numpy()
     test = np.flatnonzero(donor == sorted(set(donor))[seed % 2])
@@ -82,7 +82,7 @@ def kang_donors(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, str | N
 
 
 def lines(data: Path, n: int, seed: int) -> tuple[ad.AnnData, str, str | None, evaluation.Split | None]:
-    """Batches apart; genes that some batch lacks are left out."""
+    """Split by batch; genes that a batch lacks are removed."""
     cells = sc.read_h5ad(data / "mixology_celllines" / "mixology.h5ad")
     batches = sorted(cells.obs["batch"].unique())
     there = [np.asarray((cells.X[(cells.obs["batch"] == b).to_numpy()] > 0).sum(0)).ravel() > 0 for b in batches]
@@ -107,7 +107,7 @@ SETS = {
 
 
 def untrained(pretrained: sg.hub.Pretrained, seed: int) -> sg.hub.Pretrained:
-    """The same shape and vocabulary with the weights that training starts from without data."""
+    """The same shape and vocabulary with initial weights."""
     torch.manual_seed(seed)
     return sg.hub.Pretrained("untrained", pretrained.vocabulary, model=sg.nn.Encoder(pretrained.encoder.config).eval())
 
@@ -152,7 +152,7 @@ def main() -> None:
         "--cells",
         type=int,
         default=600,
-        help="most cells of a set, drawn anew for every seed, but for Kang's two donors",
+        help="maximum number of cells per data set, drawn again for each seed; not for Kang's two donors",
     )
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--token-budget", type=int, default=2048)

@@ -1,10 +1,10 @@
-"""How well the bundled model tells cell types apart on data it never saw, beside two baselines.
+"""How well the bundled model separates cell types in unseen data, compared with two baselines.
 
     python benchmarks/judge_default.py [--model FOLDER] [--data ../shared/data] [--out TABLE.md]
 
-Zero-shot: nothing is trained on these sets but the judges themselves. Baselines: 50 principal components of 2,000 highly variable genes,
+Zero-shot: only the nearest neighbours and clusters below are fitted to these data. Baselines: 50 principal components of 2,000 highly variable genes,
 and an untrained encoder of the same shape with the same vocabulary. Measures: accuracy of 15 nearest neighbours in five stratified
-folds, ARI and NMI of Leiden clusters (resolution 1) against the labels, and silhouette of the labels. Sets: Kang control and interferon
+folds, ARI and NMI of Leiden clusters (resolution 1) against the labels, and silhouette of the labels. Data: Kang control and interferon
 PBMC, FACS-labelled PBMC of the Garnett tests, and scanpy's `pbmc68k_reduced`; none was used in training.
 """
 
@@ -32,7 +32,7 @@ DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).pare
 
 
 def sets(data: Path) -> dict[str, tuple[sc.AnnData, str, str]]:
-    """Each held-out set with the column of its labels and what its values are."""
+    """Each held-out data set, with the column of its labels and the kind of its values."""
     reduced = sc.datasets.pbmc68k_reduced()
     return {
         "kang_ifnb_scgen": (sc.read_h5ad(data / "kang_ifnb_scgen/kang_ifnb_valid.h5ad"), "cell_type", "raw"),
@@ -42,7 +42,7 @@ def sets(data: Path) -> dict[str, tuple[sc.AnnData, str, str]]:
 
 
 def principal_components(adata: sc.AnnData, counts: str) -> np.ndarray:
-    """50 components of highly variable genes."""
+    """50 principal components of highly variable genes."""
     adata = adata.copy()
     if counts == "raw":
         sc.pp.filter_genes(adata, min_cells=3)
@@ -71,19 +71,19 @@ def judge(embedding: np.ndarray, labels: pd.Series) -> dict[str, float]:
 
 
 def untrained(pretrained: sg.hub.Pretrained) -> sg.hub.Pretrained:
-    """The same shape and vocabulary with the weights that training starts from without data."""
+    """The same shape and vocabulary with initial weights."""
     torch.manual_seed(0)
     encoder = sg.nn.Encoder(pretrained.encoder.config).eval()
     return sg.hub.Pretrained("untrained", pretrained.vocabulary, model=encoder)
 
 
 def main() -> None:
-    """Judge and print a table."""
+    """Evaluate and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
-    parser.add_argument("--all-readouts", action="store_true", help="every pooling and the two last layers")
+    parser.add_argument("--all-readouts", action="store_true", help="use every pooling and the last two layers")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     pretrained = sg.hub.load(args.model)

@@ -1,9 +1,9 @@
-"""Do shifts foretell what a CRISPR screen found? Knock-outs in Jurkat cells with and without stimulation of the T cell receptor (Datlinger 2017).
+"""Do shifts predict the results of a CRISPR screen? Knock-outs in Jurkat cells with and without stimulation of the T cell receptor (Datlinger 2017).
 
     python benchmarks/judge_experiment.py [--model default] [--cells 3859] [--out TABLE.md]
 
-Truth: for each gene that was knocked out, how far its stimulated cells lie from stimulated control cells on the line from the mean log expression of
-stimulated to that of unstimulated control cells (guides of a gene together). Prediction: the gene deleted in stimulated cells, towards unstimulated
+Truth: for each knocked-out gene, the position of its stimulated cells on the line from the mean log expression of stimulated control
+cells to that of unstimulated ones (guides of a gene together). Prediction: deletion of the gene in stimulated cells, towards unstimulated
 ones. The data have 2,000 genes, a median of 15 of them in a cell, and few knocked-out genes among them: this shows the form of such a comparison.
 """
 
@@ -24,7 +24,7 @@ DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] /
 
 
 def observed(cells: ad.AnnData) -> pd.Series:
-    """Movement of stimulated cells by each knock-out towards unstimulated ones, in units of the distance between the two."""
+    """Movement of stimulated cells towards unstimulated ones by each knock-out, in units of their distance."""
     profile = cells.copy()
     sc.pp.normalize_total(profile, target_sum=1e4)
     sc.pp.log1p(profile)
@@ -39,10 +39,10 @@ def observed(cells: ad.AnnData) -> pd.Series:
 
 
 def main() -> None:
-    """Perturb, rank, compare, print."""
+    """Perturb, rank, compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--cells", type=int, default=3859, help="stimulated cells to perturb")
+    parser.add_argument("--cells", type=int, default=3859, help="maximum number of stimulated cells to perturb")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sg.settings.progress = False

@@ -1,17 +1,17 @@
-"""Does integration of embeddings bring batches together, and what does it do to types of cells?
+"""Does integration of embeddings mix batches, and what does it do to cell types?
 
     python benchmarks/judge_integration.py [--data ../shared/data] [--only lines kang] [--scvi] [--metrics scib] [--tokens 128] [--out TABLE.md]
 
-- "lines": five cell lines in five batches of two technologies (CEL-seq2, Drop-seq), by the genes of all batches. Types are known for certain, and every
+- "lines": five cell lines in five batches of two technologies (CEL-seq2, Drop-seq), with the genes of all batches. Types are known for certain, and every
   line is in every batch but one.
-- "kang": blood cells of two donors, control or interferon, types by the authors; batches are donor and condition together, so that the condition is
+- "kang": blood cells of two donors, control or interferon, types by the authors. A batch is a donor in one condition, so the condition is
   confounded with the batch, and mixing batches removes the effect of interferon. 1,267 genes only.
 
-Rows: the embedding by the bundled model as it is; centred by batch; centred by batch and type, which uses the types and flatters; moved by Harmony; the embedding
-of a classifier that was fine-tuned on the types of all batches (for "lines" without the last batch, whose cells are then scored like all
+Rows: the embedding of the bundled model as it is; centred by batch; centred by batch and type, which uses the types and is biased in its favour; corrected by
+Harmony; the embedding of a classifier fine-tuned on the types of all batches (for "lines" without the last batch, whose cells are then scored like all
 others), which uses types as well; principal components of the 2,000 most variable genes, centred and by Harmony; these genes; with `--scvi` an scVI. Scores by
-scib-metrics: mean over three drawings of cells, as many of each batch, with standard deviation. "interferon" is how well a logistic regression tells control
-from interferon in the other donor: what is left of the condition. Cells are cut to their first `--tokens` tokens.
+scib-metrics: mean over three draws of cells, with the same number of each batch, and standard deviation. "interferon" is the AUROC of a logistic regression that
+separates control from interferon in the other donor: what is left of the condition. Cells are truncated to their first `--tokens` tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SETS = {"lines": lines, "kang": kang}
 
 
 def fine_tuned(cells: sc.AnnData, labels: str, batch: str) -> np.ndarray:
-    """States of all cells in a classifier of the types, trained on all batches but the last."""
+    """States of all cells in a classifier of types, trained on all batches except the last."""
     batches = cells.obs[batch].astype(str)
     codes = pd.Categorical(cells.obs[labels]).codes.astype(np.int64)
     codes[(batches == max(batches)).to_numpy()] = -1
@@ -67,7 +67,7 @@ def fine_tuned(cells: sc.AnnData, labels: str, batch: str) -> np.ndarray:
 
 
 def condition_auc(points: np.ndarray, condition: np.ndarray, donor: np.ndarray) -> float:
-    """AUROC of the condition in one donor by a regression on the other, both ways averaged."""
+    """AUROC of the condition in one donor by a regression on the other, averaged over both directions."""
     codes, scores = pd.Categorical(condition).codes.astype(np.int64), []
     for held_out in np.unique(donor):
         test = donor == held_out

@@ -1,18 +1,18 @@
-"""How well networks of genes from a model agree with known edges, beside what tells edges without it.
+"""How well gene networks of a model agree with known edges, compared with scores that need no model.
 
     python benchmarks/judge_network.py [--model default] [--cells 500] [--few-cells 150] [--tasks TRRUST,...] [--out TABLE.md]
-    python benchmarks/judge_network.py --memory 1000  # peak memory of attention among 2,000 genes in so many cells
+    python benchmarks/judge_network.py --memory 1000  # peak memory of attention among 2,000 genes in this number of cells
 
-The first takes about ten minutes on a core that has other work.
+The first command takes about ten minutes on a core with other load.
 
-Tasks: targets of transcription factors in TRRUST, and in DoRothEA (confidence A and B, which are curated or from several kinds of evidence; lower ones
-come from co-expression among others) and pairs of interacting proteins (the list of CellChat), all in Kang's PBMC (control and interferon); targets
-in human embryonic stem cells (ChIP and knock-down), in SNARE-seq cells of H1. Factors: those of each truth. Genes: those that most of the cells
-express, and the factors. The bundled model has seen neither set of cells, and nothing but blood.
+Tasks: targets of transcription factors in TRRUST, and in DoRothEA (confidence A and B, which are curated or supported by several kinds of evidence; lower levels
+include edges from co-expression), and pairs of interacting proteins (the list of CellChat), all in Kang's PBMC (control and interferon); targets
+in human embryonic stem cells (ChIP and knock-down), in SNARE-seq cells of H1. Factors: those of each list. Genes: those that most cells
+express, and the factors. The bundled model has seen neither data set, and only blood cells.
 
-Attention and contextual states are of `--cells` cells; gradients and deletions, which run the model once for every factor of every cell, of
-`--few-cells` and of one truth only, with attention in the same cells beside them. All rows of a table are of the same pairs: those that each
-network scores, which are in `--min-cells` of its cells; tree ensembles are of `--trees` targets, with two networks beside them on the same.
+Attention and contextual states use `--cells` cells. Gradients and deletions, which run the model once for every factor of every cell, use
+`--few-cells` cells and only one list, with attention in the same cells for comparison. All rows of a table use the same pairs: those scored by every
+network, in at least `--min-cells` of its cells. Tree ensembles use `--trees` targets, with two networks on the same targets for comparison.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def stem_cells(data: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", names=["source", "target"])
 
 
-# cells, truth, whether it has a direction, how many genes, and whether gradients and deletions are made
+# cells, known edges, whether they are directed, number of genes, and whether to compute gradients and deletions
 TASKS: dict[str, tuple[str, Callable[[Path], pd.DataFrame], bool, int, bool]] = {
     "TRRUST": (KANG, trrust, True, 2000, False),
     "DoRothEA A, B": (KANG, dorothea, True, 2000, True),
@@ -86,7 +86,7 @@ def make_networks(
     factors: list[str] | None,
     args: argparse.Namespace,
 ) -> list[str]:
-    """Networks of the scores that a pass for each cell gives, under their names in the table."""
+    """Networks from scores that need one pass per cell, by their names in the table."""
     runs = {
         "attention": {"score": "attention"},
         "attention, ranks left in": {"score": "attention", "rank_corrected": False},
@@ -103,7 +103,7 @@ def make_networks(
 def make_slow_networks(
     adata: sc.AnnData, pretrained: sg.hub.Pretrained, genes: list[str], factors: list[str], args: argparse.Namespace
 ) -> list[str]:
-    """Networks of the scores that a pass for each factor of each cell gives, and attention in the same cells."""
+    """Networks from scores that need one pass per factor and cell, and attention in the same cells."""
     shared = {"genes": genes, "tfs": factors, "min_cells": args.min_cells}
     for score in ("attention", "gradient"):
         with timed(score):
@@ -120,10 +120,10 @@ def make_slow_networks(
 
 
 def measure_memory(data: Path, pretrained: sg.hub.Pretrained, n_cells: int) -> None:
-    """Print the peak of the whole process before and after one network."""
+    """Print the peak memory of the process before and after one network."""
     adata = sc.read_h5ad(data / KANG)
     sg.pp.tokenize(adata, pretrained)
-    sg.tl.embed(adata[:50].copy(), pretrained)  # so that libraries and weights are loaded
+    sg.tl.embed(adata[:50].copy(), pretrained)  # loads libraries and weights
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     start = time.perf_counter()
     sg.tl.network(adata, pretrained, genes=expressed(adata, 2000, 1), max_cells=n_cells)
@@ -133,14 +133,14 @@ def measure_memory(data: Path, pretrained: sg.hub.Pretrained, n_cells: int) -> N
 
 @contextmanager
 def timed(name: str) -> Iterator[None]:
-    """Say how long it took."""
+    """Print the duration."""
     start = time.perf_counter()
     yield
     print(f"    {name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def expressed(adata: sc.AnnData, n: int, min_cells: int) -> list[str]:
-    """The genes with a token that most cells express."""
+    """The `n` genes with a token that are expressed in most cells."""
     n_cells = pd.Series(np.asarray((adata.X > 0).sum(axis=0)).ravel(), adata.var_names)
     n_cells = n_cells[(adata.var["token_id"] >= 0).to_numpy()]
     n_cells = n_cells[n_cells >= min_cells]
@@ -148,7 +148,7 @@ def expressed(adata: sc.AnnData, n: int, min_cells: int) -> list[str]:
 
 
 def main() -> None:
-    """Judge and print tables."""
+    """Evaluate and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
@@ -158,8 +158,8 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=100, help="number of targets for tree ensembles")
     parser.add_argument("--bootstrap", type=int, default=200)
     parser.add_argument("--permutations", type=int, default=100)
-    parser.add_argument("--tasks", help="those whose names begin so, separated by commas; all by default")
-    parser.add_argument("--memory", type=int, metavar="CELLS", help="measure memory instead")
+    parser.add_argument("--tasks", help="tasks by the start of their names, separated by commas; all by default")
+    parser.add_argument("--memory", type=int, metavar="CELLS", help="measure memory with this number of cells instead")
     parser.add_argument("--out", type=Path, help="write the tables as Markdown")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")

@@ -1,13 +1,13 @@
-"""Do the tests of shifts hold their level where there is no effect, and what do they find where there is one?
+"""Do the tests of shifts hold their level without an effect, and what do they find with one?
 
     python benchmarks/judge_null.py [--model default] [--labelings 20] [--cells 100] [--only type types sets permuted real] [--out TABLE.md]
 
-Nulls, on PBMC of Kang et al.: states drawn at random among untreated T cells; the treatment shuffled within each cell type, in one run over all
-types, whose genes then differ by type; and random sets of 20 genes. Each with every test that applies: share of p < 0.05 (0.05 is right),
-mean and largest number of discoveries at a false discovery rate of 0.05 (0 is right), and inflation (median of the chi-squares of the
-p-values over 0.455; 1 is right). "Plain" are shifts as they are, "centred" those beyond other genes of the cell.
+Nulls, in PBMC of Kang et al.: random states among untreated T cells; the treatment shuffled within each cell type, in one run over all
+types, whose genes then differ by type; and random sets of 20 genes. For every applicable test: share of p < 0.05 (expected 0.05),
+mean and maximum number of discoveries at a false discovery rate of 0.05 (expected 0), and inflation (median of the chi-squares of the
+p-values over 0.455; expected 1). "Plain" uses shifts as they are, "centred" uses the shift beyond that of other genes of the cell.
 
-Beside them the real treatment in CD14+ monocytes: the area under the ROC curve for known interferon genes, and how many of them are among
+In addition the real treatment in CD14+ monocytes: the area under the ROC curve for known interferon genes, and how many of them are among
 the first 20, by each column of the ranking. Deletions under the nulls are estimated by the screen, except for permuted labels; sets and the
 real treatment are measured exactly.
 """
@@ -34,7 +34,7 @@ DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] /
 INTERFERON = """ISG15 ISG20 IFI6 IFI27 IFI35 IFI44 IFI44L IFIT1 IFIT2 IFIT3 IFIT5 IFITM1 IFITM2 IFITM3 MX1 MX2 OAS1 OAS2 OAS3 OASL
 STAT1 STAT2 IRF1 IRF7 IRF9 USP18 RSAD2 HERC5 SAMD9L EPSTI1 CXCL10 CXCL11 LY6E BST2 XAF1 DDX58 IFIH1 PARP9 TRIM22 UBE2L6""".split()
 PARTS = ("type", "types", "sets", "permuted", "real")
-N_DONORS = 6  # made up: cells of one donor, dealt out
+N_DONORS = 6  # not real donors: cells are assigned to them at random
 TESTS = {
     "cells (rank sum), plain": {"test": "rank_sum"},
     "cells (rank sum), centred": {"test": "rank_sum", "centered": True},
@@ -47,7 +47,7 @@ TESTS = {
 
 
 def p_values(adata: ad.AnnData, key: str = "shift", **options: str | bool) -> np.ndarray:
-    """Of the genes or sets that were tested."""
+    """P-values of the tested genes or sets."""
     sg.tl.rank_shifts(adata, key=key, **options)
     return sg.get.shifts(adata, key=key)["pvals"].dropna().to_numpy()
 
@@ -59,7 +59,7 @@ def add(table: dict[tuple[str, str], list[np.ndarray]], null: str, adata: ad.Ann
 
 
 def of_types(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: dict) -> None:
-    """The treatment, shuffled within each type."""
+    """Add the null of the treatment shuffled within each type."""
     shuffled = cells.obs["condition"].astype(str).to_numpy()
     for rows in cells.obs.groupby("cell_type", observed=True).indices.values():
         shuffled[rows] = rng.permutation(shuffled[rows])
@@ -71,14 +71,14 @@ def of_types(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: d
 
 
 def of_one_type(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: dict) -> None:
-    """States drawn at random."""
+    """Add the null of random states."""
     cells.obs["drawn"] = rng.permutation(np.arange(cells.n_obs) % 2).astype(str)
     sg.tl.screen(cells, groupby="drawn", source="0", target="1", max_cells=n_cells, rng=rng)
     add(table, "one type, states drawn", cells)
 
 
 def of_sets(cells: ad.AnnData, rng: np.random.Generator, table: dict) -> None:
-    """Sets drawn at random, towards a state drawn at random."""
+    """Add the null of random sets, towards a random state."""
     cells.obs["drawn"] = rng.permutation(np.arange(cells.n_obs) % 2).astype(str)
     genes = cells.var_names[(cells.var["token_id"] >= 0) & (np.asarray((cells.X > 0).mean(axis=0)).ravel() > 0.02)]
     sets = {f"set {i}": rng.choice(genes, 20, replace=False).tolist() for i in range(20)}
@@ -91,7 +91,7 @@ def of_sets(cells: ad.AnnData, rng: np.random.Generator, table: dict) -> None:
 def of_permuted_labels(
     cells: ad.AnnData, rng: np.random.Generator, n_cells: int, n_labelings: int, table: dict
 ) -> None:
-    """States drawn at random for the cells that were not perturbed, whose movements are measured once, exactly."""
+    """Add the null of random states for unperturbed cells; movements are measured once, exactly."""
     cells.obs["drawn"] = rng.permutation(np.arange(cells.n_obs) % 2).astype(str)
     states = {"groupby": "drawn", "source": "0", "target": "1"}
     sg.tl.perturb(cells, max_cells=n_cells, rng=rng, directions=True, key_added="moved", **states)
@@ -126,7 +126,7 @@ def summary(table: dict[tuple[str, str], list[np.ndarray]]) -> pd.DataFrame:
 
 
 def real(cells: ad.AnnData, n_cells: int) -> pd.DataFrame:
-    """Known interferon genes by each column: deleting them should move treated cells back, so falling expression counts."""
+    """Known interferon genes by each column. Their deletion should move treated cells back, so signs of expression are reversed."""
     states = {"groupby": "condition", "source": "stimulated", "target": "control"}
     sg.tl.perturb(cells, max_cells=n_cells, decompose=True, directions=True, key_added="treated", **states)
     sg.tl.rank_shifts(cells, key="treated")
@@ -175,8 +175,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--labelings", type=int, default=20)
-    parser.add_argument("--cells", type=int, default=100, help="cells that are perturbed in each run")
-    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="nulls to run, and the real treatment")
+    parser.add_argument("--cells", type=int, default=100, help="maximum number of cells to perturb in each run")
+    parser.add_argument(
+        "--only", nargs="+", default=PARTS, choices=PARTS, help="nulls to run, and whether to run the real treatment"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sg.settings.progress, sc.settings.verbosity = False, 0

@@ -1,18 +1,18 @@
-"""How well pairs of genes are told apart by vectors of their genes, by kind of split and of negatives, beside what needs no model.
+"""How well vectors of genes predict pairs of genes, by kind of split and of negatives, compared with baselines without a model.
 
     python benchmarks/judge_pairs.py [--model default] [--seeds 3] [--folds 3] [--pairs 2000] [--classifiers logistic] [--out TABLE.md]
     python benchmarks/judge_pairs.py --lists "protein interactions" --classifiers logistic fine-tuned --splits both_unseen --negatives degree \
         --pairs 800 --cells 300 --length 512 --batch-size 8 --folds 2 --seeds 2
 
-Lists: "protein interactions", those that CellChat comes with; "TF -> target" of TRRUST, directed; "activation or repression", the pairs of
-TRRUST with one of the two and not both. Pairs of one gene with itself are left out. Detection and co-expression are those of 2,638 blood cells
-(PBMC 3k), and pairs must have both genes in the vocabulary of the model. Classifiers learn from `--pairs` positives and as many negatives
+Lists: "protein interactions" of CellChat; "TF -> target" of TRRUST, directed; "activation or repression", the pairs of
+TRRUST with exactly one of the two. Pairs of a gene with itself are removed. Detection and co-expression are measured in 2,638 blood cells
+(PBMC 3k), and both genes of a pair must be in the vocabulary of the model. Classifiers are trained on `--pairs` positives and the same number of negatives
 in each fold; degrees are those of all training pairs. Values are means over folds, and ± is the standard deviation over seeds, each of which
-draws new folds, negatives and random vectors. With `--classifiers logistic boosting` the model and random vectors are given to both, which takes
-six times as long.
+draws new folds, negatives and random vectors. With `--classifiers logistic boosting`, both classifiers are trained on the model's vectors and on random vectors, which
+takes six times as long.
 
-The second command fine-tunes the encoder in some cells, cut to some tokens, which "fine-tuned" among `--classifiers` asks for; what each fold
-kept is printed, and warnings say how many pairs share no cell.
+The second command fine-tunes the encoder ("fine-tuned" among `--classifiers`) in some cells, truncated to some tokens. It prints what was
+kept in each fold, and warns of the number of pairs that share no cell.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = ["auroc", "auroc_sd", "average_precision", "base_rate", "ap_ratio", "acc
 
 
 def read_lists(folder: Path) -> dict[str, tuple[pd.DataFrame, bool]]:
-    """Tables of pairs, and whether they are directed."""
+    """Lists of pairs, and whether they are directed."""
     ppi = pd.read_csv(folder / "cellchat_ppi_human.csv.gz").rename(columns={"a": "source", "b": "target"})
     trrust = pd.read_csv(folder / "trrust_rawdata.human.tsv", sep="\t")
     trrust = trrust.rename(columns={"Gene1": "source", "Gene2": "target", "Mode_of_Regulation": "label"})
@@ -72,9 +72,9 @@ def main() -> None:
     parser.add_argument("--lists", nargs="+")
     parser.add_argument("--splits", nargs="+", default=["both_unseen", "one_unseen", "random"])
     parser.add_argument("--negatives", nargs="+")
-    parser.add_argument("--cells", type=int, help="number of cells, drawn at random; all if not given")
-    parser.add_argument("--length", type=int, help="most tokens of a cell; as the model has if not given")
-    parser.add_argument("--batch-size", type=int, help="cells of a training step of a fine-tuned encoder")
+    parser.add_argument("--cells", type=int, help="number of cells, drawn at random; default: all")
+    parser.add_argument("--length", type=int, help="maximum number of tokens of a cell; default: that of the model")
+    parser.add_argument("--batch-size", type=int, help="number of cells per training step of a fine-tuned encoder")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -104,7 +104,7 @@ def main() -> None:
             kept = f", kept {dict(Counter(cv.params['kept']))}" if classifier == TUNED else ""
             print(f"{name}, {classifier}: {time.perf_counter() - start:.0f} s{kept}", flush=True)
             table, shown = cv.table, [MODEL, RANDOM, PROBE]
-            if number:  # the other baselines are the same
+            if number:  # the other baselines do not depend on the classifier
                 table = table[table.index.get_level_values("method").isin(shown)]
             tables.append(table.rename({key: f"{key}, {classifier}" for key in shown}, level="method"))
         joined = pd.concat(tables)

@@ -2,15 +2,15 @@
 
     python benchmarks/judge_parts.py [--model default] [--cells 60] [--out TABLE.md]
 
-Treated CD14+ monocytes of Kang et al.: every gene of every cell is deleted, and the shift towards the untreated cells decomposed. One row each
-for the ordinary shift; for the shift with positions kept, which is own and network together; and for the three parts. Below them what needs no model.
+In treated CD14+ monocytes of Kang et al., every gene of every cell is deleted, and the shift towards the untreated cells is decomposed. Rows:
+the ordinary shift; the shift with positions kept, which is own and network together; the three parts; and baselines that need no model.
 
-- share: covariance with the shift over the variance of the shift; those of the parts add up to 1.
-- between cells, between genes: share of a value's own variance that the means of cells explain, and what genes explain beyond (additive least squares).
+- share: covariance with the shift over the variance of the shift; the shares of the parts add up to 1.
+- between cells, between genes: share of the variance explained by the means of cells, and the additional share explained by genes (additive least squares).
 - Spearman, over genes in at least 5 cells, of the means over cells: with the mean shift; with the log2 fold change, untreated against treated
-  (negative where genes rank high that are higher in treated cells); and with the mean rank in a cell (negative where top genes rank high).
+  (negative if genes that are higher in treated cells rank high); and with the mean rank in a cell (negative if top genes rank high).
 - AUC, first 20: how well a ranking by the mean finds known interferon genes.
-- centred: the same by means of what a gene does beyond other genes of the same cell.
+- centred: the same with means of the effect of a gene beyond that of other genes of the same cell.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIN_CELLS = 5
 
 
 def pairs(cells: ad.AnnData) -> pd.DataFrame:
-    """Columns of cells and genes by number, and a column for each kind of value."""
+    """Columns with the numbers of cells and genes, and one column for each kind of value."""
     layers = {name: cells.layers[f"shift__{name}" if name in PARTS else name].tocoo() for name in ("shift", *PARTS)}
     values = pd.DataFrame({name: layer.data for name, layer in layers.items()})
     values.insert(1, "positions kept", values["own"] + values["network"])
@@ -45,7 +45,7 @@ def pairs(cells: ad.AnnData) -> pd.DataFrame:
 
 
 def between(values: np.ndarray, cell: np.ndarray, gene: np.ndarray) -> tuple[float, float]:
-    """Share of the variance that cells explain, and what genes explain beyond."""
+    """Share of the variance that cells explain, and the additional share that genes explain."""
     at = np.arange(len(values))
     of_cells, of_genes = (sparse.csr_array((np.ones(len(at)), (at, x))) for x in (cell, gene))
     rest = []
@@ -95,7 +95,7 @@ def main() -> None:
     """Delete, decompose, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--cells", type=int, default=60, help="treated cells whose genes are deleted")
+    parser.add_argument("--cells", type=int, default=60, help="maximum number of treated cells to perturb")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sg.settings.progress, sc.settings.verbosity = False, 0

@@ -1,15 +1,15 @@
-"""How well surface proteins are predicted from RNA, and what deleting a gene does to the protein that it encodes.
+"""How well surface proteins are predicted from RNA, and how deletion of a gene changes the predicted protein that it encodes.
 
     python benchmarks/judge_proteins.py [--model default] [--seeds 5] [--only predictions|deletions] [--out TABLE.md]
 
 Cells: 500 PBMC of an ECCITE-seq run with 49 antibodies, and 200 PBMC of the 10x data set with 29; the bundled model was trained on neither. Proteins
-are log1p of counts per cell, centred over the antibodies of the cell (CLR). Five folds of cells for each seed; R2 is that of the cells of all folds
-together, against the mean, and is averaged over the proteins that at least one of the predictors tells anything of (R2 above 0.1); intervals are a
+are log1p of counts per cell, centred over the antibodies of the cell (CLR). Each seed draws five folds of cells. R2 is that of the cells of all folds
+together, relative to the mean, and is averaged over the proteins that at least one predictor explains (R2 above 0.1); intervals are a
 bootstrap over these proteins. Rows are ridge regressions on the total counts of the cell, on fifty principal components of its 2,000 most variable
-genes, on its embedding by an untrained encoder of the same shape, on its embedding, and on both of the latter and the components together.
+genes, on its embedding by an untrained encoder of the same shape, on its embedding, and on embedding and components together.
 
-Then genes are deleted in the cells that express them, of 120 cells, and the change of the predicted protein that the gene encodes is ranked among those of 60
-random genes, beside the gene's place by its Spearman correlation with the protein. The lowest percentile is the strongest fall.
+Then genes are deleted in the cells that express them, of 120 cells. The change of the predicted protein that the gene encodes is ranked among the changes by 60
+random genes, and its Spearman correlation with the protein among theirs. The lowest percentile is the strongest decrease.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SETS = {
     "ECCITE-seq, 500 cells": "pbmc_eccite_citefuse/pbmc_eccite500.h5ad",
     "10x, 200 cells": "pbmc5k_citeseq/pbmc_5k_protein_v3.h5ad",
 }
-CONTROLS = ("IgG", "B220")  # antibodies that bind nothing human
+CONTROLS = ("IgG", "B220")  # antibodies that bind no human protein
 N_CELLS, N_RANDOM = 120, 60
-ENCODED = {  # protein of the ECCITE-seq set: its gene
+ENCODED = {  # protein of the ECCITE-seq data: its gene
     "CD8": "CD8A",
     "CD4": "CD4",
     "CD3": "CD3E",
@@ -67,14 +67,14 @@ def read_cells(path: Path, pretrained: sg.hub.Pretrained) -> md.MuData:
 
 
 def untrained(pretrained: sg.hub.Pretrained) -> sg.hub.Pretrained:
-    """The same shape and vocabulary with the weights that training starts from without data."""
+    """The same shape and vocabulary with initial weights."""
     torch.manual_seed(0)
     encoder = sg.nn.Encoder(pretrained.encoder.config).eval()
     return sg.hub.Pretrained("untrained", pretrained.vocabulary, model=encoder)
 
 
 def features_of(mdata: md.MuData, pretrained: sg.hub.Pretrained) -> dict[str, np.ndarray]:
-    """What proteins are predicted from, by row of the table."""
+    """Features to predict proteins from, by row of the table."""
     rna = mdata["rna"]
     total = np.asarray(rna.X.sum(1)).ravel()
     cells = ad.AnnData(rna.X.copy())
@@ -95,7 +95,7 @@ def features_of(mdata: md.MuData, pretrained: sg.hub.Pretrained) -> dict[str, np
 
 
 def explained(values: np.ndarray, features: np.ndarray, seed: int) -> np.ndarray:
-    """R2 of each protein, out of fold, (n_proteins,)."""
+    """Out-of-fold R2 of each protein, (n_proteins,)."""
     n_cells = len(values)
     fold = np.random.default_rng(seed).permutation(n_cells) % 5
     predicted = np.full(values.shape, np.nan)
@@ -133,7 +133,7 @@ def table_of_deletions(mdata: md.MuData, pretrained: sg.hub.Pretrained) -> list[
     n_cells = np.bincount(rna.obsm["geneformer_tokens"][some].ravel(), minlength=rna.var["token_id"].max() + 1)
     read = np.where(
         rna.var["token_id"] >= 0, n_cells[rna.var["token_id"]], 0
-    )  # in how many cells the model reads a gene
+    )  # number of cells in which the model reads a gene
     pool = np.flatnonzero((read >= N_CELLS / 4) & ~rna.var_names.isin(list(ENCODED.values())))
     random = rna.var_names[rng.choice(pool, N_RANDOM, replace=False)].tolist()
     tested = [name for name in proteins if read[rna.var_names.get_loc(ENCODED[name])] >= 3]
@@ -158,7 +158,7 @@ def table_of_deletions(mdata: md.MuData, pretrained: sg.hub.Pretrained) -> list[
 
 
 def main() -> None:
-    """Judge and print the tables."""
+    """Evaluate and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)

@@ -1,20 +1,20 @@
-"""Reference atlases: labels and novelty of another study's cells, and the cost of a million reference cells.
+"""Reference atlases: labels and novelty for cells of another study, and the cost of a million reference cells.
 
     python benchmarks/judge_reference.py [--data ../shared/data] [--cells 2000] [--seed 0] [--out TABLE.md]
     python benchmarks/judge_reference.py --synthetic 1000000 [--width 128] [--donors 0] [--queries 10000] [--exact]
 
-The first form: a reference of sorted PBMC (Zheng et al. 2017, types joined to five) labels cells of 10x PBMC 3k, where dendritic cells and platelets are
-types that the reference lacks; and control cells of Kang et al. (2018) label those that were stimulated with interferon beta. At most `--cells` cells of
-each, drawn at random. Embeddings of the bundled model beside 30 principal components of the log-normalised expression of the 2,000 most variable genes, of
+The first command makes two comparisons. A reference of sorted PBMC (Zheng et al. 2017, types merged into five) labels cells of 10x PBMC 3k, whose dendritic cells and
+platelets the reference lacks; and control cells of Kang et al. (2018) label those stimulated with interferon beta. Each has a maximum of `--cells` random
+cells. Embeddings of the bundled model are compared with 30 principal components of the log-normalised expression of the 2,000 most variable genes, of
 reference and query together.
 
-Accuracy: of query cells of a type that the reference has. False unknowns: share of these that `unknown=0.05` calls unknown. Novelty AUROC: 1 - novelty of query
-cells of a type against all others, when the type is taken out of the reference; mean over types, and types that the reference never had. Left out: the
+Accuracy: of query cells whose type is in the reference. False unknowns: share of these that `unknown=0.05` calls unknown. Novelty AUROC: 1 - novelty of query
+cells of a type against all others, with the type removed from the reference; mean over types, and for types that the reference never had. Left out: the
 same accuracy, AUROC, and calibration error (before and after isotonic regression) within the reference by `Reference.report`. Intervals: 95 %, bootstrap over
-cells; neither set tells donors. The bundled model has seen cells of Zheng et al., without labels, in its own training.
+cells, because neither data set has donors. The bundled model has seen cells of Zheng et al., without labels, in its own training.
 
-The second form: normal clusters in `--width` dimensions; each step's seconds, those of a processor, and the peak of the memory of the process until then. Queries are by a second
-process, which has the folder only.
+The second command uses normal clusters in `--width` dimensions. It prints, for each step, seconds, processor seconds, and the peak memory of the process so far. A
+second process, which has only the folder, runs the queries.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def judge(cells: ad.AnnData, query: ad.AnnData, use_rep: str, seed: int) -> dict
 
 
 def synthetic(args: argparse.Namespace) -> None:
-    """Build and save a reference of normal clusters; query it in another process."""
+    """Build and save a reference of normal clusters, and query it in another process."""
     rng = np.random.default_rng(args.seed)
     centres = rng.normal(size=(N_CLUSTERS, args.width)).astype(np.float32)
 
@@ -167,7 +167,7 @@ def synthetic(args: argparse.Namespace) -> None:
     step("reference made")
     reference.index.nearest(reference.points[:1], reference.n_neighbors)
     step("index built")
-    reference.left_out  # noqa: B018 - is computed
+    reference.left_out  # noqa: B018 - computes it
     step("cells left out")
     with tempfile.TemporaryDirectory() as name:
         folder, path = Path(name) / "reference", Path(name) / "queries.h5ad"
@@ -198,7 +198,7 @@ def load_and_query(args: argparse.Namespace) -> None:
 
 
 class Steps:
-    """Prints the seconds and the seconds of a processor since the last step, and the peak memory of the process (Linux)."""
+    """Prints the seconds and processor seconds since the last step, and the peak memory of the process (Linux)."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter(), time.process_time()
@@ -209,7 +209,7 @@ class Steps:
         )
         status = Path("/proc/self/status").read_text()
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6
-        print(f"{name}: {wall:.1f} s, {cpu:.1f} s of a processor, peak {peak:.2f} GB", flush=True)
+        print(f"{name}: {wall:.1f} s, {cpu:.1f} processor seconds, peak {peak:.2f} GB", flush=True)
         self.start = time.perf_counter(), time.process_time()
 
 
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--synthetic", type=int, help="number of reference cells to make")
+    parser.add_argument("--synthetic", type=int, help="number of synthetic reference cells")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--donors", type=int, default=0)
     parser.add_argument("--exact", action="store_true", help="compare with every cell, without an index")

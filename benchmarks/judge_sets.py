@@ -1,11 +1,11 @@
-"""What scores of gene sets in the embedding tell, beside the expression of the same genes.
+"""Scores of gene sets in the embedding, compared with the expression of the same genes.
 
     python benchmarks/judge_sets.py [--model default] [--counts 0 500 200] [--out TABLE.md]
 
-Sets: the fifty genes that mark each sorted type of blood cells most (Zheng et al. 2017, by scanpy's t-test), and genes that interferon induces. Cells: Kang's
-PBMC, another laboratory and chemistry; types in the cells without interferon, interferon among all of one type. With --counts cells are also thinned to that
-many counts (binomially), which is where a score by genes that a cell does not express itself should help. AUROC of the right cells against all others,
-averaged over the sets, with a 95 % bootstrap over cells.
+Sets: the fifty strongest markers of each sorted type of blood cells (Zheng et al. 2017, by scanpy's t-test), and genes induced by interferon. Cells: Kang's
+PBMC, from another laboratory and chemistry; types are scored in cells without interferon, interferon within each type. With `--counts`, cells are also
+thinned to that number of counts (binomially); this is where a score from genes that the cell itself does not express should help. AUROC of the right cells against
+all others, averaged over the sets, with a 95 % bootstrap over cells.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 import scgeneformer as sg
 
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
-TYPES = {  # a sorted type, and those of Kang that are it
+TYPES = {  # a sorted type, and the same type in Kang's data
     "CD14+ Monocyte": ("CD14+Mono",),
     "CD19+ B": ("B",),
     "CD56+ NK": ("NK",),
@@ -36,7 +36,7 @@ IRF7 IRF9 USP18 RSAD2 HERC5 SAMD9L EPSTI1 CXCL10 CXCL11 LY6E BST2 XAF1 DDX58 IFI
 
 
 def marker_sets(data: Path, types: dict[str, str], genes: set[str]) -> dict[str, list[str]]:
-    """The fifty genes that mark each sorted type most, of those in `genes`."""
+    """The fifty strongest markers of each sorted type, among `genes`."""
     sorted_cells = sc.read_h5ad(data / "pbmc_facs_zheng" / "pbmc_facs_train.h5ad")
     sorted_cells = sorted_cells[:, sorted_cells.var_names.isin(genes)].copy()
     sc.pp.normalize_total(sorted_cells)
@@ -47,7 +47,7 @@ def marker_sets(data: Path, types: dict[str, str], genes: set[str]) -> dict[str,
 
 
 def thinned(counts: sparse.csr_matrix, total: int, rng: np.random.Generator) -> sparse.csr_matrix:
-    """Cells with about `total` counts, 0 for all that they have."""
+    """Cells with about `total` counts; 0 keeps all counts."""
     if total == 0:
         return counts
     per_cell = np.asarray(counts.sum(1)).ravel()
@@ -73,7 +73,7 @@ def auroc(truths: list[np.ndarray], scores: list[np.ndarray], n_bootstrap: int =
 
 
 def main() -> None:
-    """Judge and print a table."""
+    """Evaluate and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)

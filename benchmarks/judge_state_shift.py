@@ -1,21 +1,21 @@
-"""What is the latent model of states worth: does it find sparse offsets, and does it carry a state to other donors?
+"""What is the latent model of states worth: does it recover sparse offsets, and does it transfer a state to other donors?
 
     python benchmarks/judge_state_shift.py simulated [--seeds 5] [--out TABLE.md]
     python benchmarks/judge_state_shift.py real [--data ../shared/data] [--seeds 3] [--out TABLE.md]
 
-"simulated": 40 data sets of 50 cells, types that are the same in all, and offsets in one or two of five dimensions that no type differs in (ten
+"simulated": 40 data sets of 50 cells, with the same types in all, and offsets in one or two of five dimensions in which types do not differ (ten
 dimensions in all), mixed into an embedding (64 dimensions, linear) or counts (200 genes, negative binomial). F1 of the support of the offsets, for
-the best assignment of dimensions, beside the means of data sets along ten principal components of unit variance, cut where F1 is highest or at the true number, and
-the same number of entries at random.
+the best assignment of dimensions. Baselines: the means of data sets along ten principal components of unit variance, cut where F1 is highest or at the true number, and
+the same number of random entries.
 
-"real": the model is trained on blood of nine data sets (sorted and unsorted PBMC, six donors of a COVID-19 study) and one of two donors of
-Kang et al., control and interferon-beta together, by the public interface and its defaults (100 epochs). The other donor is a zero-shot query. In
-turn for both donors:
+"real": the model is trained on blood cells of nine data sets (sorted and unsorted PBMC, six donors of a COVID-19 study) and of one of two donors of
+Kang et al., control and interferon-beta together, with the public interface and its defaults (100 epochs). The other donor is a zero-shot query. Both donors
+take their turn:
 
-- interferon: AUROC of the states of the query by its place on the axis between the two states of the training donor, both donors pooled,
-  95 % by bootstrap over cells within donors (two donors cannot be resampled), and the difference to the embedding centred by donor
+- interferon: AUROC of the states of the query by its position on the axis between the two states of the training donor, both donors pooled,
+  95 % by bootstrap over cells within donors (two donors cannot be resampled), and the difference from the embedding centred by donor
 - types: balanced accuracy on the query of a logistic regression trained on the training donor (five types)
-- data sets: balanced accuracy, five folds over cells, of a logistic regression that predicts which of six resting data sets a cell is of
+- data sets: balanced accuracy, five folds over cells, of a logistic regression that predicts the data set of a cell among six resting ones
 
 Trained models: mean over seeds.
 """
@@ -46,11 +46,11 @@ import scgeneformer as sg
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 EMBEDDING, DATASET = "X_geneformer", "dataset"
 EPOCHS = {"simulated": 150, "real": 100}
-PER_SET = 300  # cells of a data set
+PER_SET = 300  # cells per data set
 
 
 def simulated(kind: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
-    """Cells of data sets, the first of which has no offset, and the support of the offsets, (40, 10)."""
+    """Cells of data sets, the first without offset, and the support of the offsets, (40, 10)."""
     rng = np.random.default_rng(seed)
     n_sets, n_cells, n_state, n_dims, n_types = 40, 50, 5, 10, 4
     n_features = 64 if kind == "embedding" else 200
@@ -82,7 +82,7 @@ def f1(found: np.ndarray, support: np.ndarray) -> float:
 def shift_model(
     cells: ad.AnnData, use_rep: str | None, epochs: int, seed: int, **arguments: object
 ) -> sg.model.StateShift:
-    """A trained model of data sets."""
+    """A model trained with data sets as labels."""
     sg.model.StateShift.setup_anndata(cells, labels_key=DATASET, use_rep=use_rep)
     model = sg.model.StateShift(cells, rng=seed, **arguments)
     model.train(epochs, rng=seed, accelerator="cpu")
@@ -128,7 +128,7 @@ def judge_simulated(seeds: int) -> pd.DataFrame:
 
 
 def blood(data: Path) -> ad.AnnData:
-    """Resting blood of several studies, patients, and two donors with and without interferon; counts of the genes in all, and the embedding."""
+    """Blood cells of several studies, of patients, and of two donors with and without interferon; counts of shared genes, and the embedding."""
     rng = np.random.default_rng(0)
     kang = sc.read_h5ad(data / "kang_ifnb_muscat" / "kang_ifnb_muscat.h5ad")
     kang.obs[DATASET] = "kang " + kang.obs["sample_id"].astype(str).str[-3:]
@@ -178,7 +178,7 @@ def blood(data: Path) -> ad.AnnData:
 
 
 def trained_representations(train: ad.AnnData, cells: ad.AnnData, seed: int) -> dict[str, np.ndarray]:
-    """Representations of all `cells` by models that were trained on `train`."""
+    """Representations of all `cells` by models trained on `train`."""
     points = {}
     for name, use_rep in (("StateShift on counts", None), ("StateShift on the embedding", EMBEDDING)):
         model = shift_model(train.copy(), use_rep, EPOCHS["real"], seed)
@@ -199,7 +199,7 @@ def trained_representations(train: ad.AnnData, cells: ad.AnnData, seed: int) -> 
 
 
 def judge_fold(cells: ad.AnnData, points: np.ndarray, trains: np.ndarray, query: np.ndarray) -> dict[str, object]:
-    """Places of the query on the axis of the training donor, and the two accuracies."""
+    """Positions of the query on the axis of the training donor, and the two accuracies."""
     if not points.shape[1]:
         return {"place": np.zeros(query.sum()), "types": np.nan, "data sets": np.nan}
     state, types, sets = (cells.obs[name].astype(str).to_numpy() for name in ("state", "type", DATASET))

@@ -1,15 +1,15 @@
-"""Do cells of other donors lie where the axis between two states says, in the embedding and in expression?
+"""Does the axis between two states predict the states of other donors, in the embedding and in expression?
 
     python benchmarks/judge_states.py [--data ../shared/data] [--out TABLE.md]
 
-`sg.tl.state_score` with the bundled model: each cell is placed on the axis of all other donors, and the AUROC says how well its place tells its
+`sg.tl.state_score` with the bundled model: each cell is scored on the axis of all other donors, and the AUROC measures how well its position predicts its
 state. Rows: the embedding, the embedding centred by donor, and log-normalised expression of all genes.
 
-- "interferon": control against interferon-beta in blood cells of two donors, all types together and the two most frequent types alone
-  (Kang et al., 1,267 genes). Both donors have both states. Intervals: bootstrap over cells, since two donors cannot be resampled.
-- "COVID": four severe patients against two healthy donors. A donor has one state only, so that centring by donor removes the states with the donors,
-  and disease cannot be told from what else sets these donors apart. Intervals: bootstrap over six donors.
-- "days": day 2 against day 5 of differentiation of iPSC to cardiomyocytes, one experiment; cells are left out, not donors.
+- "interferon": control against interferon-beta in blood cells of two donors, all types together and each of the two most frequent types
+  (Kang et al., 1,267 genes). Both donors have both states. Intervals: bootstrap over cells, because two donors cannot be resampled.
+- "COVID": four severe patients against two healthy donors. Each donor has only one state, so centring by donor also removes the states,
+  and disease cannot be separated from other differences between these donors. Intervals: bootstrap over six donors.
+- "days": day 2 against day 5 of differentiation of iPSC to cardiomyocytes, one experiment; cells are held out, not donors.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How the number of cells behind an edge decides where it ranks, and whether it comes back in other cells.
+"""How the number of cells behind an edge affects its rank, and its reproducibility in other cells.
 
     python benchmarks/judge_support.py [--cells 600] [--model default]
 
-Cells: Kang's PBMC with and without interferon; edges of twenty transcription factors, attention. Printed are the median number of cells behind the first 200
-edges by `min_cells`, and how scores of the same pairs in two halves of the cells correlate (Spearman), by the number of cells of a half.
+Cells: Kang's PBMC with and without interferon. Edges: attention to twenty transcription factors. Prints the median number of cells behind the first 200
+edges by `min_cells`, and the correlation (Spearman) of the scores of the same pairs in two halves of the cells, by the number of cells per half.
 """
 
 from __future__ import annotations

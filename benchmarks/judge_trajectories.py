@@ -1,11 +1,11 @@
-"""Can a small decoder tell elapsed time and next cells, beside what needs no decoder? Days of a cardiac differentiation (Friedman et al. 2018).
+"""Can a small decoder predict elapsed time and next cells, compared with baselines without one? Days of a cardiac differentiation (Friedman et al. 2018).
 
     python benchmarks/judge_trajectories.py [--seeds 2] [--first-epochs 6] [--epochs 8] [--out TABLE.md]
 
-590 cells of day 2 and 500 of day 5 of one line, the 2,000 most variable of the genes that both days have, by the training cells; cells are read to their
-64th gene. Each seed holds out a fifth of the cells, half of it to choose the epoch by. A decoder of 3 layers and width 96 learns the next gene of the
-training cells (the first stage), and then trajectories of them (the second), or the second alone. With two days, a trajectory has three cells, and elapsed
-times are -3, 0 or 3 days. Each day is one library: what is told may be the library.
+590 cells of day 2 and 500 of day 5 of one line, with the 2,000 most variable genes in the training cells among those that both days express; cells are truncated to
+their first 64 genes. Each seed holds out a fifth of the cells, half of it to choose the epoch. A decoder of 3 layers and width 96 learns the next gene of the
+training cells (first stage), and then trajectories of them (second stage), or the second stage alone. With two days, a trajectory has three cells, and elapsed
+times are -3, 0 or 3 days. Each day is one library: predictions may reflect the library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ N_GENES, N_READ, ELAPSED = 2000, 64, 3.0
 
 
 def read_cells() -> ad.AnnData:
-    """Counts of the genes that both days have, and the day as a number."""
+    """Counts of the genes that both days express, and the day as a number."""
     cells = ad.read_h5ad(DATA / CELLS)
     cells.obs["time"] = cells.obs["day"].astype(str).str.removeprefix("day").astype(float)
     cells.X = cells.X.astype(np.float32)
@@ -49,7 +49,7 @@ def log_normalised(cells: ad.AnnData) -> ad.AnnData:
 
 
 def first_stage(vocabulary: sg.Vocabulary, tokens: np.ndarray, epochs: int, seed: int) -> sg.hub.Pretrained:
-    """A decoder that learned the next gene of these cells, in so many passes."""
+    """A decoder trained on the next gene of these cells, for this number of epochs."""
     torch.manual_seed(seed)
     shape = {"n_layers": 3, "width": 96, "n_heads": 4, "n_kv_heads": 4, "head_width": 24, "feed_forward": 192}
     network = nn.NextGeneModel(nn.LlamaConfig(len(vocabulary), max_length=N_READ + 2, **shape))
@@ -71,7 +71,7 @@ def first_stage(vocabulary: sg.Vocabulary, tokens: np.ndarray, epochs: int, seed
 
 
 def judge(cells: ad.AnnData, seed: int, first_epochs: int, epochs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores of elapsed times and of next cells, of each method."""
+    """Scores of elapsed times and of next cells, for each method."""
     times = cells.obs["time"].to_numpy()
     split = evaluation.split(times.astype(np.int64) // 5, rng=seed)
     profile = log_normalised(cells)
@@ -90,7 +90,7 @@ def judge(cells: ad.AnnData, seed: int, first_epochs: int, epochs: int) -> tuple
         model.train(epochs, learning_rate=2e-3, split=split, rng=seed, **options)
         print(f"seed {seed}, {name}: {time.perf_counter() - start:.0f} s\n{model.scores.round(3)}", flush=True)
         elapsed.append(model.scores.rename({"model": name}))
-        following.append(model.evaluate_next_cell(ELAPSED).assign(decoder=name))  # each in its own embedding
+        following.append(model.evaluate_next_cell(ELAPSED).assign(decoder=name))  # each decoder in its own embedding
         print(following[-1].round(3), flush=True)
         if not passes:
             continue
@@ -108,14 +108,14 @@ def judge(cells: ad.AnnData, seed: int, first_epochs: int, epochs: int) -> tuple
 
 
 def embed(decoder: sg.hub.Pretrained, cells: ad.AnnData) -> np.ndarray:
-    """Cells as the first stage embeds them."""
+    """Embedding of the cells by the first stage."""
     embedded = cells.copy()
     sg.tl.embed(embedded, decoder)
     return embedded.obsm["X_geneformer"]
 
 
 def main() -> None:
-    """Train, compare, print."""
+    """Train, compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-epochs", type=int, default=6)

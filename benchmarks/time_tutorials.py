@@ -1,6 +1,6 @@
-"""Seconds of each tutorial, run from top to bottom in the environment of this interpreter, and what went wrong in it.
+"""Seconds of each tutorial, run from top to bottom in the environment of this interpreter, and its errors.
 
-For what a reader in Colab meets, run this with a copy of the notebooks in an environment that has what their first cells install, and nbclient.
+To reproduce what a reader in Colab sees, run this on a copy of the notebooks, in an environment with what their first cells install, and nbclient.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_FOLDER = Path(__file__).parents[1] / "tutorials"
 def main() -> None:
     """Print one line for each notebook, and one for each of its errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of notebooks, by default all")
+    parser.add_argument("names", nargs="*", help="names of notebooks, by default all")
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER)
     args = parser.parse_args()
     for name in args.names or sorted(path.stem for path in args.folder.glob("*.ipynb")):

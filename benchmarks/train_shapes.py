@@ -1,11 +1,11 @@
-"""Train models of the published shapes for some minutes on real cells, to measure the screen on weights that mean something.
+"""Train models of the published shapes for some minutes on real cells, to measure the screen on trained weights.
 
     python benchmarks/train_shapes.py V1-10M --out build/shapes/v1 --max-minutes 30
     python benchmarks/train_shapes.py V2-104M --out build/shapes/v2 --max-minutes 30
 
-No published weights are needed: random weights whose gene embeddings start at co-expression, as in ``pretrain_default.py``, and then the
+No published weights are needed: training starts from random weights with gene embeddings from co-expression, as in ``pretrain_default.py``, and uses the
 masked-gene objective. Such a model knows the main types of blood cells and little more. Reads the PBMC sets of ``pretrain_default.py`` with
-the official dictionaries, and for V1 also the 500 full-length cells of Geneformer's own corpus. Writes a folder that ``sg.hub.load`` takes.
+the official dictionaries, and for V1 also the 500 full-length cells of Geneformer's own corpus. Writes a folder that ``sg.hub.load`` accepts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pretrain_default import Clock, read_sets, start_at_coexpression, start_at_f
 
 import scgeneformer as sg
 
-# layers, width, heads, feed-forward and positions as published; suffix of the official dictionaries
+# published layers, width, heads, feed-forward and positions; suffix of the official dictionaries
 SHAPES = {
     "V1-10M": ({"n_layers": 6, "width": 256, "n_heads": 4, "feed_forward": 512}, 2048, "gc30M"),
     "V2-104M": ({"n_layers": 12, "width": 768, "n_heads": 12, "feed_forward": 3072}, 4096, "gc104M"),
@@ -74,7 +74,7 @@ def main() -> None:
     start_at_frequencies(model, cells)
     start_at_coexpression(model, cells, 0)
     model.train(
-        max_epochs=10**6,  # until time is up
+        max_epochs=10**6,  # until the time limit
         validation_size=0.02,
         token_budget=args.token_budget,
         learning_rate=args.learning_rate,
