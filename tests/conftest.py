@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests use."""
+"""Fixtures shared by the tests of several rooms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# One thread for each of the processes that share the cores, read when torch and numba are loaded: numba starts OpenMP threads whatever
-# OMP_NUM_THREADS says, and threads that wait for work keep a core busy.
+# One thread per process, because the processes share the cores. Read when torch and numba are loaded: numba starts OpenMP threads whatever
+# the value of OMP_NUM_THREADS, and threads that wait for work keep a core busy.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -51,7 +51,7 @@ def official(shared):
 
 @pytest.fixture
 def gene_lists(shared, official, tmp_path):
-    """`settings.data` with all data and the five lists of genes; that of dosage is made from the official example and the tokens of V1."""
+    """`settings.data` with all data and the five lists of genes; the dosage list is built from the official example and the tokens of V1."""
     import pandas as pd
 
     folder, vocabulary = tmp_path / "gene_lists", official("V1")
@@ -76,7 +76,7 @@ def gene_lists(shared, official, tmp_path):
 
 @pytest.fixture
 def cellfm_file():
-    """What turns a CellFM into the content of a checkpoint as its authors distribute it."""
+    """A function that writes a CellFM as the content of a checkpoint in the format of its authors."""
     from .nn.test_cellfm import theirs
     from .nn.test_mindspore import checkpoint
 

@@ -1,4 +1,4 @@
-"""The plan of the house, held by reading it: who may import whom, what an import costs, how public functions look."""
+"""The architecture, checked from the source: which room may import which, the cost of an import, and the form of public functions."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_import_is_light():
 
 
 def test_tokenizing_starts_without_scanpy_and_torch():
-    """They take seconds, and a small job no longer than these. Files are read by anndata, and messages need scanpy only where it shows them."""
+    """Importing them takes seconds, as long as a small job. Files are read by anndata, and scanpy is needed only to show messages."""
     code = (
         "import sys, warnings, numpy as np, anndata as ad, scgeneformer as sg; warnings.simplefilter('ignore'); "
         "ids = sg.hub.vocabulary('default').ids[4:104]; cells = ad.AnnData(np.random.default_rng(0).geometric(0.5, (3, 100)).astype(np.float32)); cells.var_names = ids; "

@@ -68,7 +68,7 @@ def content(adata: ad.AnnData) -> bytes:
 
 
 def call(function: Any, data: ad.AnnData, /, **wrong: Any) -> None:
-    """Call `function` with a wrong argument, and something for what it requires."""
+    """Call `function` with a wrong argument, and placeholders for required ones."""
     given = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name in ("adata", "mdata"):

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster compute what this process would, whoever dies meanwhile."""
+"""The workers of a Dask cluster give the results of this process, even if workers die."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_workers_screen_alike(cluster, encoder, tokens, expected):
 
 
 def living(cluster, killed):
-    """Processes of workers that are not among those that were killed, waited for."""
+    """Wait for, and return, processes of workers that were not killed."""
     for _ in range(300):
         pids = {nanny.pid for nanny in cluster.workers.values()} - {None, *killed}
         if pids:
@@ -118,7 +118,7 @@ def living(cluster, killed):
 def test_workers_that_are_killed_cost_their_parts_only(
     cluster, client, encoder, tokens, expected, tmp_path, monkeypatch
 ):
-    """Five of them, at any time; what was written is not computed again."""
+    """Five workers are killed at any time; parts already written are not computed again."""
     rng, write, written, killed = np.random.default_rng(0), Store.write, [], []
     work = _run._work(tokens, Perturbation("delete", genes=np.arange(4, 80)))
     n_parts = len(list(_run._parts(work, (tokens > 0).sum(1), SIZE)))

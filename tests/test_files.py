@@ -1,4 +1,4 @@
-"""The command line loses no data: outputs are checked before the work and replaced as a whole."""
+"""The command line loses no data: outputs are checked before the computation and replaced as a whole."""
 
 from __future__ import annotations
 

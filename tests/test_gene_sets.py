@@ -1,4 +1,4 @@
-"""Files and tables of gene sets, against what was written."""
+"""Files and tables of gene sets are read as they were written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls leave the process as they found it, run beside each other, and give the same with more threads."""
+"""Calls leave the global state unchanged, can run in parallel, and give the same results with more threads."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CALLS = {
 
 
 def state():
-    """What is global."""
+    """The global state of the process."""
     numbers = np.random.get_state()  # noqa: NPY002 - the legacy state is what must not move
     return {
         "torch": torch.get_rng_state().tolist(),

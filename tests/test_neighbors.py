@@ -1,4 +1,4 @@
-"""Neighbours of points that are left out, alone or with their group, and conformal p-values."""
+"""Neighbours of left-out points, alone or with their group, and conformal p-values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is declared is what is used, and what is pinned is what is declared."""
+"""Declared dependencies are those that are used, and pinned ones those that are declared."""
 
 from __future__ import annotations
 

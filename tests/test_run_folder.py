@@ -1,4 +1,4 @@
-"""A folder has one run at a time, and its files are whole or not there."""
+"""A folder has one run at a time, and its files are complete or absent."""
 
 from __future__ import annotations
 

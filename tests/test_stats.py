@@ -199,7 +199,7 @@ def test_moderation_finds_the_prior_and_holds_the_level() -> None:
 
 
 def test_moderation_of_equal_variances_is_one_variance() -> None:
-    """Less spread than chance makes: all degrees of freedom are put together, and no more than there are."""
+    """If variances spread less than by chance, all degrees of freedom are pooled, and no more than that."""
     values = np.tile([-1.0, 0.0, 1.0], 50) + np.repeat(np.arange(50.0), 3)
     moderated = stats.moderate(stats.summarise(values, np.repeat(np.arange(50), 3), 51))
     np.testing.assert_allclose(moderated.sd[:50], moderated.sd[0])
@@ -242,7 +242,7 @@ def test_intervals_and_t_test_are_scipys(sample, level: float) -> None:
 
 
 def test_t_test_of_equal_values() -> None:
-    """All 0 is no evidence; all equal to something else is scipy's limit, a score without bound."""
+    """All 0 is no evidence; all equal to another value gives scipy's limit, an infinite score."""
     result = stats.t_test(stats.summarise(np.array([0.0, 0.0, 0.5, 0.5]), np.array([0, 0, 1, 1]), 2))
     np.testing.assert_array_equal(result.score, [0, np.inf])
     np.testing.assert_array_equal(result.pvalue, [1, 0])
@@ -290,9 +290,9 @@ def test_matched_test_is_a_loop() -> None:
 
 
 def test_matched_test_takes_away_what_detection_explains() -> None:
-    """Effects that grow with detection: the gene that leaves its neighbours behind stands out, though others have larger effects.
+    """Effects increase with detection: the gene that exceeds its neighbours stands out, although others have larger effects.
 
-    Within a neighbourhood effects still grow, so that p is conservative; where they do not it is uniform.
+    Within a neighbourhood effects still increase, so p is conservative; if they do not, p is uniform.
     """
     rng = np.random.default_rng(0)
     detection = rng.random(3000)

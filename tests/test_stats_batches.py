@@ -1,4 +1,4 @@
-"""Batches brought together: against loops, and by what must hold."""
+"""Batch correction against loops, and properties that it must have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permuted labels: the loop over permutations that they stand for, their level under no effect, and what cannot be permuted."""
+"""Permuted labels against a loop over permutations, their level without an effect, and cases that cannot be permuted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_finds_what_there_is():
 
 
 def test_labels_stay_within_donors():
-    """Donors that differ, with states in equal parts: across donors their differences are noise that they are not within."""
+    """Donors differ, with states in equal parts: permutation across donors adds their differences as noise, permutation within donors does not."""
     rng = np.random.default_rng(0)
     donor, is_target = np.repeat(np.arange(4), 10), np.tile([True, False], 20)
     cells = rng.normal(size=(40, 8)) * 0.05 + 3 + 3 * rng.normal(size=(4, 8))[donor]

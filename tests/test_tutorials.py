@@ -1,4 +1,4 @@
-"""Tutorials and pages call what exists, notebooks carry the outputs and pictures of one run from top to bottom, and run on fewer cells."""
+"""Tutorials and pages call existing functions; notebooks contain the outputs and pictures of one run from top to bottom, and run on fewer cells."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_notebook_was_run_from_top_to_bottom_without_errors(path: Path):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert outputs
     assert not [output["output_type"] for output in outputs if output["output_type"] == "error"]
-    # warnings and progress bars are no part of a lesson
+    # warnings and progress bars do not belong in a tutorial
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 

@@ -1,4 +1,4 @@
-"""No file that a model is loaded from can run code: whatever is in a folder gives a right answer, or an error that names it."""
+"""No file that a model is loaded from can run code: any content of a folder gives a right result, or an error that names it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Cells, and honest models of three kinds, each exported and saved."""
+    """Cells, and intact models of three kinds, each exported and saved."""
     root = tmp_path_factory.mktemp("honest")
     rng = np.random.default_rng(0)
     ids = np.array(["<pad>", "<mask>", "<cls>", "<eos>"] + [f"ENSG{i:011d}" for i in range(20)])
@@ -60,7 +60,7 @@ def world(tmp_path_factory):
 
 
 def _stray(base: str, name: str, folder: Path, kind: str, root: Path, payload: Payload) -> None:
-    """An honest folder with one file added or replaced."""
+    """An intact folder with one file added or replaced."""
     if base:
         shutil.copytree(root / base / kind, folder)
     folder.mkdir(exist_ok=True)

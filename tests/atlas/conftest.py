@@ -16,7 +16,7 @@ PROVENANCE = {"model": "V2-104M", "weights_sha256": "abc", "vocabulary_hash": "v
 
 
 def cells(n: int, seed: int, *, n_donors: int = 5, n_types: int = 3) -> AnnData:
-    """Cells around centres that are the same for every seed."""
+    """Cells around the same centres for every seed."""
     rng = np.random.default_rng(seed)
     code, donor = rng.integers(0, n_types, n), rng.integers(0, n_donors, n)
     centres = np.random.default_rng(0).normal(size=(n_types, 8))

@@ -1,4 +1,4 @@
-"""Of large references some cells are held out: they are the standard of what is new, and neither searched nor lost."""
+"""Large references hold out some cells to calibrate novelty; they are not searched, but stay in the reference."""
 
 from __future__ import annotations
 

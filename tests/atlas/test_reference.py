@@ -1,4 +1,4 @@
-"""References: the same answers from memory and from a folder, for one sort of query only, and nothing written where it does not fit."""
+"""References give the same answers from memory and from a folder, accept matching queries only, and write nothing if they refuse one."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ K = 15
 
 
 def look(states, labels, state, others) -> tuple[float, str, float]:
-    """Mean distance to the nearest of `others`, the label that these give, and its share of the votes."""
+    """Mean distance to the nearest of `others`, their label for the cell, and its share of the votes."""
     distances = np.linalg.norm(states[others] - state, axis=1)
     nearest = np.argsort(distances)[:K]
     votes = pd.Series(1 / distances[nearest]).groupby(labels[others][nearest]).sum()

@@ -1,4 +1,4 @@
-"""Few cells of six donors, a small untrained model of their genes, and a program to run in this process."""
+"""A few cells of six donors, a small untrained model of their genes, and the program, run in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = ("--train-size", "0.5", "--validation-size", "0.25", "--test-size", "0.2
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: exit status, standard output, standard error."""
+    """Results of a command: exit status, standard output, standard error."""
 
     status: int
     out: str
@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def refused(run: Callable[..., Ran]) -> Callable[..., str]:
-    """The line on standard error that a command ends with; before it come warnings only."""
+    """The last line on standard error of a command; only warnings precede it."""
 
     def refused(*words: object) -> str:
         ran = run(*words)

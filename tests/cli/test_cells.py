@@ -181,7 +181,7 @@ TABLES = {"compare_embeddings": "embedding_scores", "evaluate_network": "evaluat
 
 @pytest.fixture
 def analysed(run, embedded, model) -> str:
-    """Cells with all that is read below, and the files that are named there."""
+    """Cells with all slots that the tests below read, and the files that they name."""
     adata = ad.read_h5ad(embedded)
     vocabulary = sg.hub.load(model).vocabulary
     config = LlamaConfig(len(vocabulary), 1, 8, n_heads=2, n_kv_heads=1, head_width=4, feed_forward=8, max_length=64)

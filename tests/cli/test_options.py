@@ -1,4 +1,4 @@
-"""Options are the parameters of the functions that a command calls: names, defaults and texts are theirs."""
+"""Options have the names, defaults and texts of the parameters of the functions that a command calls."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch) -> None:
 
 
 def test_pydantic_in_the_process_changes_nothing(run, counts, model):
-    """Cyclopts has it check values by the types that stand in help, once anything has imported it."""
+    """Once pydantic is imported, Cyclopts lets it check values against the types shown in the help."""
     pytest.importorskip("pydantic")
     assert run("tokenize", counts, "tokens.h5ad", "--model", model, "--max-length", "32").status == 0
     ran = run("tokenize", counts, "other.h5ad", "--max-length", "many")

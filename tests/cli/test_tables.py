@@ -75,7 +75,7 @@ def test_jobs_are_put_back(run) -> None:
 
 
 def test_demo_writes_what_it_says(run, make_model, tmp_path) -> None:
-    """The whole demonstration with a tiny untrained model: everything is written, and the table is the transfer's."""
+    """The complete demonstration with a tiny untrained model writes all files, and its table is that of the transfer."""
     cells = _demo.load_cells()
     cells.X = cells.X.expm1()
     model = make_model(tmp_path / "model", sg.Vocabulary.from_adata(cells, name="tiny", max_length=512))

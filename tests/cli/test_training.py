@@ -93,7 +93,7 @@ def test_pretraining_without_sense_is_refused(refused, counts, words, match) -> 
 
 
 def test_tuning(run, embedded, model, monkeypatch) -> None:
-    """That `tune` runs on Ray, its own tests hold."""
+    """The tests of `tune` cover its run on Ray."""
     seen = {}
 
     @wraps(sg.model.tune)

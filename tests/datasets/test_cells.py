@@ -1,4 +1,4 @@
-"""Cells by name: those at hand are what the docstrings say, and originals are read as they were written."""
+"""Data sets by name: local ones are as their docstrings say, and original files are read correctly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CELLS = [f"cell{number}" for number in range(4)]
 
 @pytest.fixture(autouse=True)
 def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No network, an empty cache, names of genes by the bundled vocabulary."""
+    """No network, an empty cache, and gene names from the bundled vocabulary."""
     monkeypatch.setattr(_cells, "names_of_genes", lambda: sg.hub.vocabulary("default"))
     with sg.settings.override(cache_dir=tmp_path / "cache", data=None, offline=True, progress=False):
         yield
@@ -53,7 +53,7 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def counts() -> sparse.csr_matrix:
-    """Cells x genes, with a count of one in each cell and of some in each gene."""
+    """Counts, cells x genes, with at least one in each cell and in each gene."""
     values = np.random.default_rng(0).poisson(2.0, (len(CELLS), len(SYMBOLS)))
     values[:, 0] = 1
     return sparse.csr_matrix(values.astype(float))

@@ -100,7 +100,7 @@ def test_lists_of_the_tasks(name: str, shared: Path) -> None:
 
 
 def test_dosage_sensitive_genes_are_those_of_the_official_example(shared: Path, gene_lists: Path) -> None:
-    """The file that is pinned lists them with their tokens in V1; it is made here from both, and its hash holds."""
+    """The pinned file lists these genes with their tokens in V1. It is rebuilt here from both, and has the pinned hash."""
     lists = pd.read_csv(shared / "data" / "gene_class_labels" / "dosage_sensitive_tfs.csv")
     with sg.settings.override(data=gene_lists, offline=True):
         classes = sg.datasets.gene_classes("dosage_sensitivity")

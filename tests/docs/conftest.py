@@ -1,4 +1,4 @@
-"""What the examples of the documentation are run on: few cells, and a small model in place of the published ones."""
+"""Inputs for the examples of the documentation: a few cells, and a small model in place of the published ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED = ("STAT1", "STAT2", "IRF9")
 
 @pytest.fixture(scope="session")
 def make_cells() -> Callable[..., ad.AnnData]:
-    """Cells of eight donors, four of them ill, with counts of 40 genes of the bundled model, half of which tell the ill apart."""
+    """Cells of eight donors, four of them ill, with counts of 40 genes of the bundled model, half of which differ in the ill."""
     symbols = sg.hub.vocabulary("default").symbols
     names = [*NAMED, *[name for name in symbols[10:] if name and name not in NAMED][:37]]
 
@@ -51,7 +51,7 @@ def make_cells() -> Callable[..., ad.AnnData]:
 
 @pytest.fixture(scope="session")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders with untrained models of the bundled vocabulary, two encoders and a decoder: as deep as pages need, and narrow."""
+    """Folders with narrow untrained models of the bundled vocabulary, two encoders and a decoder, as deep as the pages need."""
     import torch
 
     vocabulary, models = sg.hub.vocabulary("default"), tmp_path_factory.mktemp("models")
@@ -79,7 +79,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def names(make_cells: Callable[..., ad.AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What every example may use without importing or making it; it runs in an empty folder, draws to no screen and trains on the CPU."""
+    """Names that every example may use without defining them; examples run in an empty folder, without display, and train on the CPU."""
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(tmp_path)

@@ -49,7 +49,7 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
 
 @pytest.fixture
 def folder(make_cells: Callable[..., Any], stand_ins: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What the page takes for granted, in the working directory."""
+    """The files that the page assumes in the working directory."""
     from scgeneformer.hub import _registry
 
     monkeypatch.chdir(tmp_path)

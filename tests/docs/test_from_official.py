@@ -1,4 +1,4 @@
-"""The six tasks of the official README, as the page for its users does them, on real cells and with the bundled model."""
+"""The six tasks of the official README run as on the page for its users, on real cells and with the bundled model."""
 
 from __future__ import annotations
 

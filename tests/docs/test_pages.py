@@ -1,6 +1,6 @@
 """The code on every page of the documentation runs as it is printed, from top to bottom.
 
-Published models are stood in for by folders of their names with small untrained models: nothing is downloaded. A block that begins with
+Folders with the names of published models and small untrained models replace them: nothing is downloaded. A block that begins with
 ``# not run in the tests: <reason>`` is compiled only.
 """
 

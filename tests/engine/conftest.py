@@ -27,7 +27,7 @@ def as_matrix(rows: list[np.ndarray]) -> np.ndarray:
 
 
 class Recordings:
-    """What the official package answered; see the README beside the recordings."""
+    """Outputs of the official package; see the README beside the recordings."""
 
     def __init__(self, folder: Path, made: Path) -> None:
         self.folder, self.made = folder, made
@@ -48,7 +48,7 @@ class Recordings:
         return pd.read_parquet(self.folder / "perturb" / f"{name}.parquet")
 
     def model(self, name: str) -> Path:
-        """Folder of a seeded random model; large ones are drawn anew and must have the recorded hash."""
+        """Folder of a seeded random model; large ones are drawn again and must have the recorded hash."""
         there = self.folder / "models" / name
         if there.is_dir():
             return there

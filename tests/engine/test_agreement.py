@@ -1,4 +1,4 @@
-"""What a screen says of its own error, against the error."""
+"""The agreement that a screen reports, compared with its true agreement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIONS = {"pooling": "mean", "n_special": 4, "device": "cpu", "precision": "flo
 
 
 def found_in(outcome, cells, values):
-    """Whether each of the values is one of its cell."""
+    """Whether each value occurs in its cell."""
     return all(
         np.abs(outcome.values[outcome.cells == cell] - row).max(1).min() < 1e-6
         for cell, row in zip(cells, values, strict=True)
@@ -50,7 +50,7 @@ def test_exact_values_are_those_of_an_exact_run(small, random_cells, perturbatio
 
 
 def test_perturbations_of_one_cell_count_together(small, random_cells):
-    """Few listed genes, and random ones beside them."""
+    """A few listed genes, and random genes in addition."""
     long = random_cells[(random_cells > 0).sum(1) > 25]
     parts = [np.arange(4, 20), np.arange(20, 60)]
     screened = []
@@ -74,7 +74,7 @@ def test_perturbations_of_one_cell_count_together(small, random_cells):
 
 
 def test_the_correlation_has_no_bias():
-    """Of samples of a population of 400; that of the sample itself is too low."""
+    """Samples of a population of 400. The correlation within the sample itself is too low."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=400)
     y = x + rng.normal(size=400) * 0.3
@@ -90,7 +90,7 @@ def test_the_correlation_has_no_bias():
 @pytest.mark.parametrize("n_cells", [6, 24])
 @pytest.mark.parametrize("noise", [0.03, 0.1])
 def test_intervals_cover(n_cells, noise):
-    """Cells whose estimates are good or less good: the mean over all of them is in the interval of a few in about 90 % of the runs."""
+    """Cells differ in the quality of their estimates. The interval from a few contains the mean over all in about 90 % of the runs."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(100, 200))
     slope = rng.normal(1.1, 0.1, size=(100, 1))

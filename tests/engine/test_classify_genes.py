@@ -66,7 +66,7 @@ def by_hand(network, tokens, wanted):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_means_over_cells_are_those_of_single_passes(network, tokens, wanted, temperature):
-    """Of scores, from which probabilities follow, or of the probabilities of a head like BERT's, which have no temperature."""
+    """Means of scores, from which probabilities follow, or of the probabilities of a head like BERT's, which has no temperature."""
     found = engine.classify_genes(
         network, tokens, wanted=wanted, occurrences=True, temperature=temperature, device="cpu"
     )

@@ -1,4 +1,4 @@
-"""Curves are drawn through as many exact points as it takes, for each cell and state by itself."""
+"""Curves are fitted through as many exact points as needed, separately for each cell and state."""
 
 from __future__ import annotations
 

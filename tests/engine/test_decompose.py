@@ -45,7 +45,7 @@ def test_parts_are_loops_and_add_up(small, random_cells, pooling, special):
 
 @pytest.mark.parametrize("layer", [0, -3])
 def test_layers(small, random_cells, layer):
-    """At the embedding layer no token has seen another, so that there is no network."""
+    """At the embedding layer no token has attended to another, so the network part is zero."""
     _, shifts, parts = decomposed(small, random_cells[:3], "mean", emb_layer=layer)
     np.testing.assert_allclose(sum(parts), shifts, rtol=0, atol=1e-12)
     assert (np.abs(parts[1]).max() < 1e-6) == (layer == -3)

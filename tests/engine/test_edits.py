@@ -1,4 +1,4 @@
-"""Edited rows against NumPy's insert and delete, gene by gene; and the laws that all edits keep."""
+"""Edited rows against NumPy's insert and delete, gene by gene, and properties that all edits have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N_SPECIAL, CLS, EOS = 4, 2, 3
 
 
 def rank_by_rule(rank: int, n_genes: int, kind: str, quartiles: int) -> int:
-    """The middle of the quartile that is so many higher or lower, or the end of the ranking where there is none."""
+    """The middle of the quartile that is this many higher or lower, or the end of the ranking if there is none."""
     if kind == "overexpress":
         return 0
     own = next(q for q in range(4) if rank < (q + 1) * n_genes / 4)
@@ -46,7 +46,7 @@ def as_tensor(rows: list) -> torch.Tensor:
 
 @st.composite
 def cells_and_targets(draw, *, cls=st.booleans(), eos=st.booleans(), most_targets=4, present=False):
-    """Padded rows of distinct genes, with special tokens or without, and targets that they hold or not."""
+    """Padded rows of distinct genes, with or without special tokens, and targets that they contain or not."""
     start, end = [CLS] * draw(cls), [EOS] * draw(eos)
     genes = st.integers(N_SPECIAL, 40)
     rows, targets = [], []
@@ -132,7 +132,7 @@ def test_deletion_and_overexpression_done_twice_are_done_once(cells):
 
 @given(cells_and_targets(most_targets=1, present=True), st.integers(1, 3))
 def test_inhibition_and_activation_move_one_gene(cells, quartiles):
-    """Down and up, never the other way; four quartiles up is to the top, and so are three but for the lowest quartile."""
+    """Down and up, never the reverse. Four quartiles up lead to the top, and so do three except from the lowest quartile."""
     tokens, targets = cells
     genes = tokens >= N_SPECIAL
     first = int(tokens[0, 0] == CLS)
@@ -182,7 +182,7 @@ def test_new_rank_is_the_rule(kind, n_genes):
 
 
 def test_new_rank_of_eight_genes():
-    """Written down: quartiles are ranks 0-1, 2-3, 4-5, 6-7 with the middles 1, 3, 5, 7."""
+    """By hand: quartiles are ranks 0-1, 2-3, 4-5, 6-7 with the middles 1, 3, 5, 7."""
     ranks, n_genes = torch.arange(8), torch.tensor(8)
     assert new_rank(ranks, n_genes, "inhibit", 1).tolist() == [3, 3, 5, 5, 7, 7, 7, 7]
     assert new_rank(ranks, n_genes, "inhibit", 3).tolist() == [7] * 8

@@ -1,4 +1,4 @@
-"""Effects on genes, added up in any order, against a dictionary."""
+"""Effects on genes, summed in any order, against a dictionary."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows_of(effects):
 
 @given(st.lists(MEASURED, max_size=4))
 def test_counts_and_sums(batches):
-    """Also where cosines cancel out: a sum of 0 is stored like any other."""
+    """Also if cosines cancel: a sum of 0 is stored like any other."""
     effects = GeneEffects(N_WHAT, N_TOKENS)
     for batch in batches:
         add(effects, batch)
@@ -51,7 +51,7 @@ def test_merging_parts_is_adding_everything(parts):
 
 
 def test_added_up_on_the_way(monkeypatch):
-    """What is kept apart never grows beyond the limit by more than one batch."""
+    """The buffer never exceeds the limit by more than one batch."""
     monkeypatch.setattr(_effects, "_MOST_PENDING", 10)
     effects, measured = GeneEffects(N_WHAT, N_TOKENS), [(i % 3, i % 5, 0.5) for i in range(40)]
     for start in range(0, 40, 4):

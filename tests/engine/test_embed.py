@@ -1,4 +1,4 @@
-"""Laws of embedding: nothing but the cell matters, and short memory is survived."""
+"""Embeddings depend on the cell alone, and a lack of memory is handled."""
 
 from __future__ import annotations
 

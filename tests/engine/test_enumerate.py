@@ -1,4 +1,4 @@
-"""Which genes of which cells are perturbed, against plain loops; and the room that is made at the length limit."""
+"""Which genes of which cells are perturbed, against plain loops, and which genes are dropped at the length limit."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_nothing_to_perturb():
 
 
 def lowest_taken(row: np.ndarray, n: int, targets: np.ndarray) -> list[int]:
-    """A row without its `n` lowest genes that are no targets."""
+    """A row without its `n` lowest genes, targets excepted."""
     row = row[row > 0].tolist()
     out = [t for t in row if t >= N_SPECIAL and t not in targets][::-1][:n]
     return [t for t in row if t not in out]
@@ -167,14 +167,14 @@ def test_room_is_made_for_what_comes_in(tokens, perturbation):
 
 
 def test_targets_that_are_lowest_stay_in_the_original():
-    """4 comes in, 9 is the lowest gene and moves up: 8 has to go."""
+    """4 is inserted; 9 is the lowest gene and moves up, so 8 is dropped."""
     tokens = np.array([[CLS, 5, 6, 7, 8, 9, EOS]], dtype=np.uint16)
     found = enumerate_of(tokens, Perturbation("overexpress", sets=(np.array([4, 9]), np.array([4, 5]))), max_length=7)
     assert found.tokens[found.rows].tolist() == [[CLS, 5, 6, 7, 9, EOS, 0], [CLS, 5, 6, 7, 8, EOS, 0]]
 
 
 def test_rows_are_shared():
-    """A full cell loses the same gene whatever comes in, unless that gene is perturbed itself."""
+    """A full cell loses the same gene for every inserted gene, unless that gene itself is perturbed."""
     tokens = np.array([[CLS, 5, 6, 7, 8, EOS]], dtype=np.uint16)
     perturbation = Perturbation("overexpress", genes=np.arange(5, 30), anchor=6, absent=True)
     found = enumerate_of(tokens, perturbation, max_length=6)

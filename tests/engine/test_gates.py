@@ -1,4 +1,4 @@
-"""Gate gradients against autograd through gates that are written out."""
+"""Gate gradients against autograd through explicit gates."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_float32_is_close(small, pooling):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("n_layers", [1, 3])
 def test_a_token_at_a_slightly_other_place_is_the_derivative(small, pooling, n_layers):
-    """Swapping a token for itself, a little moved: probe minus base is the exact change, up to the square of the move."""
+    """Replacing a token by itself at a slightly different position: probe minus base is the exact change, up to the square of the move."""
     encoder = copy.deepcopy(small).double()
     base, _, readout = cells()
     options = {"pooling": pooling, "n_special": 4, "n_layers": n_layers}

@@ -48,7 +48,7 @@ def cosine(a, b):
 
 
 def room_by_hand(row, targets):
-    """The cell without the lowest background genes that have to go for what comes in."""
+    """The cell without the lowest background genes that are dropped for the inserted genes."""
     n_in = len(set(targets) - {0} - set(row.tolist()))
     too_many = len(row) + n_in - MAX_LENGTH
     lowest = [t for t in row if t >= N_SPECIAL and t not in targets][::-1][: max(too_many, 0)]
@@ -56,7 +56,7 @@ def room_by_hand(row, targets):
 
 
 def by_hand(encoder, row, targets, perturbation, pooling, states, n_layers=2):
-    """What comes back for one cell, and the cosine of each gene of the background."""
+    """The result for one cell, and the cosine of each background gene."""
     row = row[row > 0]
     if perturbation.kind == "overexpress":
         row = room_by_hand(row, targets)
@@ -84,7 +84,7 @@ def enumerate_of(tokens, perturbation):
 
 
 def some_of(perturbations, n=60):
-    """A part drawn at random, in order."""
+    """A random part, in order."""
     drawn = np.sort(np.random.default_rng(0).permutation(len(perturbations))[:n])
     return replace(
         perturbations,
@@ -172,7 +172,7 @@ def test_without_eos_the_last_gene_renumbers_nothing(small, random_cells, specia
 
 
 def test_no_gene_left_to_compare(small):
-    """A cell all of whose genes move up together has no background; its states have an answer all the same."""
+    """A cell whose genes all move up together has no background, but its states are still measured."""
     tokens = np.array([[2, 7, 9, 3]], dtype=np.uint16)
     perturbation = Perturbation("overexpress", sets=(np.array([9, 7]),))
     perturbations = enumerate_of(tokens, perturbation)
@@ -222,7 +222,7 @@ def test_bar_counts_perturbations(small, random_cells):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_official_originals(small, random_cells, pooling):
-    """On request the original that a full cell is compared with is the one of the official tool, which lost a gene too many."""
+    """On request, a full cell is compared with the original of the official tool, which lacks one gene too many."""
     tokens = random_cells[:1, :-1].copy()  # 39 of at most 40 tokens
     tokens[0, -1] = 3
     gene = int(np.setdiff1d(GENES, tokens)[0])

@@ -123,7 +123,7 @@ def test_batches_padding_and_order_do_not_matter(small, random_cells, name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_sums_of_two_halves_are_the_sum_of_the_whole(small, random_cells, name):
-    """All that is kept of a cell is what it adds to two matrices of pairs."""
+    """A cell contributes only to two matrices of pairs."""
     whole, *halves = (
         score(name, small, cells, rank_corrected=False) for cells in (random_cells, random_cells[:5], random_cells[5:])
     )

@@ -1,7 +1,7 @@
-"""Embeddings and perturbations against what the official package answered on real cells with random weights.
+"""Embeddings and perturbations against outputs of the official package on real cells with random weights.
 
-Of every run a fixed random part is computed here; ``benchmarks/check_recordings.py`` goes through every recorded value. What the official
-tool gets wrong is in ``test_official_defects.py``.
+A fixed random part of every run is computed here; ``benchmarks/check_recordings.py`` goes through every recorded value. What the official
+tool computes wrongly is in ``test_official_defects.py``.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Recorded:
 
 
 def perturbation_of(run: dict, vocabulary: Vocabulary) -> Perturbation:
-    """The perturbation that a run of the official tool carries out."""
+    """The perturbation of a run of the official tool."""
     token_of = {gene: token for token, gene in enumerate(vocabulary.ids)}
     if run["genes_to_perturb"] == "all":
         genes = np.arange(N_SPECIAL[run["model_version"]], len(token_of))
@@ -176,7 +176,7 @@ def perturbation_of(run: dict, vocabulary: Vocabulary) -> Perturbation:
 
 
 def cells_of(recordings: Recordings, run: dict) -> tuple[pd.Index, np.ndarray]:
-    """The cells that the official tool takes: of the start state, longest first, a slice of them."""
+    """The cells that the official tool uses: a slice of those in the start state, longest first."""
     cells, tokens = recordings.cells(run["data"])
     taken = np.argsort(-cells["length"].to_numpy(), kind="stable")
     if "cell_states_to_model" in run:
@@ -217,7 +217,7 @@ def test_the_same_genes_of_the_same_cells_are_perturbed(recorded, name):
 
 
 def drawn(found: Recorded) -> Recorded:
-    """A part of a run, small enough for every day: fewer perturbations of larger models."""
+    """A part of a run, small enough for routine tests: fewer perturbations for larger models."""
     alone, in_sets = {"v1-10m": (10, 4), "v2-104m": (1, 1)}.get(found.run["model"], (50, 10))
     n = alone if found.perturbation.genes is not None else in_sets  # sets are perturbed in longer cells
     usable = np.flatnonzero(found.labels["cell"] != WRONG.get(found.name, ""))
@@ -230,7 +230,7 @@ def drawn(found: Recorded) -> Recorded:
 def ours_beside(
     found: Recorded, encoder, states: dict[str, np.ndarray] | None = None, *, effects: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Table of our values and the recorded, and our effects on genes: perturbation, cell, perturbed, affected, cosine."""
+    """Table of our values and the recorded ones, and our effects on genes: perturbation, cell, perturbed, affected, cosine."""
     one_by_one = replace(found.perturbations, what=np.arange(len(found.labels)))  # not added up over cells
     kept = GeneEffects(len(found.labels), encoder.config.vocab_size) if effects else None
     values = engine.perturb.measure(
@@ -284,9 +284,9 @@ def test_similarities_and_effects_on_genes(recordings, recorded, load, name):
 
 
 def filed_one_off(effects: pd.DataFrame, found: Recorded) -> pd.DataFrame:
-    """Our effects under the labels of the official tool, when it overexpresses all genes in turn.
+    """Our effects with the labels of the official tool when it overexpresses all genes in turn.
 
-    It takes the names of the affected genes from a list without the cell's top gene, so that each gene's effect is filed under the next
+    It takes the names of the affected genes from a list without the cell's top gene, so each gene's effect is stored under the next
     lower gene that is not perturbed, and that of the lowest is lost.
     """
     filed = []

@@ -1,4 +1,4 @@
-"""What official Geneformer gets wrong: ours against rows edited by hand, and its numbers explained where it has any."""
+"""Errors of official Geneformer: our values against rows edited by hand, and an explanation of its values if it has any."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def of_genes_by_hand(encoder, original: np.ndarray, edited: np.ndarray, left_out: np.ndarray) -> dict[int, float]:
-    """Cosine of each gene that both rows hold, but for those left out."""
+    """Cosine of each gene in both rows, except those left out."""
     before, after = states_of(encoder, original), states_of(encoder, edited)
     place = {token: i for i, token in enumerate(edited.tolist())}
     return {
@@ -63,13 +63,13 @@ def perturb(encoder, tokens: np.ndarray, perturbation: Perturbation, generation:
 
 
 def failed(recordings, name: str) -> str:
-    """The error of a run that the official tool could not do."""
+    """The error of a run that failed in the official tool."""
     failures = json.loads((recordings.folder / "manifest.json").read_text())["official_failures"]
     return next(failure["error"] for failure in failures if failure["name"] == name)
 
 
 def test_original_lost_a_gene_too_many(recordings, load, tokens_of):
-    """A cell one token short of the limit, whose effects on genes are recorded: the original that they are measured from is ours on request."""
+    """A cell one token short of the limit, with recorded effects on genes: on request, we measure from the same original."""
     cells, tokens = recordings.cells("edgemix_V2")
     gata4 = tokens_of("V2", [GATA4])
     recorded = recordings.perturbation("edge_v2-tiny_GATA4_overexpress_cls_and_gene_mix.genes").set_index("affected")
@@ -91,7 +91,7 @@ def test_original_lost_a_gene_too_many(recordings, load, tokens_of):
 
 @pytest.mark.parametrize("length", ["len4095", "mix"])
 def test_changes_with_the_official_original(recordings, load, tokens_of, length):
-    """The same cells read out from <cls>, which hardly moves in the tiny model: both rules are within rounding of what is recorded."""
+    """The same cells read out at <cls>, which hardly moves in the tiny model: both rules agree with the recordings within rounding."""
     run = recordings.runs[f"edge_v2-tiny_GATA4_overexpress_cls_{length}"]
     cells, tokens = recordings.cells(run["data"])
     recorded = recordings.perturbation(f"edge_v2-tiny_GATA4_overexpress_cls_{length}").set_index("cell")["value"]
@@ -101,7 +101,7 @@ def test_changes_with_the_official_original(recordings, load, tokens_of, length)
 
 
 def test_last_gene_was_compared_with_padding(recordings, load, tokens_of):
-    """A cell one token short of the limit in a batch with a longer one: its recorded value is that of a wrong comparison, ours is not."""
+    """A cell one token short of the limit in a batch with a longer one: its recorded value comes from a wrong comparison, ours does not."""
     cells, tokens = recordings.cells("edgemix_V1")
     gata4 = tokens_of("V1", [GATA4])
     recorded = recordings.perturbation("edge_v1-tiny_GATA4_overexpress_mix").set_index("cell")["value"]
@@ -131,7 +131,7 @@ def test_last_gene_was_compared_with_padding(recordings, load, tokens_of):
     ],
 )
 def test_overexpression_that_crashed(recordings, load, tokens_of, model, genes, subset, name):
-    """Genes that come into a cell, some of a list or at the length limit: the official tool's tensors did not match."""
+    """Genes inserted into a cell, some of a list or at the length limit: the tensors of the official tool did not match."""
     assert "must match" in failed(recordings, name)
     generation = model[:2].upper()
     n_special, targets = N_SPECIAL[generation], tokens_of(generation, LISTS[genes])
@@ -164,7 +164,7 @@ def test_overexpression_that_crashed(recordings, load, tokens_of, model, genes, 
 
 @pytest.mark.parametrize("model", ["v1-tiny", "v2-tiny"])
 def test_deletion_of_a_set_with_a_missing_gene(recordings, load, tokens_of, model):
-    """No cell holds GATA4: the official tool, which asks for all genes of a list, is left without cells. Ours deletes those that are there."""
+    """No cell expresses GATA4: the official tool requires all genes of a list and has no cells left. Ours deletes those that are present."""
     generation = model[:2].upper()
     readout = {"V1": "cell", "V2": "cls"}[generation]
     targets = tokens_of(generation, LISTS["mixed"])

@@ -1,4 +1,4 @@
-"""A perturbation in parts: the same as at once, whatever was done before and by whom."""
+"""A perturbation in parts gives the same as in one piece, whichever parts were done before and by which process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def call(encoder, tokens, name, **more):
 
 
 def bits(outcome):
-    """All that there is, to be compared without tolerance."""
+    """The complete result, for comparison without tolerance."""
     effects = {} if outcome.effects is None else outcome.effects.stored()
     arrays = {"cells": outcome.cells, "what": outcome.what, "values": outcome.values, **effects}
     return {name: (x.dtype, x.shape, x.tobytes()) for name, x in arrays.items()}
@@ -168,7 +168,7 @@ def test_nothing_to_do(small, name, tmp_path):
 
 
 def test_what_is_estimated_is_what_would_be_exact(small, random_cells):
-    """The screen leaves out the same perturbations."""
+    """The screen omits the same perturbations as exact runs."""
     rows = np.vstack([random_cells, np.zeros_like(random_cells[:1])])
     rows[-1, :3] = 2, 30, 3
     for kind in ("delete", "overexpress", "inhibit", "activate"):

@@ -1,4 +1,4 @@
-"""Estimates against what they estimate, and what does not depend on batches, padding or further states."""
+"""Estimates against exact values, and their independence of batches, padding and other states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cosines(encoder, row, pooling, n_layers):
 
 
 def exact(encoder, tokens, kind, quartiles, pooling, n_layers=2):
-    """Change of the cosines by each perturbation, (n, L, S); NaN where nothing would be left."""
+    """Change of the cosines by each perturbation, (n, L, S); NaN if no gene would be left."""
     out = np.full((*tokens.shape, 3), np.nan)
     for i, row in enumerate(tokens):
         row = row[row > 0]
@@ -90,7 +90,7 @@ def test_moves_by_ranks_are_close_to_exact(double, random_cells, kind):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_tolerance_is_of_moves(double, random_cells, pooling):
-    """The lowest gene lets no other rise, so that the tolerance does not matter for it; nor where it is wider than any miss."""
+    """Deleting the lowest gene moves no other gene, so the tolerance has no effect on it; nor has a tolerance above every error."""
     encoder, tokens = double(1.0), random_cells[[3, 4]]
     strict, wide, wider = (
         engine.perturb.screen(
@@ -106,7 +106,7 @@ def test_the_tolerance_is_of_moves(double, random_cells, pooling):
 
 
 def test_sharp_models_take_more_points(double, random_cells):
-    """Where large steps of positions make jumps, the curve is computed at the jumps, and estimates stay close."""
+    """If large differences between positions cause jumps, the curve is computed at the jumps, and estimates stay close."""
     encoder, tokens = double(30.0), random_cells[(random_cells > 0).sum(1) > 25]
     expected = exact(encoder, tokens, "delete", 1, "mean")
     agreement = {}
@@ -196,7 +196,7 @@ def test_without_special_tokens(double, random_cells):
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_genes_that_come_in(double, random_cells, pooling, special):
-    """In a cell that fills all positions the lowest gene goes, before and after; in every batch."""
+    """In a cell that fills all positions the lowest gene is dropped, before and after, in every batch."""
     if pooling == "cls" and not special:
         return
     encoder = double(0.1)

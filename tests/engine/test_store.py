@@ -1,4 +1,4 @@
-"""Parts in a folder: whole or not there, of one run, and whatever happens to a file."""
+"""Parts in a folder are complete or absent and belong to one run; damage to a file is noticed."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_the_manifest_can_be_read_by_people(tmp_path):
 
 
 def test_altered_values_are_noticed(tmp_path):
-    """Also in a file that is whole, of which zip's own checksums are right."""
+    """Also in a complete file whose zip checksums are right."""
     store = Store(tmp_path, RUN)
     store.write(0, PART)
     with np.load(store.path(0)) as arrays:

@@ -37,7 +37,7 @@ def test_logistic_is_one_of_sklearns_and_predicts() -> None:
 
 
 def test_the_strength_follows_the_data() -> None:
-    """Noise wants a strong penalty: the answer is then the frequencies of classes."""
+    """Noise leads to a strong penalty, and the predictions are then the class frequencies."""
     rng = np.random.default_rng(0)
     proba = evaluation.logistic(rng.normal(size=(150, 60)), np.arange(150) % 3, rng.normal(size=(50, 60)))
     np.testing.assert_allclose(proba, 1 / 3, atol=0.1)
@@ -77,7 +77,7 @@ def test_unlabelled_items_rare_classes_and_classes_not_learned() -> None:
 
 
 def test_groups_keep_the_penalty_from_being_chosen_by_what_tells_donors() -> None:
-    """Features that name the donor name its label, but not that of another donor."""
+    """Features that identify the donor predict its label, but not that of another donor."""
     donor = np.repeat(np.arange(20), 10)
     features, labels = np.eye(20)[donor], donor % 2
     fooled = evaluation.logistic(features, labels, features)

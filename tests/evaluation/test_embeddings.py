@@ -33,7 +33,7 @@ def test_each_cell_is_its_own_first_neighbour():
 
 
 def test_scores_that_both_have_are_the_same(cells):
-    """Scikit-learn's and scib-metrics', but for clusters, which start elsewhere."""
+    """Scikit-learn and scib-metrics agree, except for clusters, which start from other centres."""
     pytest.importorskip("scib_metrics")
     ours, theirs = embeddings.by_scikit_learn(*cells), embeddings.by_scib_metrics(*cells)
     for name in ("silhouette_label", "graph_connectivity", "pcr_comparison"):

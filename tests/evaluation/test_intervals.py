@@ -1,4 +1,4 @@
-"""Bootstrap intervals: they cover what they estimate, and wider ones where items of a group resemble each other."""
+"""Bootstrap intervals have the right coverage, and are wider if items of a group are similar."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_rewired_networks_are_drawn_evenly():
 
 
 def test_degrees_of_the_other_half(pairs):
-    """The score of a pair knows nothing of the pair itself, nor of others in its half."""
+    """The score of a pair does not depend on the pair itself, nor on others in its half."""
     half = np.random.default_rng(5).random(len(pairs.source)) < 0.5
     found = evaluation.degree_of_other_half(pairs, rng=5)
     for i in range(0, len(half), 37):

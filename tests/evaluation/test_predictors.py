@@ -1,4 +1,4 @@
-"""Predictors of hits and effects: scikit-learn's scores, intervals that cover, and an increment that is none for noise."""
+"""Predictors of hits and effects: scores as in scikit-learn, intervals with the right coverage, and no increment for noise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_noise_adds_nothing_and_information_does():
 
 
 def test_no_item_predicts_itself():
-    """Labels drawn at random are not predicted by many columns, as they would be by a model that had seen them."""
+    """Many columns do not predict random labels, as they would with a model that had seen the labels."""
     rng = np.random.default_rng(0)
     truth, columns = rng.random(60) < 0.5, {str(i): rng.normal(size=60) for i in range(30)}
     assert abs(roc_auc_score(truth, evaluation.together(truth, columns, n_repeats=3)) - 0.5) < 0.2

@@ -1,4 +1,4 @@
-"""States that are told apart by centroids of other cells: slow loop, chance, and donors that are no states."""
+"""Separation of states by centroids of other cells: a slow loop, chance, and donors that are not states."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_chance_is_a_half_and_distance_is_more():
 
 
 def test_donors_are_held_out():
-    """Each donor has a place of its own and one state: cells are told apart by their donors, donors by nothing."""
+    """Each donor has its own position and one state: cells are separated by donor, held-out donors are not separated."""
     donor, of_cells, of_donors = np.repeat(np.arange(10), 20), [], []
     is_target = donor % 2 == 0
     for seed in range(20):

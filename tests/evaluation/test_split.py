@@ -86,7 +86,7 @@ def test_rounding_of_classes_does_not_add_up() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_few_assignments_of_groups_are_better(seed: int) -> None:
-    """Against all that there are: none leaves fewer classes out, and few of those are nearer to the sizes."""
+    """Compared with all assignments: none leaves out fewer classes, and few of these are closer to the sizes."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(7), rng.integers(5, 40, 7))
     labels = np.where(rng.random(len(groups)) < 0.9, groups % 2, rng.integers(0, 4, len(groups)))

@@ -1,4 +1,4 @@
-"""Networks, integration, axes of states, sets of genes and likelihoods, with arguments and slots that cannot be."""
+"""Networks, integration, axes of states, gene sets and likelihoods, with impossible arguments and slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of decoders that are damaged, disagree with themselves, or are of another backbone than they say."""
+"""Folders of decoders that are damaged or inconsistent, or contain another backbone than they declare."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMES = ["-1", "0", "1", "<boq>", "<eoq>"]
 
 @cache
 def folder() -> Path:
-    """A decoder with the dictionary of a second stage beside it: tokens of time behind those of genes."""
+    """A decoder with the dictionary of a second stage: tokens of time after those of genes."""
     place = Path(tempfile.mkdtemp(prefix="hostile-")) / "decoder"
     shape = {"n_layers": 2, "width": 16, "n_heads": 2, "n_kv_heads": 1, "head_width": 8, "feed_forward": 24}
     with torch.random.fork_rng():
@@ -64,7 +64,7 @@ def _scored(place: Path, data: Any) -> Any:
 
 
 def _finite(result: Any) -> bool:
-    """A name that nobody reads, or a number of which any is one: the answer is a finite one for each cell."""
+    """A name that is not read, or a number for which any value is valid: the result is finite for each cell."""
     return len(result) == world.N_CELLS and bool(np.isfinite(result).all())
 
 
@@ -164,7 +164,7 @@ def _weights() -> Iterator[Case]:
 
 
 def _dictionaries() -> Iterator[Case]:
-    """Dictionaries that were extracted wrongly, of another model, or no dictionaries."""
+    """Dictionaries that were extracted wrongly or from another model, and files that are not dictionaries."""
     good = dictionary()
     genes = [name for name in good if name.startswith("ENSG")]
     n_times = len(TIMES)
@@ -189,7 +189,7 @@ def _dictionaries() -> Iterator[Case]:
 
 
 def _of_others() -> Iterator[Case]:
-    """The weights of one backbone beside the config of the other, and checkpoints where another kind is asked for."""
+    """The weights of one backbone with the config of the other, and checkpoints of another kind than requested."""
 
     def take(name: str) -> Callable[[Path], object]:
         return lambda place: shutil.copyfile(world.folder() / name, place / name)

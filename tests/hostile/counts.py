@@ -1,4 +1,4 @@
-"""Matrices that are no counts, or damaged."""
+"""Matrices that are not counts, or are damaged."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _copy(source: Path) -> Path:
 
 
 def _states(folder: Path) -> torch.Tensor:
-    """What the model in a folder makes of a cell."""
+    """The states of a cell by the model in a folder."""
     pretrained = sg.hub.load(folder)
     tokens = torch.from_numpy(np.asarray(world.tokenized().obsm["geneformer_tokens"][:2], dtype=np.int64))
     with torch.no_grad():
@@ -84,7 +84,7 @@ def cases(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def _readable(result: torch.Tensor) -> bool:
-    """A bit of a name that nobody reads, or of white space: the answer is a finite state of the right shape."""
+    """A flipped bit in a name that is not read, or in white space: the result is a finite state of the right shape."""
     return bool(torch.isfinite(result).all()) and result.ndim == 3
 
 
@@ -112,7 +112,7 @@ def _configs() -> Iterator[Case]:
 
 
 def _parts(rng: np.random.Generator) -> Iterator[Case]:
-    """Parts of a perturbation: what is damaged is computed again, so that values are those of an undisturbed run."""
+    """Parts of a perturbation: damaged parts are computed again, so values are those of an undisturbed run."""
     whole = world.tokenized()
     place = Path(tempfile.mkdtemp(prefix="hostile-")) / "parts"
     sg.tl.perturb(whole, world.model(), **STATES, checkpoint=place)

@@ -1,4 +1,4 @@
-"""Folders of references that are damaged, or forged: a forged one has the right checksums."""
+"""Folders of references that are damaged, or forged with the right checksums."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _cells(seed: int) -> ad.AnnData:
 
 @cache
 def folder() -> Path:
-    """An honest one."""
+    """Folder of an intact reference."""
     place = Path(tempfile.mkdtemp(prefix="hostile-")) / "reference"
     sg.Reference.from_adata(_cells(0), "type", donor="donor").save(place)
     return place
@@ -42,7 +42,7 @@ def folder() -> Path:
 
 @cache
 def expected() -> np.ndarray:
-    """Novelty by the honest one."""
+    """Novelty by the intact reference."""
     query = _cells(1)
     sg.tl.transfer(query, folder(), key_added="new")
     return query.obs["new_novelty"].to_numpy()

@@ -1,4 +1,4 @@
-"""Every hostile input gets a clean error or a documented answer; `make hostile` prints how many of each."""
+"""Every hostile input gives a clean error or a documented result; `make hostile` prints how many of each."""
 
 from __future__ import annotations
 

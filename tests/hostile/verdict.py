@@ -1,4 +1,4 @@
-"""What the package does with a hostile input: a clean error, a documented answer, or something else."""
+"""The response of the package to a hostile input: a clean error, a documented result, or something else."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass
 class Tally:
-    """Verdicts of an area, and what was neither clean nor documented."""
+    """Verdicts of an area, and the cases that were neither clean nor documented."""
 
     area: str
     counts: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""A small world to be hostile to: cells, a vocabulary, a random model in a folder."""
+"""A small set of valid inputs to damage: cells, a vocabulary, a random model in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small HTTP server that misbehaves as told, and settings that lead there."""
+"""A small HTTP server that misbehaves as told, and settings that point to it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Server:
     release: threading.Event = field(default_factory=threading.Event)
 
     def remote(self, path: str) -> RemoteFile:
-        """What a registry would say of a file."""
+        """The entry of a file in a registry."""
         content = self.files[path]
         return RemoteFile(path, hashlib.sha256(content).hexdigest(), len(content))
 
@@ -130,7 +130,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder, no mirror, no progress bars, no pauses between tries."""
+    """An empty cache folder, no mirror, no progress bars, no pauses between attempts."""
     monkeypatch.setattr(_download, "PAUSE", 0)
     with settings.override(cache_dir=tmp_path / "cache", mirror=None, offline=False, progress=False):
         yield tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""What is in the cache, what is a mirror, and what touches the network."""
+"""What the cache contains, what counts as a mirror, and what uses the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CellFM's checkpoint and list of genes as its user has them on disk, by path and by name."""
+"""CellFM's checkpoint and list of genes on disk, loaded by path and by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SYMBOLS = ["STAT1", "IRF9", "ISG15", "CD3E", "MS4A1", "LYZ", "NOT-A-GENE"]
 
 @pytest.fixture
 def stored(tmp_path: Path, cellfm_file: Callable[[sg.nn.CellFM], bytes]) -> Path:
-    """A checkpoint of seven genes with its list beside it, as the authors distribute them, but for their sizes."""
+    """A checkpoint of seven genes with its list, in the format of the authors except for sizes."""
     torch.manual_seed(0)
     config = sg.nn.CellFMConfig(vocab_size=len(SYMBOLS) + 3, n_layers=2, width=64, n_heads=2, n_bins=4, totals=True)
     path = tmp_path / "files" / "some.ckpt"

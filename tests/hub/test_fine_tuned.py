@@ -1,4 +1,4 @@
-"""A published classifier by its name: an old ``.bin`` and a config of which no hash was published."""
+"""A published classifier by its name: an old ``.bin`` file, and a config without a published hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders where a classifier is expected and none was trained: said when they are loaded, and refused where a head is needed."""
+"""Folders without the expected trained classifier give a warning when loaded, and are refused if a head is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADS = {"BertForSequenceClassification": "CellClassifier", "BertForTokenClassif
 
 @pytest.fixture(params=HEADS)
 def headless(request: pytest.FixtureRequest, folder: Path, tiny_vocabulary: Vocabulary) -> tuple[Path, str]:
-    """A folder whose config names a classifier and whose weights are of an encoder alone, and the class that reads such a head."""
+    """A folder with the config of a classifier but only the weights of an encoder, and the class that reads such a head."""
     tiny_vocabulary.save(folder / "vocabulary.json")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": [request.param]}))

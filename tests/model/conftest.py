@@ -1,4 +1,4 @@
-"""A small corpus of four types of cells, whose genes come in a fixed order, so that there is something to learn."""
+"""A small corpus of four cell types, whose genes have a fixed order, so that a model can learn it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_vocabulary(name: str = "toy", n_genes: int = N_GENES, special: int = 4)
 
 
 def make_cells(n: int, vocabulary: Vocabulary, seed: int = 0, width: int = 64) -> ad.AnnData:
-    """Cells of 5 to 30 genes that follow each other in the vocabulary, from one of four."""
+    """Cells of 5 to 30 consecutive genes of the vocabulary, from one of four starts."""
     rng = np.random.default_rng(seed)
     tokens = np.zeros((n, width), dtype=np.uint16)
     for row in tokens:
@@ -32,7 +32,7 @@ def make_cells(n: int, vocabulary: Vocabulary, seed: int = 0, width: int = 64) -
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Networks this small lose time to threads that wait for each other."""
+    """One thread, because threads slow down networks this small."""
     import torch
 
     before = torch.get_num_threads()

@@ -19,7 +19,7 @@ TOKENS = "geneformer_tokens"
 
 @pytest.fixture
 def cells(cells):
-    """Four types, told by the first gene; every third cell without a label; ages and doses that follow from the type."""
+    """Four types, given by the first gene; every third cell has no label; ages and doses depend on the type."""
     kind = (cells.obsm[TOKENS][:, 1] - 4) // 10
     cells.obs["type"] = pd.Categorical([f"type {k}" for k in kind])
     cells.obs.loc[cells.obs_names[::3], "type"] = np.nan
@@ -236,7 +236,7 @@ def test_every_labelled_cell_is_tested_once(cells, start, quick):
 @pytest.mark.parametrize("in_mudata", [False, True])
 @pytest.mark.parametrize(("older", "newer"), [("type", "dose"), ("dose", {"dose": "categorical"})])
 def test_cross_validation_has_the_labels_of_its_model(cells, start, quick, monkeypatch, in_mudata, older, newer):
-    """Data that were set up again are set up for models to come."""
+    """A new setup of the data applies to later models only."""
     data = md.MuData({"rna": cells}) if in_mudata else cells
     setup = CellClassifier.setup_mudata if in_mudata else CellClassifier.setup_anndata
     setup(data, older)
@@ -311,7 +311,7 @@ def test_as_a_model_for_the_tools(cells, start, quick):
 
 @pytest.mark.parametrize(("head", "atol"), [("bert", 1e-5), ("linear", 1e-4)])
 def test_adapters_are_trained_saved_and_merged(cells, start, quick, tmp_path, head, atol):
-    """Standardised states are small differences, and show the rounding of what is merged."""
+    """Standardised states are small differences, which show the rounding of merged weights."""
     model = make(cells, start, lora=2, head=head)
     model.train(2, **quick)
     model.save_adapter(tmp_path / "adapter")
@@ -383,7 +383,7 @@ def test_data_that_cannot_be_learned_from(cells, start, toy, tmp_path):
 
 
 def test_best_weights_are_kept(cells, start, quick):
-    """A rate that destroys what was learned: the model is left with the epoch that validated best."""
+    """With a learning rate that destroys what was learned, the model keeps the epoch with the best validation."""
     model = make(cells, start, head="bert")
     seen = []
 

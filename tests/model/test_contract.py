@@ -1,4 +1,4 @@
-"""What holds for every model class alike: set up, train, save, load, resume, export, predict, cross-validate."""
+"""Properties of every model class: set up, train, save, load, resume, export, predict, cross-validate."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_cells_that_are_too_long_are_refused_by_public_means(case, cells):
 
 @classifiers
 def test_model_keeps_the_labels_it_was_made_for(case, cells, quick):
-    """A second setup of the same object is another model's: the older one trains, and is copied, as before."""
+    """A second setup of the same object does not affect an earlier model, which trains and is copied as before."""
     model = case.new(cells)
     if case.cls is CellClassifier:
         CellClassifier.setup_anndata(cells, "third")

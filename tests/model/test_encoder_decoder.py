@@ -1,4 +1,4 @@
-"""The encoder-decoder variant in all that a model is asked for."""
+"""The encoder-decoder variant in all uses of a model."""
 
 from __future__ import annotations
 

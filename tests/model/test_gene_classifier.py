@@ -74,7 +74,7 @@ def test_validation_scores_are_of_genes(model, quick):
 
 
 def test_test_genes_have_no_part_in_training(ranked, classes, start, quick):
-    """Whatever is said of them."""
+    """Their labels do not change the model."""
     ids = [*classes["early"], *classes["late"]]
     test = [*ids[:3], *ids[-3:]]
     swapped = {

@@ -1,4 +1,4 @@
-"""Presets against what is published: files of weights, training arguments, schedules of transformers."""
+"""Presets against the published weights, training arguments, and schedules of transformers."""
 
 from __future__ import annotations
 

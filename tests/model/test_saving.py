@@ -1,4 +1,4 @@
-"""Saved models come back as they were, and a folder is never half of one and half of another."""
+"""Saved models are loaded unchanged, and a folder never mixes two models."""
 
 from __future__ import annotations
 

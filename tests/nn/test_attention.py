@@ -48,7 +48,7 @@ def test_gradients_of_tiles_are_those_of_the_whole(monkeypatch, masked, queries,
 
 
 def test_gradients_in_half_precision_are_as_near_as_torch_s():
-    """Values that share a large vector, as hidden states do: differences between them must not drown in it."""
+    """Values share a large vector, as hidden states do, and the differences between them must remain accurate."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, upstream = (torch.randn(2, 2, 300, 16, generator=generator) for _ in range(4))
     v += 20 * torch.randn(1, 2, 1, 16, generator=generator)

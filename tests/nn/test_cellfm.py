@@ -1,4 +1,4 @@
-"""CellFM against a layer in NumPy, and laws that it must fulfil."""
+"""CellFM against a layer in NumPy, and properties that it must have."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_order_padding_and_batch_do_not_matter(model, cells):
 
 
 def test_the_scale_of_keys_does_not_matter(model, cells):
-    """Outputs of heads are brought to one length, so that factors of queries and keys cancel."""
+    """Outputs of heads are normalised to the same length, so factors of queries and keys cancel."""
     tokens, mask, values = cells
     before = model(tokens, mask, values=values)
     with torch.no_grad():

@@ -41,7 +41,7 @@ HEADS = {
 
 
 def shaken(model):
-    """Move every weight, so that no name can be swapped unseen; padding's row must stay what it is: anything."""
+    """Move every weight, so that swapped names are noticed. The row of padding may have any value."""
     torch.manual_seed(3)
     with torch.no_grad():
         for p in model.parameters():

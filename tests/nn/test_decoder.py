@@ -1,4 +1,4 @@
-"""The encoder-decoder against torch's own transformer, and what a decoder must not see."""
+"""The encoder-decoder against torch's own transformer, and the tokens to which a decoder must not attend."""
 
 from __future__ import annotations
 

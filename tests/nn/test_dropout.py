@@ -20,7 +20,7 @@ def test_drops_that_share_and_scales_the_rest(p, dtype):
 
 
 def test_decisions_are_independent():
-    """Neighbours, which may come from one number, agree as often as chance has it."""
+    """Neighbours, which may come from one random number, agree as often as by chance."""
     torch.manual_seed(0)
     kept = Dropout(0.5).train()(torch.ones(100_000)) != 0
     for lag in (1, 2, 3, 4):

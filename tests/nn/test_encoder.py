@@ -1,4 +1,4 @@
-"""The encoder against Hugging Face's BERT, and against itself computed the slow way."""
+"""The encoder against Hugging Face's BERT, and against a slow computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear head of classifiers of cells and of genes: standardised states, one layer, and its way through files."""
+"""The linear head of cell and gene classifiers: standardised states, one layer, and saving to files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scores_are_linear_in_standardised_states():
 
 
 def test_the_mean_keeps_its_precision_where_the_rest_is_cast():
-    """States far from zero, as real ones, which a mean in bfloat16 would shift by more than their spread."""
+    """States are far from zero, as real ones are; a mean in bfloat16 would shift them by more than their spread."""
     model = classifier()
     model.standardise.mean.fill_(100.3)
     cast = copy.deepcopy(model).to(torch.bfloat16)
@@ -61,7 +61,7 @@ def test_a_folder_brings_it_back_and_is_an_encoder_to_others(pooling, tmp_path):
 
 
 def adapted(base):
-    """The model with adapters and a head that were trained, in a manner of speaking."""
+    """The model with adapters and a head whose weights are changed as if by training."""
     model = copy.deepcopy(base)
     nn.add_lora(model, rank=2)
     with torch.no_grad():

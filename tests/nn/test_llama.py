@@ -1,4 +1,4 @@
-"""The decoder against recorded numbers, against Hugging Face's LLaMA, and against itself computed the slow way."""
+"""The decoder against recorded numbers, against Hugging Face's LLaMA, and against a slow computation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ WEIGHTS = {"217M": (216_946_576, 867_797_760), "1B": (1_049_036_544, 4_196_167_1
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """Move every weight, so that no name can be swapped unseen."""
+    """Move every weight, so that swapped names are noticed."""
     torch.manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():

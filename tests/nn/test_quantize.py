@@ -1,4 +1,4 @@
-"""Quantized layers against the weights that they stand for, in use, in training and in files."""
+"""Quantized layers against the weights that they represent, in use, in training and in files."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def step(model, tokens):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_learn_on_quantized_weights(kind, tokens):
-    """As they do on plain layers with the rounded weights, also after the model was used."""
+    """They learn as on plain layers with the rounded weights, also after use of the model."""
     model = classifier()
     quantize(model, kind)
     torch.manual_seed(1)

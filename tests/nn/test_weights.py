@@ -1,4 +1,4 @@
-"""What a folder must hold to become a model: the right kind, and finite floating-point numbers, each once."""
+"""What a folder must contain to be loaded as a model: the right kind, and finite floating-point numbers, each once."""
 
 from __future__ import annotations
 

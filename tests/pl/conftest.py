@@ -89,7 +89,7 @@ def perturbed():
 
 @pytest.fixture
 def centred():
-    """Shifts less what other genes do to the cell, by a loop."""
+    """Shifts minus the mean shift of other genes in the cell, by a loop."""
 
     def center(adata: AnnData) -> AnnData:
         adata = adata.copy()

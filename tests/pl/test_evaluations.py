@@ -1,4 +1,4 @@
-"""What all plots of an evaluation promise: `ax`, `show`, `return_fig`, an untouched adata, and errors that name the cure."""
+"""Properties of all plots of an evaluation: `ax`, `show`, `return_fig`, an unchanged adata, and errors that name the cure."""
 
 from __future__ import annotations
 

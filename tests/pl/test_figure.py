@@ -1,4 +1,4 @@
-"""What all plots promise: `ax`, `show`, `return_fig`, and an untouched adata."""
+"""Properties of all plots: `ax`, `show`, `return_fig`, and an unchanged adata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page about results: complete, self-contained, and harmless whatever names the cells have."""
+"""The report page is complete, self-contained, and harmless for any names of cells."""
 
 from __future__ import annotations
 

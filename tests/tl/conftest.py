@@ -1,4 +1,4 @@
-"""A small world: real-looking counts, an own vocabulary, a small random model in a folder."""
+"""Small inputs: realistic counts, their own vocabulary, a small random model in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A classifier compares new cells with its training cells, by what it knows of cells that it was not trained on."""
+"""A classifier compares new cells with its training cells, calibrated on cells that it was not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md against what verbs do: each works, or is refused by name before a model reads a cell."""
+"""The table of docs/backbones.md against the functions: each works, or is refused by name before a model reads a cell."""
 
 from __future__ import annotations
 

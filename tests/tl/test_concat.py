@@ -1,4 +1,4 @@
-"""Tokenized objects joined by `ad.concat`, as everybody does: right tokens, or an error that names the cure."""
+"""Tokenized objects joined by `ad.concat` have the right tokens, or give an error that names the cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every verb on a causal decoder: what it gives, and what it refuses."""
+"""Every function on a causal decoder: its result, or its refusal."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_genes_are_chosen_by_training_cells_only() -> None:
 
 
 def test_labels_of_test_cells_change_scores_but_no_answer(world, cells, done) -> None:
-    """What a cell is must not leak into what is told of it."""
+    """The label of a cell must not leak into its prediction."""
     adata, model, _ = world
     kept = adata.obs["type"].copy()
     test = model.split.test[kept.notna().to_numpy()[model.split.test]]

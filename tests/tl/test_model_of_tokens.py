@@ -1,4 +1,4 @@
-"""The model that is used where none is named."""
+"""The model that is used if none is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that are no numbers: the model is blamed where cells have genes, and cells are where they have none."""
+"""Results that are not finite: the error names the model if the cells have genes, and the cells if they have none."""
 
 from __future__ import annotations
 

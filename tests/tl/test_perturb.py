@@ -1,4 +1,4 @@
-"""`tl.perturb`: which cells and genes, into which slots; the numbers are the engine's, tested there."""
+"""`tl.perturb`: which cells and genes, and which slots; values come from the engine and are tested there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A screen says how well its estimates agree with exact values, and is refused where they do not."""
+"""A screen reports how well its estimates agree with exact values, and is refused if they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random genes beside listed ones, and random sets beside named ones: what they are, and that their values are those of any other run."""
+"""Random genes in addition to listed ones, and random sets in addition to named ones: their choice, and values as in any other run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LISTED = ["SYM1", "SYM2"]
 
 @pytest.fixture
 def tokens():
-    """200 cells of 100 genes (tokens 4 to 103), the later the rarer, in the order of their tokens but for noise."""
+    """200 cells of 100 genes (tokens 4 to 103); later tokens are rarer, and ranks follow the order of tokens with noise."""
     rng = np.random.default_rng(0)
     rows = np.zeros((200, 110), np.uint16)
     for row in rows:

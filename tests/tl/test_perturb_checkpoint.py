@@ -1,4 +1,4 @@
-"""Runs that are killed, or stopped by a full disk, end as if nothing had happened."""
+"""Runs that are killed, or stopped by a full disk, are resumed with the results of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_a_full_disk_or_an_interrupt_keeps_what_is_there(tokenized, folder, tmp_
 
 
 def test_names_of_files_do_not_grow_with_the_set(tokenized, folder, tmp_path):
-    """The official tool spells all genes of a set in a file's name, which fails from about 30 genes on, when all work is done."""
+    """The official tool writes all genes of a set into a file name, which fails from about 30 genes on, after all computation."""
     genes = [f"SYM{i}" for i in range(27)]
     sg.tl.perturb_sets(tokenized, folder, {"a name " * 60: genes}, n_random=0, checkpoint=tmp_path / "parts")
     assert max(len(path.name) for path in (tmp_path / "parts").rglob("*")) < 30

@@ -157,7 +157,7 @@ def test_a_vocabulary_without_special_tokens(adata, tmp_path, kind):
 
 
 def test_a_recorded_classifier(shared, official):
-    """A checkpoint of a fine-tuned classifier as the official tool leaves it, with the official vocabulary."""
+    """A checkpoint of a fine-tuned classifier in the format of the official tool, with the official vocabulary."""
     vocabulary = official("V2")
     rng = np.random.default_rng(0)
     at = np.sort(rng.choice(np.arange(4, len(vocabulary)), 30, replace=False))

@@ -47,7 +47,7 @@ class Hand:
         return summary([self.cell(row) for row in rows], axis=0)
 
     def room(self, row, targets, taken=None):
-        """Without the lowest genes that have to go so that the targets can come in."""
+        """Without the lowest genes that are dropped for the targets."""
         n_in = len(set(targets) - set(row))
         taken = max(len(row) + n_in - self.encoder.config.max_length, 0) if taken is None else taken
         lowest = [t for t in row if self.is_gene(t) and t not in targets][::-1][:taken]

@@ -1,4 +1,4 @@
-"""Changes of what a classifier predicts, against its own predictions of cells that were edited by hand."""
+"""Changes of the predictions of a classifier, against its predictions for cells edited by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletions that keep positions, and what ordinary ones are made of, against loops over cells and genes."""
+"""Deletions that keep positions, and the parts of ordinary deletions, against loops over cells and genes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_sets_and_anchors_keep_positions(tokenized, folder):
 
 
 def test_estimates_that_keep_positions(tokenized, folder):
-    """They stand where exact values would, those that are refined are exact, and random genes keep positions too."""
+    """Estimates are stored where exact values would be, refined ones are exact, and random genes keep positions too."""
     options = GOAL | {"positions": "kept", "genes": ["SYM1", "SYM3", "SYM5", "SYM9"], "copy": True}
     exact, found = (
         sg.tl.perturb(tokenized, folder, **options),

@@ -1,4 +1,4 @@
-"""Genes that move by ranks: the shifts are those of rows edited by hand, and a folder tells how far they moved."""
+"""Genes that move by ranks: the shifts are those of rows edited by hand, and a folder records how far they moved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_shifts_are_those_of_rows_edited_by_hand(tokenized, folder, kind):
 
 
 def test_the_screen_and_sets_move_by_ranks(tokenized, folder):
-    """A screen that does all genes again is the exact run."""
+    """A screen that refines all genes equals the exact run."""
     sg.tl.screen(tokenized, folder, kind="activate", ranks=2, refine=100, key_added="refined", allow_poor=True, **GOAL)
     sg.tl.perturb(tokenized, folder, kind="activate", ranks=2, **GOAL)
     refined, exact = tokenized.layers["refined"], tokenized.layers["shift"]

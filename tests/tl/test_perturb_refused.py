@@ -1,4 +1,4 @@
-"""What cannot be asked is refused by name, before the model runs, and nothing is written."""
+"""Impossible requests are refused by name before the model runs, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates by `tl.screen`: where they stand, what is done again exactly, and how good they are on real cells."""
+"""Estimates by `tl.screen`: where they are stored, which are refined exactly, and how good they are on real cells."""
 
 from __future__ import annotations
 

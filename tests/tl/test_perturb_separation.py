@@ -1,4 +1,4 @@
-"""Once per run: whether source and target are told apart, with donors held out, and whether they are of one type of cells."""
+"""Checks once per run: whether source and target are separated, with donors held out, and whether they are of one cell type."""
 
 from __future__ import annotations
 

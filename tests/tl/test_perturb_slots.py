@@ -1,4 +1,4 @@
-"""What a run of each kind writes is ranked, listed, drawn, and kept by files."""
+"""The results of each kind of run can be ranked, listed and plotted, and are kept in files."""
 
 from __future__ import annotations
 

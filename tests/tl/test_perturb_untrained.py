@@ -1,4 +1,4 @@
-"""The same perturbation by an untrained encoder, beside the model's: what it is, what it leaves alone, and what rankings make of it."""
+"""The same perturbation by an untrained encoder: its values, the slots that it leaves unchanged, and its use in rankings."""
 
 from __future__ import annotations
 

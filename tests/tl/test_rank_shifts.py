@@ -186,7 +186,7 @@ def test_columns_that_look_like_donors_are_named(monkeypatch) -> None:
 
 
 def test_what_every_gene_does_to_a_cell_does_not_count() -> None:
-    """Cells that are easy to move, and genes that only those express: the plain mean ranks these first, the centred one does not."""
+    """Some cells are easy to move, and only these express some genes: the plain mean ranks these genes first, the centred mean does not."""
     rng = np.random.default_rng(0)
     adata = simulate()
     easy = np.arange(adata.n_obs) < 15

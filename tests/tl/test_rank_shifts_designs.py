@@ -17,7 +17,7 @@ N_CELLS, N_GENES = 60, 300
 
 @pytest.fixture
 def tokenized() -> AnnData:
-    """Shifts that depend on where a gene stands, tokens of the same cells; gene 7 does more than its like; cells 50 on are not perturbed.
+    """Shifts that depend on the rank of a gene, and tokens; gene 7 has a larger effect than similar genes; cells from 50 on are not perturbed.
 
     Gene 0 is in no cell, gene 1 is not in the vocabulary.
     """

@@ -1,6 +1,6 @@
 """The recorded statistics tables of official Geneformer, from the recorded shifts they were made of.
 
-With ``compat="official"`` they are met to 1e-9; without it the tests say what is different, and that it is right.
+``compat="official"`` reproduces them to 1e-9; without it, the tests show the differences, and that ours is right.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_goal_state_table(shared: Path, model: str, kind: str) -> None:
 
 @pytest.mark.parametrize("model", MODES)
 def test_the_official_pool_holds_the_tested_gene(shared: Path, model: str) -> None:
-    """Which is why its p-values are larger for genes of many cells; ours are those of the gene against the others."""
+    """Therefore its p-values are larger for genes of many cells; ours compare the gene with the others."""
     adata = read_shifts(shared, f"{model}-tiny_all_delete_{MODES[model]}_states", goal=True)
     official = sg.tl.rank_shifts(adata, compat="official", copy=True).varm["shift"]
     sg.tl.rank_shifts(adata, min_cells=1, centered=False)

@@ -1,4 +1,4 @@
-"""Permuted labels: movements tell shifts towards any centroid, the test is the loop that it stands for, and it holds its level."""
+"""Permuted labels: movements give the shifts towards any centroid, the test equals an explicit loop, and it holds its level."""
 
 from __future__ import annotations
 

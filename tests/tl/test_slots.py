@@ -1,4 +1,4 @@
-"""No verb replaces what it has not written: slots of the user's and of other runs are refused before anything is computed."""
+"""No function replaces what it has not written: slots of the user and of other runs are refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def slots_of(adata) -> set[str]:
 
 
 def put(adata, place: str, name: str) -> None:
-    """Something of the user's."""
+    """Write a user's value into a slot."""
     shape = {"obs": (40,), "var": (30,), "obsm": (40, 2), "varm": (30, 2), "varp": (30, 30), "layers": (40, 30)}
     getattr(adata, place)[name] = {"note": "mine"} if place == "uns" else np.full(shape[place], 7.0)
 

@@ -1,4 +1,4 @@
-"""Places of cells on the axis between two states, against a loop over donors."""
+"""Positions of cells on the axis between two states, against a loop over donors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS = ("state_score", "state_score_centered", "state_score_expression")
 
 @pytest.fixture
 def cells(tokenized):
-    """Forty cells of four donors in three states, which the embedding tells apart; donors are far from each other."""
+    """Forty cells of four donors in three states, which the embedding separates; donors are far from each other."""
     rng = np.random.default_rng(0)
     tokenized.obs["donor"] = [f"d{i % 4}" for i in range(40)]
     codes = tokenized.obs["state"].cat.codes.to_numpy()
@@ -53,7 +53,7 @@ def test_positions_against_a_loop(form):
 
 
 def test_positions_do_not_know_the_cell_itself():
-    """In data without signal, cells of both states are placed alike, with and without donors."""
+    """In data without signal, cells of both states have similar positions, with and without donors."""
     rng = np.random.default_rng(2)
     scores = []
     for _ in range(40):

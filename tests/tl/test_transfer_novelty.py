@@ -1,4 +1,4 @@
-"""Cells that are unlike all of the reference are found, and cells that are like it are not taken for unknown more often than was asked for."""
+"""Cells unlike all of the reference are detected, and cells like it are not called unknown more often than requested."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def transfer(query: AnnData, reference: AnnData, **options) -> AnnData:
 
 
 def false_unknowns(alpha: float, n_runs: int = 8, **options) -> tuple[float, float]:
-    """Share of cells that are taken for unknown though they come from where the reference does, and its standard error."""
+    """Share of cells that are called unknown although they come from the distribution of the reference, and its standard error."""
     shares = []
     for run in range(n_runs):
         sample = {"n_donors": 25, "donor_sd": 0.5} if options else {}
@@ -83,7 +83,7 @@ def test_columns_are_a_loop(donor: str | None) -> None:
     group = np.arange(150) if donor is None else reference.obs["donor"].to_numpy()
 
     def look(state: np.ndarray, others: np.ndarray) -> tuple[float, str]:
-        """Mean distance to the nearest of `others`, and the label that these give."""
+        """Mean distance to the nearest of `others`, and their label for the cell."""
         distances = np.sqrt(((points[others] - state) ** 2).sum(axis=1))
         nearest = np.argsort(distances)[:K]
         votes = pd.Series(1 / distances[nearest]).groupby(label[others][nearest]).sum()

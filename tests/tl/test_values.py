@@ -1,4 +1,4 @@
-"""Every verb on an encoder of genes with values: what it gives, and what it refuses."""
+"""Every function on an encoder of genes with values: its result, or its refusal."""
 
 from __future__ import annotations
 

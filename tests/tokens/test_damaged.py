@@ -1,4 +1,4 @@
-"""Matrices whose indices lie: refused by name, and never read by a kernel (which would read and write outside its arrays)."""
+"""Matrices with wrong indices are refused by name, and never reach a kernel (which would read and write outside its arrays)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_in_memory(kind: type, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_blocks_of_dask(damage: str) -> None:
-    """The first pass sees whole blocks, the second damaged ones, as of a file that was changed in between."""
+    """The first pass sees intact blocks, the second damaged ones, as from a file that changed in between."""
     whole, damaged = counts(), counts()
     DAMAGES[damage](damaged)
     now = [whole]
@@ -96,7 +96,7 @@ def test_blocks_of_dask(damage: str) -> None:
 @given(place=st.integers(0, 10**6), value=st.integers(-(2**31), 2**31 - 1), of_pointers=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_any_index(place: int, value: int, of_pointers: bool) -> None:
-    """Whatever number stands anywhere: an error, or tokens of what is a matrix by definition."""
+    """Any number at any place gives an error, or the tokens of a matrix that is valid by definition."""
     X = counts()
     array = X.indptr if of_pointers else X.indices
     array[place % len(array)] = value

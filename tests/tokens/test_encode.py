@@ -31,7 +31,7 @@ MATRICES = {
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """To 41 mantissa bits, halves up: what decides on ties."""
+    """Rounded to 41 mantissa bits, halves up, which decides ties."""
     mantissa, exponent = np.frexp(values)
     return np.ldexp(np.floor(mantissa * 2.0**42 + 0.5), exponent)
 
@@ -72,7 +72,7 @@ def X() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def token_id(small: Vocabulary) -> np.ndarray:
-    """Some genes are unknown, in no order, none twice."""
+    """Token ids in random order, without duplicates; some genes are unknown."""
     n = len(small) - small.n_special
     return (
         np.random.default_rng(1)
@@ -144,7 +144,7 @@ def test_explicit_zeros_unsorted_and_repeated_entries(X: np.ndarray, token_id: n
 def test_is_the_definition(
     small: Vocabulary, token_id: np.ndarray, seed: int, scale: float, top: int, longest: int
 ) -> None:
-    """Few distinct values: many ties. Scales beyond the range of a sorting key: the slow way, in the same order."""
+    """Few distinct values give many ties. Scales beyond the range of a sorting key use the slow path, with the same order."""
     rng = np.random.default_rng(seed)
     X = rng.integers(0, top + 1, (6, N_GENES)) * np.where(rng.random((6, 1)) < 0.5, 1.0, scale)
     cells = expected(X, token_id, small, longest)
@@ -172,7 +172,7 @@ def test_long_cells(values: str) -> None:
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "dask_csr_matrix"])
 def test_independent_of_the_blocks(token_id: np.ndarray, small: Vocabulary, kind: str) -> None:
-    """More cells than are ranked at a time."""
+    """More cells than are ranked in one block."""
     X = np.random.default_rng(6).poisson(0.5, (2500, N_GENES))
     check(encode(MATRICES[kind](X), token_id, small), expected(X, token_id, small))
 

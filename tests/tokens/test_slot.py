@@ -1,4 +1,4 @@
-"""Tokens on reading: every way in which they can have been changed is refused, with the slot and the cure."""
+"""Changed tokens are refused on reading, with the slot and the cure."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_other_types_are_refused(small: Vocabulary, dtype: type) -> None:
 @given(row=st.integers(0, 5), place=st.integers(0, 47), value=st.integers(0, 70))
 @settings(max_examples=200, deadline=None)
 def test_any_change_of_one_token(small: Vocabulary, row: int, place: int, value: int) -> None:
-    """What passes could have been written by a tokenizer: as many genes, all different, enclosed as the vocabulary has it."""
+    """What passes could have been written by a tokenizer: the same number of genes, all different, with the special tokens of the vocabulary."""
     tokens = rows_of(small)
     n_tokens = lengths_of(tokens)
     changed = put(tokens, row, place, value)

@@ -1,4 +1,4 @@
-"""Values beside tokens against NumPy and scanpy, and samples of genes against their law."""
+"""Values of tokens against NumPy and scanpy, and samples of genes against their distribution."""
 
 from __future__ import annotations
 

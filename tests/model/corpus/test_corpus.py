@@ -43,7 +43,7 @@ def tokenized(adata: ad.AnnData, vocabulary: sg.Vocabulary, **kwargs) -> list[tu
 
 
 def streamed(loader) -> list[tuple[int, ...]]:
-    """Cells of a pass, what was hidden put back."""
+    """Cells of a pass, with masked tokens restored."""
     cells = []
     for batch in loader:
         tokens = batch["tokens"].clone()
@@ -171,7 +171,7 @@ def test_a_loader_resumes_where_another_stopped(folder, vocabulary, place):
 
 
 def test_masks_belong_to_cells(folder, vocabulary):
-    """A cell has the same mask in another batch, found by its tokens; epochs have other masks, checks the same."""
+    """A cell has the same mask in another batch, found by its tokens. Masks differ between epochs, but not between validations."""
 
     def masks(corpus, epoch):
         found = {}
@@ -350,7 +350,7 @@ def test_ahead_is_the_same_iterator_in_a_thread():
 
 
 def test_trains_by_a_recipe(folder, vocabulary, quick):
-    """Whose batches are numbers of cells, which the corpus takes over."""
+    """The recipe gives the number of cells per batch, which the corpus adopts."""
     quick.pop("token_budget")
     model = sg.model.Geneformer(vocabulary=vocabulary, n_layers=1, width=8, n_heads=1)
     corpus = Corpus(folder, vocabulary, **SMALL)

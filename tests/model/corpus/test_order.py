@@ -103,7 +103,7 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_cells_of_distant_blocks_meet():
-    """A file in order of donors: batches hold cells from several of the blocks that are read together, and all lengths mix."""
+    """A file in order of donors: batches contain cells from several of the blocks that are read together, and all lengths mix."""
     bounds = np.full(4000, 50)
     steps = list(make(bounds, 40, batch_size=20, blocks_in_memory=10).plan(0))
     assert np.mean([len(np.unique(batch // 40)) for step in steps for batch in step.batches]) > 7

@@ -32,7 +32,7 @@ def batch(cells):
 
 
 def restless(network: torch.nn.Module) -> None:
-    """Weights and biases that all matter, from one seed."""
+    """Weights and biases that all affect the result, from one seed."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

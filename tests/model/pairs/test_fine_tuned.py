@@ -1,4 +1,4 @@
-"""Encoders that are fine-tuned on pairs: they start at the probe, see no gene that is held out, and are kept only if they pay."""
+"""Encoders fine-tuned on pairs start at the probe, see no held-out gene, and are kept only if they improve on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier of pairs: what it learns, what it refuses, and what it prints beside its scores."""
+"""The classifier of pairs: what it learns, what it refuses, and the baselines reported with its scores."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_families_are_the_leading_letters_of_symbols_or_given(vocabulary):
 
 @pytest.fixture(scope="module")
 def planted(genes, vocabulary):
-    """Genes of four communities, whose pairs are within a community, and vectors that know the community."""
+    """Genes of four communities, pairs within a community, and vectors that reveal the community."""
     rng = np.random.default_rng(1)
     tokens = vocabulary.tokens_of(genes)
     vectors = rng.normal(size=(len(vocabulary), 8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""No gene and no family leaks, whatever the pairs; negatives are negatives, with the degrees of the positives."""
+"""No gene and no family leaks, for any list of pairs; negatives are true negatives, with the degrees of the positives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells of two or four types and a small model, with as many validation cells as a choice takes."""
+"""Cells of two or four types and a small model, with enough validation cells for a choice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS = "geneformer_tokens"
 
 
 def save_as_before_heads(model, folder, attributes):
-    """Save `model` as it was when all heads were BERT's, without the `attributes` that came later."""
+    """Save `model` in the format from when all heads were BERT's, without the later `attributes`."""
     model.save(folder)
     path = folder / "scgeneformer.json"
     content = json.loads(path.read_text())
@@ -42,7 +42,7 @@ def balanced_loss(task, scores: np.ndarray, codes: np.ndarray) -> float:
 
 @pytest.fixture
 def cells(toy, vocabulary):
-    """Types and halves of them that one in ten cells has wrong, ordered doses, ages; some of each are missing."""
+    """Types and halves of types with one label in ten wrong, ordered doses, and ages; some of each are missing."""
     adata = toy[1](260, vocabulary)
     rng = np.random.default_rng(0)
     kind = (adata.obsm[TOKENS][:, 1].astype(int) - 4) // 10

@@ -1,4 +1,4 @@
-"""Genes by the same recipes as cells: the probe on mean states, what is kept, and what their expression level alone tells."""
+"""Gene classes by the same recipes as cell classes: the probe on mean states, what is kept, and the baseline of expression level."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_expression_level_is_a_regression_by_hand(make, cells, short):
 
 @pytest.mark.parametrize("freeze", ["all", 0])
 def test_it_is_said_if_the_expression_level_alone_does_better(make, cells, vocabulary, short, freeze, monkeypatch):
-    """Genes that few cells express against those of many, which an encoder that was never trained cannot tell."""
+    """Genes expressed in few cells against genes expressed in many, which an untrained encoder cannot separate."""
     rng = np.random.default_rng(0)
     rare = rng.random(N_GENES) < 0.5
     for row in cells.obsm[TOKENS]:

@@ -16,7 +16,7 @@ from scgeneformer.model.recipes._probe import fit_probe
 
 
 def nearest(candidates, values) -> float:
-    """Largest difference of the candidate that is most alike."""
+    """Largest difference from the most similar candidate."""
     return min(np.abs(candidate - values).max() for candidate in candidates)
 
 

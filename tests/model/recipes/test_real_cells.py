@@ -1,4 +1,4 @@
-"""On real cells what is kept is not behind the probe on test cells either, beyond what so few of them can tell."""
+"""On real cells, the classifier that is kept is not worse than the probe on test cells either, within their uncertainty."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class PowerFailure(Exception):
 
 
 class Fail(pl.Callback):
-    """The power fails at this batch of all runs."""
+    """Fails at this batch, counted over all runs."""
 
     def __init__(self, at: int | None, error: type[BaseException] = PowerFailure) -> None:
         self.left, self.error = at, error

@@ -1,4 +1,4 @@
-"""What is kept is never worse than the probe on the validation cells, and the model says why it was kept."""
+"""The classifier that is kept is never worse than the probe on the validation cells, and the model reports the reason."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_criterion_is_never_above_the_probes(make, short, labels, rng, kwarg
 
 
 def test_a_run_that_learns_nothing_is_the_probe(make, short):
-    """At a learning rate of 0 its validation cells have the losses of the probe."""
+    """At a learning rate of 0, the losses of validation cells are those of the probe."""
     model = make()
     model.train(learning_rate=0.0, **short)
     table = model.selected.table
@@ -63,7 +63,7 @@ def test_a_run_that_learns_nothing_is_the_probe(make, short):
 
 
 def test_a_run_that_finds_more_is_kept(cells, make, short):
-    """The order of the genes, which the mean of their states shows less clearly before training than after it."""
+    """The classes differ in the order of genes, which mean states show less clearly before training than after it."""
     tokens = cells.obsm["geneformer_tokens"]
     swap = np.random.default_rng(0).random(260) < 0.5
     for row in np.flatnonzero(swap):
@@ -171,7 +171,7 @@ def test_standard_errors_are_those_of_paired_differences_within_classes():
 
 
 def test_surer_than_the_cells_allow_is_calibrated_before_it_is_judged():
-    """Scores that are far too large cost what they cost after the best temperature, but never less than without one."""
+    """Scores that are too large have the loss at the best temperature, but never less than without one."""
     labels = np.repeat([0.0, 1.0], 50)[:, None]
     judge = Judge([CellTask("a", "categorical", ("x", "y"))], labels, {"a": 1.0}, (50, 3))
     scores = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)

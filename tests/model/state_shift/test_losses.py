@@ -80,7 +80,7 @@ def test_one_open_gate_is_rewarded_and_each_further_one_costs():
 
 
 def test_dependence_is_the_squared_mean_of_labels_without_bias():
-    """Small batches of a normal cloud at a known place have its squared distance from 0 on average."""
+    """Over small batches from normal clouds around known points, the mean is their squared distance from 0."""
     centers = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 2.0]])
     codes = torch.tensor([0, 0, 1, 1, 2, 2])
     drawn = [squared_label_means(codes, centers[codes] + draw(6, 2, seed=i), 3).item() for i in range(4000)]

@@ -49,7 +49,7 @@ def weights(folder: Path, run: str, rank: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("run", ["memory", "stream"])
 def test_loss_curve_and_weights_of_the_doubled_batch(folder, run):
-    """Though the shares of a batch hide different numbers of genes, and one of the stream's is empty."""
+    """Although the shares of a batch mask different numbers of genes, and one share of the stream is empty."""
     one, two = history(folder, f"{run}_1"), history(folder, f"{run}_2")
     assert one.columns.tolist() == two.columns.tolist()
     np.testing.assert_allclose(two["train_loss_step"], one["train_loss_step"], rtol=1e-5)

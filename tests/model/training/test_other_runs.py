@@ -1,4 +1,4 @@
-"""A checkpoint is resumed by the run that wrote it and by no other; a folder has one run at a time."""
+"""A checkpoint is resumed only by the run that wrote it, and a folder has one run at a time."""
 
 from __future__ import annotations
 

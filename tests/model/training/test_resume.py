@@ -1,4 +1,4 @@
-"""A resumed run is the run that never stopped: the same cells at the same steps, the same weights, the same history."""
+"""A resumed run equals an uninterrupted one: the same cells at the same steps, the same weights, the same history."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ os.fsync = lambda file: None  # slow, and nothing that a killed process loses
 
 
 def make_model() -> tuple[Geneformer, dict[str, Any]]:
-    """The same at every call, and what its cells and batches are."""
+    """The same model at every call, and its cells and batches."""
     ids = np.array(["<pad>", "<mask>", "<cls>", "<eos>", *IDS])
     vocabulary = sg.Vocabulary("toy", ids, np.r_[[np.nan] * 4, np.arange(1.0, 41)], 32)
     sizes = {"n_layers": 1, "width": 16, "n_heads": 2, "feed_forward": 16, "dropout": 0.2}
@@ -94,7 +94,7 @@ def end(pid: int) -> bool:
 
 
 def main() -> None:
-    """All of it."""
+    """Run everything."""
     rng, report = np.random.default_rng(), {"kills": []}
     counts = sparse.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 40)).astype(np.float32))
     ad.AnnData(counts, var=pd.DataFrame(index=IDS)).write_h5ad(FILE)

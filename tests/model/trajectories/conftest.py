@@ -1,4 +1,4 @@
-"""Cells whose genes turn with time, so that a small decoder can read it."""
+"""Cells whose genes change with time, so that a small decoder can read the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of time, rows of trajectories, what is drawn for them and their loss, by hand and by slow loops."""
+"""Tokens of time, rows of trajectories, the cells drawn for them and their loss, by hand and by slow loops."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def new(cells, first_stage, **arguments) -> TrajectoryModel:
 
 @pytest.fixture
 def model(cells, first_stage) -> TrajectoryModel:
-    """Trained for a moment: its answers have a meaning for the code only."""
+    """Trained briefly: its predictions serve to test the code only."""
     model = new(cells, first_stage)
     model.train(max_steps=3, learning_rate=1e-2, **QUICK)
     return model
@@ -155,7 +155,7 @@ def test_answers_do_not_depend_on_batches_or_other_cells(model, cells):
 
 
 def test_times_are_those_of_the_last_cells_and_what_is_told(model, cells):
-    """A model to which all numbers are alike tells the mean time of the last cells, whatever the cell is."""
+    """A model that finds all numbers equally likely predicts the mean time of the last cells for every cell."""
     model.module.network.head.weight.data[:] = 0
     tokens = model.module.tokens
     model.module.network.encoder.norm.gain.data[:] = 0  # all scores are alike: the expected number is 0

@@ -1,4 +1,4 @@
-"""Hyperparameter tuning: what is found is what plain training would give, whatever dies on the way."""
+"""Hyperparameter tuning gives the results of plain training, whatever fails on the way."""
 
 from __future__ import annotations
 
