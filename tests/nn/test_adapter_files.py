@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from scgeneformer import nn
-from scgeneformer.nn._adapter_files import load_adapter, save_adapter
-from scgeneformer.nn._adapters import add_lora
+from scgeneformer.nn.adapters import add_lora, load_adapter, save_adapter
 
 from .test_adapters import (
     CONFIG,

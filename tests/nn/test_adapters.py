@@ -11,8 +11,7 @@ import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from scgeneformer import engine, nn
-from scgeneformer.nn._adapter_files import load_adapter, save_adapter
-from scgeneformer.nn._adapters import add_lora, merge_lora
+from scgeneformer.nn.adapters import add_lora, load_adapter, merge_lora, save_adapter
 
 CONFIG = nn.EncoderConfig(
     vocab_size=40, n_layers=3, width=16, n_heads=2, feed_forward=20, max_length=12, dropout=0, attention_dropout=0

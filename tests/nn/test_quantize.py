@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from scgeneformer import engine, hub, nn
 from scgeneformer.nn import _quantize
-from scgeneformer.nn._adapters import add_lora, merge_lora
 from scgeneformer.nn._quantize import dequantize, is_quantized, quantize
+from scgeneformer.nn.adapters import add_lora, merge_lora
 
 CONFIG = nn.EncoderConfig(
     vocab_size=90, n_layers=2, width=64, n_heads=4, feed_forward=128, max_length=16, dropout=0, attention_dropout=0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scgeneformer import evaluation, hub, nn
 from scgeneformer._arguments import checked
-from scgeneformer.nn._adapters import config_of, draw_adapters
+from scgeneformer.nn.adapters import config_of, draw_adapters
 
 from ._base import TransformerModel
 from .recipes._selection import Selection

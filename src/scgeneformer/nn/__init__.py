@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ._adapter_files import load_adapter, save_adapter
-from ._adapters import add_lora, merge_lora
 from ._attention import attend
 from ._backbone import Backbone
 from ._compile import compile_blocks
@@ -15,6 +13,7 @@ from ._llama import Cache, Llama, NextGeneModel
 from ._llama_config import LlamaConfig, RopeScaling
 from ._quantize import dequantize, is_quantized, quantize
 from ._weights import load_plain, read_weights
+from .adapters import add_lora, load_adapter, merge_lora, save_adapter
 from .checkpoints import (
     add_to_config,
     load_backbone,

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from ._cross_entropy import linear_cross_entropy
 from ._encoder import Attention, Encoder, Layers, init_weights, run_block
 
 if TYPE_CHECKING:
     from ._config import EncoderConfig
-
-_SCORES = 2**25  # scores of genes at positions that are held at once
 
 
 class DecoderBlock(Layers):
@@ -95,7 +93,7 @@ class EncoderDecoder(nn.Module):
         return F.linear(x, self.encoder.embedding.gene.weight, self.bias)
 
     def errors(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats, and whether the best score is the target's; scores are held for some positions at a time.
+        """Summed cross-entropy in nats, and whether the best score is the target's.
 
         Parameters
         ----------
@@ -106,15 +104,6 @@ class EncoderDecoder(nn.Module):
 
         Returns
         -------
-        float32 (M,) and bool (M,).
+        float32 () and bool (M,).
         """
-        step = max(1, _SCORES // self.config.vocab_size)
-        parts = [
-            checkpoint(self._errors, *part, use_reentrant=False)
-            for part in zip(x.split(step), targets.split(step), strict=True)
-        ]
-        return torch.cat([loss for loss, _ in parts]), torch.cat([right for _, right in parts])
-
-    def _errors(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.scores(x).float()
-        return F.cross_entropy(scores, targets, reduction="none"), scores.argmax(-1) == targets
+        return linear_cross_entropy(x, self.encoder.embedding.gene.weight, self.bias, targets)

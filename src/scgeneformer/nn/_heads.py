@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._cross_entropy import linear_cross_entropy
 from ._dropout import Dropout
 from ._encoder import _ACTIVATIONS, Encoder, init_weights
 from ._llama import Llama
@@ -51,7 +52,14 @@ class MaskedGeneHead(nn.Module):
         self.apply(lambda module: init_weights(module, config.initializer_range))
 
     def forward(self, x: Tensor, gene_embedding: Tensor) -> Tensor:
-        return F.linear(self.norm(self.activation(self.transform(x))), gene_embedding, self.bias)  # (..., vocabulary)
+        return F.linear(self._states(x), gene_embedding, self.bias)  # (..., vocabulary)
+
+    def errors(self, x: Tensor, gene_embedding: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy in nats, and whether the best score is the target's, as of :func:`linear_cross_entropy`; `x` is (M, H)."""
+        return linear_cross_entropy(self._states(x), gene_embedding, self.bias, targets)
+
+    def _states(self, x: Tensor) -> Tensor:
+        return self.norm(self.activation(self.transform(x)))  # (..., H)
 
 
 class MaskedGeneModel(nn.Module):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scvi.module.base import LossOutput
-from torch.nn import functional as F
 
 from scgeneformer.model.data._batches import make_batch
 from scgeneformer.model.data._masking import FIXED_EPOCH
@@ -68,19 +67,23 @@ class GeneformerModule(TokenModule):
         """Hidden states of the masked positions only: (M, H)."""
         return {"hidden": self.network.encoder(tokens, mask)[where]}
 
-    def generative(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Logits of all genes at the masked positions: (M, vocabulary)."""
-        return {"logits": self.network.head(hidden, self.network.encoder.embedding.gene.weight)}
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return inference_outputs | {"targets": tensors["targets"]}
+
+    def generative(self, hidden: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Summed cross-entropy of the masked genes, and whether the best gene is right at each, (M,)."""
+        total, right = self.network.head.errors(hidden, self.network.encoder.embedding.gene.weight, targets)
+        return {"total": total, "right": right}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
     ) -> LossOutput:
         """Cross-entropy per masked gene in nats, in float32; 0 for a batch without masked genes."""
-        logits, targets = generative_outputs["logits"].float(), tensors["targets"]
-        n = max(len(targets), 1)
-        total = F.cross_entropy(logits, targets, reduction="sum")
-        accuracy = (logits.detach().argmax(-1) == targets).sum() / n
-        return LossOutput(loss=total / n, n_obs_minibatch=len(targets), extra_metrics={"accuracy": accuracy})
+        total, right = generative_outputs["total"], generative_outputs["right"]
+        n = max(len(right), 1)
+        return LossOutput(loss=total / n, n_obs_minibatch=len(right), extra_metrics={"accuracy": right.sum() / n})
 
 
 class EncoderDecoderModule(TokenModule):
@@ -103,15 +106,15 @@ class EncoderDecoderModule(TokenModule):
         return {"x": self.network(tokens, mask, original)[mask], "targets": original[mask], "hidden": where[mask]}
 
     def generative(self, x: Tensor, targets: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy at each position (M,), and whether the best token is right at each masked one."""
-        errors, right = self.network.errors(x, targets)
-        return {"errors": errors, "right": right[hidden]}
+        """Summed cross-entropy of all positions, and whether the best token is right at each masked one."""
+        total, right = self.network.errors(x, targets)
+        return {"total": total, "right": right[hidden]}
 
     def loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
     ) -> LossOutput:
         """Cross-entropy in nats per token of the cells, masked or not; accuracy at the masked ones."""
-        errors, right = generative_outputs["errors"], generative_outputs["right"]
-        n = max(len(errors), 1)
+        total, right = generative_outputs["total"], generative_outputs["right"]
+        n = max(len(inference_outputs["targets"]), 1)
         accuracy = right.sum() / max(len(right), 1)
-        return LossOutput(loss=errors.sum() / n, n_obs_minibatch=n, extra_metrics={"accuracy": accuracy})
+        return LossOutput(loss=total / n, n_obs_minibatch=n, extra_metrics={"accuracy": accuracy})

@@ -12,7 +12,7 @@ from torch import distributed
 
 from scgeneformer import nn
 from scgeneformer.model.data._digest import digest
-from scgeneformer.nn._adapters import config_of
+from scgeneformer.nn.adapters import config_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from ._decoder import EncoderDecoder
-from ._heads import MaskedGeneModel
-from ._quantize import dequantize
+from scgeneformer.nn._decoder import EncoderDecoder
+from scgeneformer.nn._heads import MaskedGeneModel
+from scgeneformer.nn._quantize import dequantize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from ._encoder import Encoder
+    from scgeneformer.nn._encoder import Encoder
 
 TARGETS = ("query", "key", "value", "out", "up", "down")
 NAME = "default"  # of the one adapter that a model can have

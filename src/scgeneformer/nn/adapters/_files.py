@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from scgeneformer._arguments import check
+from scgeneformer.nn._encoder import Encoder
+from scgeneformer.nn._heads import CellClassifier, GeneClassifier
+from scgeneformer.nn._weights import checked, read_weights
+from scgeneformer.nn.checkpoints._layouts import BERT, folded_head, head_prefixes
 
-from ._adapters import (
+from ._lora import (
     NAME,
     TARGETS,
     adapted_layers,
@@ -21,10 +25,6 @@ from ._adapters import (
     inject,
     layer_names,
 )
-from ._encoder import Encoder
-from ._heads import CellClassifier, GeneClassifier
-from ._weights import checked, read_weights
-from .checkpoints._layouts import BERT, folded_head, head_prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
