@@ -253,6 +253,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch")
     parser.add_argument("--token-budget", type=int, default=8192, help="most tokens per step")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--mask-probability", type=float, default=0.15)
     parser.add_argument(
         "--start", choices=("coexpression", "random"), default="coexpression", help="of the gene embeddings"
@@ -310,7 +311,7 @@ def main() -> None:
         learning_rate=args.learning_rate,
         weight_decay=0.01,
         schedule="linear",
-        warmup=200,
+        warmup=args.warmup,
         precision=args.precision,
         checkpoints=last.parent,
         checkpoint_every=200,
