@@ -78,7 +78,7 @@ MOST_BYTES = 8_000_000
 DEFAULT_DATA = Path(os.environ.get("SCGENEFORMER_SHARED") or Path(__file__).parents[2] / "shared") / "data"
 
 
-def read_sets(data: Path, names: tuple[str, ...], min_genes: int) -> dict[str, ad.AnnData]:
+def read_sets(data: Path, names: tuple[str, ...] = BLOOD, min_genes: int = 0) -> dict[str, ad.AnnData]:
     """The training sets, without judged cells, with an Ensembl id for every gene that has one in any set."""
     sets = {name: read_set(data / name, min_genes) for name in names}
     judged = ad.read_h5ad(data / JUDGED_ON)
