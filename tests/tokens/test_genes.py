@@ -133,7 +133,7 @@ def test_symbols_of_mouse_genes_are_reported(symbols_of: Vocabulary, named_by: s
     human = [f"STAT{i}" for i in range(100)]
     mouse = [f"Stat{i}" for i in range(100)]
     shouted = [f"GM{1000 + i}" for i in range(4)] + ["1700001C02RIK", "A930001A20RIK", "H2-K1", *human[:93]]
-    for names, doubt in ((human, ""), (mouse, "in the case of mouse"), (shouted, "7 of 100 .* of mouse genes only")):
+    for names, doubt in ((human, ""), (mouse, "spelled like mouse"), (shouted, "7 of 100 .* in mouse only")):
         var = pd.DataFrame({"x": names}) if named_by == "column" else pd.DataFrame(index=names)
         assert re.search(doubt, doubts_of(var, symbols_of)) if doubt else doubts_of(var, symbols_of) == ""
         assert resolve_genes(var, symbols_of, gene_ids="x" if named_by == "column" else "var_names").doubts == (

@@ -135,7 +135,7 @@ def test_a_vocabulary_with_values_is_saved_and_another_than_without(tmp_path):
         )
     with pytest.raises(ValueError, match="must start with"):
         sg.Vocabulary("v", words.ids, words.medians, 64)
-    with pytest.raises(ValueError, match="Medians of a vocabulary with values are 1"):
+    with pytest.raises(ValueError, match="medians of a vocabulary with values must be 1"):
         sg.Vocabulary("v", words.ids, 2 * words.medians, 64, values=True)
 
 
@@ -143,8 +143,8 @@ def test_a_vocabulary_with_values_is_saved_and_another_than_without(tmp_path):
     ("damage", "error", "message"),
     [
         (lambda a: a.obsm.pop(f"{KEY}_values"), KeyError, "No values in .obsm.*geneformer_tokens_values"),
-        (lambda a: put(a, a.obsm[f"{KEY}_values"][:, :5]), TypeError, "not a real number for each token"),
-        (lambda a: put(a, a.obsm[f"{KEY}_values"].astype(int)), TypeError, "not a real number for each token"),
+        (lambda a: put(a, a.obsm[f"{KEY}_values"][:, :5]), TypeError, "must hold a real number for each token"),
+        (lambda a: put(a, a.obsm[f"{KEY}_values"].astype(int)), TypeError, "must hold a real number for each token"),
         (lambda a: put(a, a.obsm[f"{KEY}_values"] * np.nan), ValueError, "not finite"),
         (lambda a: put(a, -a.obsm[f"{KEY}_values"]), ValueError, "not above 0"),
     ],

@@ -179,7 +179,10 @@ def _medians(
 ) -> tuple[list[str], np.ndarray, dict[str, str], list[str]]:
     if len({source.has_ids for source in sources}) > 1:
         columns = [source.column for source in sources]
-        msg = f"Some data sets name genes by Ensembl ids and others do not (columns {columns}). Name the column by `gene_ids=`."
+        msg = (
+            f"Some data sets name genes by Ensembl ids and others do not (columns {columns}). Set `gene_ids=` to the "
+            "column with these ids."
+        )
         raise ValueError(msg)
     genes = sorted({gene for source in sources for gene in source.ids} - {""})
     n_cells = sum((_n_cells(source, genes) for source in sources), np.zeros(len(genes), np.int64))

@@ -135,7 +135,10 @@ def _encoded(vocabulary: Vocabulary, tokens: Any, lengths: np.ndarray, ranked: A
 
 def _check_fits(vocabulary: Vocabulary, *, keep_counts: bool, seed: int | None) -> None:
     if keep_counts and vocabulary.values:
-        msg = f"keep_counts=True: tokens of vocabulary {vocabulary.name!r} come with values, log1p of counts per 10,000. Leave it out."
+        msg = (
+            f"Tokens of vocabulary {vocabulary.name!r} come with values, log1p of counts per 10,000. Leave out "
+            "keep_counts=True."
+        )
         raise ValueError(msg)
     if seed is not None and not vocabulary.values:
         msg = f"Genes are drawn for models that read values; vocabulary {vocabulary.name!r} has ranks, of which the highest are taken. Leave it out."
@@ -146,7 +149,10 @@ def _check_max_length(max_length: int | None, vocabulary: Vocabulary) -> int:
     if max_length is None:
         return vocabulary.max_length
     if not vocabulary.n_special < max_length <= vocabulary.max_length:
-        msg = f"max_length={max_length} must be above {vocabulary.n_special} and at most {vocabulary.max_length}, the model's own."
+        msg = (
+            f"max_length={max_length} must be above {vocabulary.n_special} and at most {vocabulary.max_length}, the "
+            "model's maximum."
+        )
         raise ValueError(msg)
     return int(max_length)
 

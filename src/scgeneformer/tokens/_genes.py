@@ -146,8 +146,9 @@ def _disagreement(chosen: _Names, other: _Names, vocabulary: Vocabulary) -> str 
         return None
     row = int(np.flatnonzero(differ)[0])
     return (
-        f"{chosen.source!r} and {other.source!r} have ids of different genes for {differ.sum():,} of {both.sum():,} genes, such as "
-        f"{chosen.names[row]!r} and {other.names[row]!r}. {chosen.source!r} was used: name the right one by `gene_ids=`."
+        f"{chosen.source!r} and {other.source!r} have ids of different genes for {differ.sum():,} of {both.sum():,} "
+        f"genes, such as {chosen.names[row]!r} and {other.names[row]!r}. {chosen.source!r} was used. Set `gene_ids=` "
+        "to the right column."
     )
 
 
@@ -161,12 +162,11 @@ def _species(column: _Names, vocabulary: Vocabulary) -> str | None:
     only_mouse = sum(_MOUSE_ONLY.fullmatch(name.upper()) is not None for name in symbols)
     if max(in_case / len(symbols) - 0.5, only_mouse / len(symbols) - _FEW) < 0:
         return None
-    n, what = (
-        (in_case, "are in the case of mouse genes") if in_case > only_mouse else (only_mouse, "are of mouse genes only")
-    )
+    n, what = (in_case, "are spelled like mouse genes") if in_case > only_mouse else (only_mouse, "exist in mouse only")
     return (
-        f"{n:,} of {len(symbols):,} symbols in {column.source!r} {what}. They were read as the human genes of the same name, which are not "
-        "all orthologues. Map mouse genes to the Ensembl ids of their human orthologues, and name that column by `gene_ids=`."
+        f"{n:,} of {len(symbols):,} symbols in {column.source!r} {what}. They were read as the human genes of the same "
+        "name, which are not all orthologues. Map mouse genes to the Ensembl ids of their human orthologues, and set "
+        "`gene_ids=` to their column."
     )
 
 

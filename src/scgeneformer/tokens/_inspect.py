@@ -217,32 +217,41 @@ def _check(inspection: Inspection, counts: Counts, slot: str) -> None:
         msg = f"counts='log1p', but {slot} has values that cannot be logarithms of counts. Leave `counts` out if it holds raw counts."
         raise ValueError(msg)
     if inspection.flags & NOT_FINITE:
-        msg = f"{slot} has values that are NaN or infinite. Remove them, or name a layer with raw counts by `layer=`."
+        msg = f"{slot} has values that are NaN or infinite. Remove them, or set `layer=` to a layer with raw counts."
         raise ValueError(msg)
     if inspection.flags & NEGATIVE:
-        msg = f"{slot} has negative values, as after scaling or residuals. Name a layer with raw counts by `layer=`."
+        msg = (
+            f"{slot} has negative values, as after scaling, or as residuals have. Set `layer=` to a layer with raw "
+            "counts."
+        )
         raise ValueError(msg)
     if counts == "log1p" and not inspection.has_fractions and inspection.totals.any():
-        msg = f"counts='log1p', but {slot} has integers, which logarithms of counts are not. Leave `counts` out if it holds raw counts."
+        msg = (
+            f"counts='log1p', but {slot} has integers, and logarithms of counts are not integers. Leave `counts` out "
+            "if it holds raw counts."
+        )
         raise ValueError(msg)
     sums = inspection.exp_sums
     equal = len(sums) > 1 and sums.std() < 1e-2 * sums.mean()
     if counts == "log1p" and equal:
-        msg = f"{slot} is log-normalised twice: after the logarithm is undone, exp(x) - 1 adds up to the same total in every cell. Name a layer with raw counts by `layer=`."
+        msg = (
+            f"{slot} is log-normalised twice: after the logarithm is undone, exp(x) - 1 adds up to the same total in "
+            "every cell. Set `layer=` to a layer with raw counts."
+        )
         raise ValueError(msg)
     what = _no_counts(inspection) if counts == "raw" else None
     if what is not None:
         msg = (
-            f"{slot} {what}. Name a layer with raw counts by `layer=`; or pass counts='linear' if the values are proportional to counts in "
-            "each cell."
+            f"{slot} {what}. Set `layer=` to a layer with raw counts; or pass counts='linear' if the values are "
+            "proportional to counts in each cell."
         )
         raise ValueError(msg)
     if counts == "raw" and inspection.flags & FRACTION and inspection.peak < _LOG_PEAK:
         total = ", and exp(x) - 1 adds up to the same total in every cell" if equal else ""
         msg = (
-            f"{slot} looks log-normalised: it has fractions and no value above {inspection.peak:.3g}{total}. Name a layer with raw "
-            "counts by `layer=`; or pass counts='log1p' to undo the logarithm, or counts='linear' if the values are "
-            "proportional to counts in each cell."
+            f"{slot} looks log-normalised: it has fractions and no value above {inspection.peak:.3g}{total}. Set "
+            "`layer=` to a layer with raw counts; or pass counts='log1p' to undo the logarithm, or counts='linear' if "
+            "the values are proportional to counts in each cell."
         )
         raise ValueError(msg)
 

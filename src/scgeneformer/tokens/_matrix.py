@@ -40,7 +40,10 @@ def as_rows(X: Any, slot: str = "X") -> Any:
     if isinstance(X, np.ndarray):
         return np.asarray(X)
     if getattr(getattr(X, "_meta", X), "format", None) == "csc":  # of a file, or of the blocks of a dask array
-        msg = "This file stores the matrix by genes (CSC), so that it cannot be read by cells and is loaded whole. Store it as CSR."
+        msg = (
+            "This file stores the matrix by genes (CSC), so it cannot be read cell by cell and is loaded whole. Store "
+            "it as CSR."
+        )
         warnings.warn(msg, UserWarning, stacklevel=3)
     if getattr(X, "format", None) == "csc":
         return _to_csr(X.to_memory(), slot)

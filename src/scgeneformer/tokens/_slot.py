@@ -120,14 +120,16 @@ def _with_values(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary, 
     slot = _keys.values_key(key)
     if slot not in adata.obsm:
         msg = (
-            f"No values in .obsm[{slot!r}], which vocabulary {vocabulary.name!r} has beside tokens. Run `{cure}` first."
+            f"No values in .obsm[{slot!r}], which vocabulary {vocabulary.name!r} needs beside tokens. Run `{cure}` "
+            "first."
         )
         raise KeyError(msg)
     values = adata.obsm[slot]
     if np.dtype(getattr(values, "dtype", object)).kind != "f" or values.shape != tokens.shape:
         msg = (
-            f".obsm[{slot!r}] is {type(values).__name__} of {getattr(values, 'dtype', 'no type')} and shape {getattr(values, 'shape', None)}, "
-            f"not a real number for each token of .obsm[{key!r}], {tokens.shape}. Run `{cure}` again."
+            f".obsm[{slot!r}] must hold a real number for each token of .obsm[{key!r}], shape {tokens.shape}, but is "
+            f"{type(values).__name__} of {getattr(values, 'dtype', 'no type')} and shape "
+            f"{getattr(values, 'shape', None)}. Run `{cure}` again."
         )
         raise TypeError(msg)
     cells: Any = with_values(tokens, values)
@@ -144,7 +146,9 @@ def _check_values(cells: np.ndarray, vocabulary: Vocabulary, slot: str, cure: st
         or (cells["value"][genes] <= 0).any()
         or cells["value"][~genes].min(initial=0) < 0
     ):
-        msg = f".obsm[{slot!r}] has values that are not finite, or of genes that are not above 0. Run `{cure}` again."
+        msg = (
+            f".obsm[{slot!r}] has values that are not finite, or genes whose value is not above 0. Run `{cure}` again."
+        )
         raise ValueError(msg)
     return cells
 
@@ -177,8 +181,8 @@ def _warn_if_stale(adata: AnnData, tokens: Any, key: str, vocabulary: Vocabulary
     if len(lost) and np.median(lost) > _STALE:
         slot = ".X" if layer is None else f".layers[{layer!r}]"
         msg = (
-            f"{slot} was changed after tokenizing: of the genes in .obsm[{key!r}], {np.median(lost):.0%} (median of {len(lost)} cells) are 0 "
-            f"there. If the counts are others now, run `{cure}` again."
+            f"{slot} was changed after tokenizing: of the genes in .obsm[{key!r}], {np.median(lost):.0%} (median of "
+            f"{len(lost)} cells) are 0 there. If the counts have changed, run `{cure}` again."
         )
         warnings.warn(msg, UserWarning, stacklevel=5)
 

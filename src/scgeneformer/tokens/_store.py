@@ -65,7 +65,10 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError, EOFError, OSError, RecursionError, zlib.error):
         content = None
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not _is_sound(content):
-        msg = f"{path} is not a vocabulary written by `Vocabulary.save`, or is damaged. Save it again, or name the vocabulary by `vocabulary=`."
+        msg = (
+            f"{path} is not a vocabulary written by `Vocabulary.save`, or is damaged. Save it again, or pass the "
+            "vocabulary as `vocabulary=`."
+        )
         raise ValueError(msg)
     if content.pop(_DIGEST, None) not in (None, _digest(content)):  # older files have none
         msg = f"{path} was altered after it was written. Save the vocabulary again."

@@ -93,7 +93,10 @@ class Vocabulary:
             msg = f"Every gene needs a positive median; {len(without_median)} have none, such as {without_median[:3].tolist()}."
             raise ValueError(msg)
         if self.values and (medians[n_special:] != 1).any():
-            msg = "Medians of a vocabulary with values are 1: its models read counts that no median divides."
+            msg = (
+                "The medians of a vocabulary with values must be 1: its models read counts that are not divided by "
+                "medians."
+            )
             raise ValueError(msg)
         check("max_length", "int", self.max_length)
         if not n_special < self.max_length <= MOST_TOKENS:
