@@ -90,7 +90,7 @@ def test_no_item_predicts_itself():
     [
         (np.zeros(5, bool), np.arange(5.0), "0 of 5 items are hits"),
         (np.array([True, True, False, False]), np.array([1, 2, np.nan, 3]), "NaN for 1 items"),
-        (np.array([True, True, False, False]), np.arange(5.0), "must be alike"),
+        (np.array([True, True, False, False]), np.arange(5.0), "must have the same shape"),
         (np.array([1.0, np.nan, 2.0]), np.arange(3.0), "finite numbers"),
     ],
 )

@@ -109,7 +109,7 @@ def test_curves_are_sklearns(pairs) -> None:
 def test_curves_refuse_nan_and_shapes() -> None:
     with pytest.raises(ValueError, match="1 scores are NaN"):
         evaluation.roc(np.array([True, False]), np.array([0.1, np.nan]))
-    with pytest.raises(ValueError, match="must be alike"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         evaluation.precision_recall(np.array([True]), np.array([0.1, 0.2]))
 
 
@@ -143,7 +143,11 @@ def test_ordinal_scores_are_sklearns() -> None:
 
 @pytest.mark.parametrize(
     ("truth", "predicted", "match"),
-    [([1.0, 2.0], [1.0], "must be alike"), ([np.nan], [1.0], "Nothing"), ([1.0], [np.nan], "1 predictions are NaN")],
+    [
+        ([1.0, 2.0], [1.0], "must have the same shape"),
+        ([np.nan], [1.0], "Nothing"),
+        ([1.0], [np.nan], "1 predictions are NaN"),
+    ],
 )
 def test_bad_numbers(truth, predicted, match) -> None:
     with pytest.raises(ValueError, match=match):

@@ -74,11 +74,14 @@ def classification(truth: np.ndarray, proba: np.ndarray, classes: Sequence[objec
     truth, proba = read_truth(truth, proba, "probabilities")
     n_classes = len(classes)
     if proba.shape[1] != n_classes:
-        msg = f"There are {n_classes} classes, and probabilities of {proba.shape[1]}."
+        msg = f"There are {n_classes} classes, but probabilities of {proba.shape[1]}."
         raise ValueError(msg)
     total = proba.sum(axis=1)
     if np.any(proba < 0) or not np.allclose(total, 1, atol=1e-3):
-        msg = f"Probabilities must be 0 or more and sum to 1, but sum to {total.min():.4g} to {total.max():.4g}."
+        msg = (
+            f"Probabilities must be 0 or more and sum to 1, but their sums range from {total.min():.4g} to "
+            f"{total.max():.4g}."
+        )
         raise ValueError(msg)
     predicted = proba.argmax(axis=1)
     confusion = np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
@@ -121,4 +124,4 @@ def _per_class(confusion: np.ndarray) -> pd.DataFrame:
 
 def _why_undefined(support: np.ndarray, classes: Sequence[object]) -> str | None:
     missing = [repr(str(classes[int(c)])) for c in np.flatnonzero(support == 0)]
-    return f"There is no item of {listed(missing)}." if missing else None
+    return f"No item is of class {listed(missing)}." if missing else None

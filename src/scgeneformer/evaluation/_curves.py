@@ -87,7 +87,10 @@ def _counts(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     """True and false positives at each threshold, descending, beginning with none of either."""
     positive, score = np.asarray(positive, dtype=bool), np.asarray(score, dtype=np.float64)
     if positive.shape != score.shape or positive.ndim != 1 or len(score) == 0:
-        msg = f"positive of shape {positive.shape} and score of shape {score.shape} must be alike, and not empty."
+        msg = (
+            f"positive and score must have the same shape and not be empty; got shapes {positive.shape} and "
+            f"{score.shape}."
+        )
         raise ValueError(msg)
     if np.any(np.isnan(score)):
         msg = f"{np.isnan(score).sum()} scores are NaN. Leave these items out."

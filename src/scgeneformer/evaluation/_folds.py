@@ -76,7 +76,7 @@ def _dealt(codes: np.ndarray, n_folds: int, classes: Sequence[object] | None, rn
     small = np.flatnonzero((n_members > 0) & (n_members < n_folds))
     if len(small):
         names = listed([f"{class_name(code, classes)} ({n_members[code]})" for code in small])
-        msg = f"Classes with fewer members than the {n_folds} folds: {names}. Take fewer folds, or unlabel them."
+        msg = f"Classes with fewer members than the {n_folds} folds: {names}. Use fewer folds, or remove these labels."
         raise ValueError(msg)
     shuffled = rng.permutation(len(codes))
     by_class = shuffled[np.argsort(codes[shuffled], kind="stable")]
@@ -90,7 +90,7 @@ def _by_groups(
 ) -> np.ndarray:
     """Fold of each group, (n_groups,)."""
     if n_groups < n_folds:
-        msg = f"{n_groups} groups cannot be split into {n_folds} folds. Take {n_groups} folds or fewer."
+        msg = f"{n_groups} groups cannot be split into {n_folds} folds. Use {n_groups} folds or fewer."
         raise ValueError(msg)
     n_classes = codes.max() + 1
     counts = np.bincount(unit * n_classes + codes, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
@@ -98,8 +98,8 @@ def _by_groups(
     if len(alone) and n_classes > 1:
         names = listed([class_name(code, classes) for code in alone])
         msg = (
-            f"Classes that are in one group only would be tested by a model that never saw them: {names}. "
-            "Unlabel or merge them, or make folds without groups."
+            f"Classes that occur in one group only would be tested on a model that never saw them: {names}. Merge "
+            "them, remove their labels, or make folds without groups."
         )
         raise ValueError(msg)
     counts = counts[:, counts.any(axis=0)]

@@ -23,7 +23,7 @@ def read_labels(labels: np.ndarray, classes: Sequence[object] | None = None) -> 
     """
     labels = np.asarray(labels)
     if labels.ndim != 1:
-        msg = f"labels have shape {labels.shape}, and must have one dimension: split by one column of labels."
+        msg = f"labels must have one dimension, but have shape {labels.shape}: split by one column of labels."
         raise ValueError(msg)
     continuous = np.issubdtype(labels.dtype, np.floating)
     items = np.flatnonzero(np.isfinite(labels) if continuous else labels >= 0)
@@ -34,7 +34,7 @@ def read_labels(labels: np.ndarray, classes: Sequence[object] | None = None) -> 
         return items, np.zeros(len(items), dtype=np.int64)
     codes = labels[items].astype(np.int64)
     if np.all(codes == codes[0]):
-        msg = f"All {len(items)} labelled items are of class {class_name(codes[0], classes)}. It takes two classes or more."
+        msg = f"All {len(items)} labelled items are of class {class_name(codes[0], classes)}. Two or more classes are needed."
         raise ValueError(msg)
     return items, codes
 
@@ -49,11 +49,11 @@ def read_groups(groups: np.ndarray | Sequence[object], items: np.ndarray, n: int
     """
     groups = np.asarray(groups, dtype=object)
     if len(groups) != n:
-        msg = f"There are {n} labels and {len(groups)} groups: one group per label is needed."
+        msg = f"There are {n} labels but {len(groups)} groups: one group per label is needed."
         raise ValueError(msg)
     codes, names = pd.factorize(groups[items], sort=False)
     if np.any(codes < 0):
-        msg = f"{np.sum(codes < 0)} labelled items are of no group. Name their group, or leave them unlabelled."
+        msg = f"{np.sum(codes < 0)} labelled items have no group. Name their group, or remove their labels."
         raise ValueError(msg)
     return codes.astype(np.int64), names
 

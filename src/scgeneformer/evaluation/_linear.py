@@ -170,7 +170,7 @@ def fit_ridge(
     values = np.asarray(values, dtype=np.float64)
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < LEAST_ITEMS:
-        msg = f"Ridge regression needs {LEAST_ITEMS} labelled items or more, and there are {len(known)}."
+        msg = f"Ridge regression needs {LEAST_ITEMS} labelled items or more, but there are {len(known)}."
         raise ValueError(msg)
     features = as_float(train)[known]
     solver = "sparse_cg" if sparse.issparse(features) else "cholesky"

@@ -165,7 +165,9 @@ def together(
 def _check(truth: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
     for name, x in values.items():
         if x.shape != truth.shape or truth.ndim != 1:
-            msg = f"The predictor {name!r} of shape {x.shape} and the truth of shape {truth.shape} must be alike, (n,)."
+            msg = (
+                f"The predictor {name!r} and the truth must have the same shape, (n,); got {x.shape} and {truth.shape}."
+            )
             raise ValueError(msg)
         if np.isnan(x).any():
             msg = f"The predictor {name!r} is NaN for {int(np.isnan(x).sum())} items. Leave them out."
@@ -174,7 +176,7 @@ def _check(truth: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         msg = f"{int(truth.sum())} of {len(truth)} items are hits: there must be at least 2 hits and 2 other items."
         raise ValueError(msg)
     if truth.dtype != bool and (len(truth) < 3 or not np.isfinite(truth.astype(np.float64)).all()):
-        msg = f"Effects must be finite numbers of 3 items or more, and are {len(truth)}."
+        msg = f"Effects must be finite numbers of 3 items or more; got {len(truth)}."
         raise ValueError(msg)
 
 

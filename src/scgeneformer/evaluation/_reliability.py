@@ -136,7 +136,7 @@ def read_truth(truth: np.ndarray, values: np.ndarray, what: str) -> tuple[np.nda
     """Labelled items' classes, int64 (n,), and rows of `values`, float64 (n, n_classes)."""
     truth, values = np.asarray(truth), np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or truth.shape != values.shape[:1]:
-        msg = f"{what} of shape {values.shape} do not fit {truth.shape} labels: they need a row for each, a column per class."
+        msg = f"{what} of shape {values.shape} do not fit {truth.shape} labels: they need one row per label and one column per class."
         raise ValueError(msg)
     labelled = truth >= 0
     if not labelled.any():

@@ -37,7 +37,7 @@ def regression(truth: np.ndarray, predicted: np.ndarray, *, n_levels: int | None
     """
     truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if truth.shape != predicted.shape or truth.ndim != 1:
-        msg = f"Labels of shape {truth.shape} and predictions of shape {predicted.shape} must be alike."
+        msg = f"Labels and predictions must have the same shape; got {truth.shape} and {predicted.shape}."
         raise ValueError(msg)
     labelled = np.isfinite(truth) if n_levels is None else truth >= 0
     truth, predicted = truth[labelled], predicted[labelled]

@@ -175,7 +175,7 @@ def _check_sizes(*sizes: float) -> np.ndarray:
 
 def _read_covariates(balance: pd.DataFrame, items: np.ndarray, n: int) -> pd.DataFrame:
     if len(balance) != n or balance.shape[1] == 0:
-        msg = f"balance has shape {balance.shape}, and needs a row for each of {n} labels and at least one column."
+        msg = f"balance has shape {balance.shape}, but needs a row for each of {n} labels and at least one column."
         raise ValueError(msg)
     return balance.iloc[items]
 
@@ -188,7 +188,10 @@ def _check_members(codes: np.ndarray, sizes: np.ndarray, classes: Sequence[objec
     single = np.flatnonzero(np.bincount(codes) == 1)
     if len(single) and n_sets > 1:
         names = listed([class_name(code, classes) for code in single])
-        msg = f"Classes with a single member cannot be both trained on and tested: {names}. Merge or unlabel them."
+        msg = (
+            f"Classes with a single member cannot be both trained on and tested: {names}. Merge them, or remove their "
+            "labels."
+        )
         raise ValueError(msg)
 
 
@@ -203,7 +206,10 @@ def _by_groups(
     """Candidates (n, n_groups) that leave fewest classes out of a set, nearest to the shares first."""
     n_sets = int(np.sum(sizes > 0))
     if n_groups < n_sets:
-        msg = f"{n_groups} groups cannot be split into {n_sets} sets: {n_sets} or more are needed, or a set of size 0."
+        msg = (
+            f"{n_groups} groups cannot be split into {n_sets} sets: at least {n_sets} groups are needed, or a set of "
+            "size 0."
+        )
         raise ValueError(msg)
     n_classes = codes.max() + 1
     counts = np.bincount(unit * n_classes + codes, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
@@ -215,8 +221,8 @@ def _by_groups(
         present = np.unique(codes)
         alone = [class_name(code, classes) for code in present[(counts > 0).sum(axis=0) == 1]]
         msg = (
-            f"Classes that are in one group only have to be trained on ({listed(alone)}), which leaves too few of the "
-            f"{n_groups} groups for {n_sets} sets. Unlabel or merge such classes, or split without groups."
+            f"Classes that occur in one group only must be trained on ({listed(alone)}), which leaves too few of the "
+            f"{n_groups} groups for {n_sets} sets. Merge such classes, remove their labels, or split without groups."
         )
         raise ValueError(msg)
     candidates, table = candidates[filled], table[filled]

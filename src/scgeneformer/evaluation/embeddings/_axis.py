@@ -51,7 +51,7 @@ def held_out_positions(
         sums = [of_state / np.maximum(n, 1)[:, None] for of_state, n in zip(sums, sizes, strict=True)]
         sizes = np.minimum(sizes, 1)
         if sizes.sum(axis=1).min() < 2:
-            msg = "A state has cells of one group only: with it left out there is no line to place its cells on."
+            msg = "A state has cells of one group only: without that group there is no axis to place its cells on."
             raise ValueError(msg)
     positions = np.empty(len(states))
     for unit in np.unique(units):
