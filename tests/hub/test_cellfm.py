@@ -64,7 +64,7 @@ def test_a_list_with_a_published_name_lies_beside_and_tokens_remember_the_file(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stored.parent / "genes.csv").rename(stored.parent / "gene_info.csv")
-    with pytest.raises(ValueError, match="has 7 genes below its header, and the published list 24,078"):
+    with pytest.raises(ValueError, match="has 7 genes below its header, but the published list has 24,078"):
         sg.hub.load(stored)
     monkeypatch.setitem(
         _cellfm.PUBLISHED, "CellFM-800M", _cellfm.Published("base_weight.ckpt", "gene_info.csv", 7, 2, 1)
@@ -122,13 +122,13 @@ def test_of_two_symbols_of_one_gene_the_displayed_one_has_its_id() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("symbol\n", "does not hold one symbol"),
+        ("symbol\n", "must hold one gene symbol"),
         ("symbol\nSTAT1\nSTAT1\n", "all distinct"),
-        ('symbol\nSTAT1\n""\n', "does not hold one symbol"),
-        ("symbol\n1\n2\n", "does not hold one symbol"),
-        ("", "no CSV file"),
+        ('symbol\nSTAT1\n""\n', "must hold one gene symbol"),
+        ("symbol\n1\n2\n", "must hold one gene symbol"),
+        ("", "not a CSV file"),
         ("\x00\xff\xfe" * 10, "genes.csv"),
-        ("symbol\n" + "\n".join(f"G{i}" for i in range(40)), "a table of 8 rows, and 40 genes need 48"),
+        ("symbol\n" + "\n".join(f"G{i}" for i in range(40)), "a table of 8 rows, but 40 genes need 48"),
     ],
     ids=["empty", "twice", "gap", "numbers", "nothing", "binary", "another size"],
 )
@@ -141,7 +141,7 @@ def test_lists_that_are_refused(stored: Path, content: str, message: str) -> Non
 
 def test_without_dictionaries_of_v2_symbols_are_known_by_the_bundled_model(tmp_path: Path) -> None:
     with sg.settings.override(cache_dir=tmp_path, offline=True, mirror=None):
-        with pytest.warns(UserWarning, match="Geneformer's V2, which cannot be had"):
+        with pytest.warns(UserWarning, match="Geneformer's V2, which could not be loaded"):
             names = NAMES_OF_GENES()
     assert names == sg.hub.vocabulary("default")
 

@@ -77,7 +77,7 @@ def test_folders_of_another_backbone_are_named(tmp_path: Path, tiny_vocabulary: 
         _ = hub.load(tmp_path, vocabulary=tiny_vocabulary).encoder
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 11, "n_positions": 16}))
     for load in (hub.load, hub.vocabulary):
-        with pytest.raises(ValueError, match=r"a model of type 'gpt2'.*\('bert', 'llama', 'cellfm'\) are read"):
+        with pytest.raises(ValueError, match=r"a model of type 'gpt2'.*\('bert', 'llama', 'cellfm'\) can be read"):
             load(tmp_path)
 
 
@@ -87,12 +87,12 @@ def test_damaged_dictionaries_are_refused(tmp_path: Path, tiny_vocabulary: Vocab
     shifted = {name: token - 1 for name, token in good.items() if token >= 3} | {"<pad>": 0, "<mask>": 1, "<bos>": 15}
     gene, last = tiny_vocabulary.ids[4], tiny_vocabulary.ids[-1]
     for bad, message in (
-        (shifted, "extracted wrongly: '<bos>' is token 15, not 2"),
-        (good | {gene: good["0"], "0": good[gene]}, "genes behind tokens of time"),
-        (good | {gene: good["0"]}, "there twice"),
-        (good | {gene: "5"}, "missing"),
-        (good | {gene: good[last], last: good[gene]}, "has other genes"),
-        (dictionary(tiny_vocabulary, "0"), "12 tokens, but the model beside it 16"),
+        (shifted, "extracted incorrectly: '<bos>' is token 15, not 2"),
+        (good | {gene: good["0"], "0": good[gene]}, "genes after tokens of time"),
+        (good | {gene: good["0"]}, "has tokens twice"),
+        (good | {gene: "5"}, "lacks tokens"),
+        (good | {gene: good[last], last: good[gene]}, "its genes or their numbers differ"),
+        (dictionary(tiny_vocabulary, "0"), "12 tokens, but the model beside it has 16"),
         ([1, 2], "not a JSON dictionary"),
     ):
         (tmp_path / "token_dictionary.json").write_text(json.dumps(bad))

@@ -141,7 +141,7 @@ def test_of_unknown_size_it_takes_only_what_the_server_announces(
     with pytest.raises(error):
         fetch(MODELS[published].config)
     server.files[f"{FOLDER}/config.json"] = b"x" * (2**20 + 1)
-    with pytest.raises(ValueError, match="at most 1,048,576 bytes are taken"):
+    with pytest.raises(ValueError, match="at most 1,048,576 bytes are accepted"):
         fetch(MODELS[published].config)
 
 

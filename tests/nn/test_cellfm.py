@@ -171,7 +171,7 @@ def test_numbers_of_parameters(shape, n_weights):
     ("call", "message"),
     [
         ({"n_layers": 9}, "outside 0 to 3"),
-        ({"values": torch.ones(2, 3)}, "a value belongs to each gene"),
+        ({"values": torch.ones(2, 3)}, "each gene needs a value"),
     ],
 )
 def test_calls_that_cannot_be(model, cells, call, message):
@@ -243,12 +243,12 @@ def test_a_folder_of_ours_is_read_back(model, cells, tmp_path):
 @pytest.mark.parametrize(
     ("change", "n_genes", "error", "message"),
     [
-        ({}, 40, ValueError, "a table of 32 rows, and 40 genes need 48"),
+        ({}, 40, ValueError, "a table of 32 rows, but 40 genes need 48"),
         ({"cls_token": None}, 31, KeyError, "no weights 'cls_token'"),
         ({"cls_token": np.zeros((1, 1, 5), "f4")}, 31, KeyError, "'cls_token' of 12 numbers"),
         ({"encoder.1.attn.q_proj.weight": np.zeros((12, 11), "f4")}, 31, ValueError, "have shape"),
         ({"encoder.1.attn.q_proj.weight": np.full((12, 12), np.nan, "f4")}, 31, ValueError, "finite"),
-        ({"gene_emb": None}, 31, ValueError, "it is no CellFM"),
+        ({"gene_emb": None}, 31, ValueError, "it is not a CellFM"),
     ],
 )
 def test_checkpoints_that_are_refused(model, tmp_path, change, n_genes, error, message):

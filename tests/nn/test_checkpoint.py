@@ -202,7 +202,7 @@ def test_sizes_that_no_model_has_are_refused_before_it_is_made(name, value, tmp_
     if value is ...:
         del config[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"config\.json does not describe a model that can be made"):
+    with pytest.raises(ValueError, match=r"config\.json does not describe a model that can be built"):
         nn.load_encoder(tmp_path)
 
 

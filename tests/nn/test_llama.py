@@ -355,7 +355,7 @@ def test_the_first_token_is_no_readout_and_adapters_are_for_encoders():
     with pytest.raises(ValueError, match=r"pooling='cls' is not one of \('mean', 'eos', 'attention'\)"):
         nn.CellClassifier(GQA, 3)
     model = nn.CellClassifier(GQA, 3, "mean", 4)
-    with pytest.raises(ValueError, match="LoRA needs low-rank adapters, and this model is a LLaMA decoder"):
+    with pytest.raises(ValueError, match="LoRA needs low-rank adapters, but this model is a LLaMA decoder"):
         nn.add_lora(model)
     assert all(p.requires_grad for p in model.parameters())
 

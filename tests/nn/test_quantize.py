@@ -209,7 +209,7 @@ def test_bad_requests_are_refused_before_anything_changes(monkeypatch):
         quantize(model, "int8")
     adapted = classifier()
     add_lora(adapted, rank=2)
-    with pytest.raises(ValueError, match="Quantize first"):
+    with pytest.raises(ValueError, match="Quantize before"):
         quantize(adapted, "int8")
 
 

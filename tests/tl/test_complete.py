@@ -75,7 +75,7 @@ def test_lazy_tokens_are_read_as_far_as_they_are_kept(adata):
 
 def test_bad_requests(adata, folder, llama_folder):
     before = set(adata.obsm)
-    with pytest.raises(ValueError, match=r"tl\.complete needs completion of cells, and this model is a BERT encoder"):
+    with pytest.raises(ValueError, match=r"tl\.complete needs completion of cells, but this model is a BERT encoder"):
         sg.tl.complete(adata, folder, n_genes=4)
     for arguments, message in (
         ({"n_genes": 0}, "n_genes=0"),

@@ -139,7 +139,7 @@ def test_a_reference_and_its_query(adata):
 def test_verbs_that_need_more_say_so_before_work(adata, llama_folder, call, needs):
     keys = set(adata.layers) | set(adata.varp) | set(adata.uns)
     with pytest.raises(
-        ValueError, match=f"needs {needs}, and this model is a LLaMA decoder, which offers states, completion"
+        ValueError, match=f"needs {needs}, but this model is a LLaMA decoder, which offers states, completion"
     ):
         call(adata, llama_folder)
     assert set(adata.layers) | set(adata.varp) | set(adata.uns) == keys

@@ -208,7 +208,7 @@ def test_verbs_that_need_more_say_so_before_work(adata, call, message):
 def test_what_needs_values_is_refused_by_models_of_ranks(adata, folder, llama_folder):
     for other in (folder, llama_folder):
         sg.pp.tokenize(adata, other, key_added="ranks")
-        with pytest.raises(ValueError, match=r"kind='scale'\) needs values of genes, and this model is a (BERT|LLaMA)"):
+        with pytest.raises(ValueError, match=r"kind='scale'\) needs values of genes, but this model is a (BERT|LLaMA)"):
             sg.tl.perturb(adata, other, ["SYM0"], kind="scale", factor=0.5, tokens_key="ranks")
         with pytest.raises(ValueError, match="were made with vocabulary 'small', but model 'cellfm'"):
             sg.tl.embed(adata, folder.parent / "cellfm", tokens_key="ranks")

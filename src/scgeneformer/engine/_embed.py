@@ -85,7 +85,7 @@ def resolve_layer(emb_layer: int | None, config: Shape) -> int:
 def check_pooling(pooling: str, config: Shape) -> None:
     """Refuse by name a pooling that is unknown, or not of this model."""
     if pooling not in config.poolings:
-        msg = f"pooling={pooling!r} is not one of {config.poolings}, from which cells can be read with this model."
+        msg = f"pooling={pooling!r} is not one of {config.poolings}, the poolings of this model."
         raise ValueError(msg)
 
 

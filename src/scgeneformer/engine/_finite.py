@@ -27,8 +27,9 @@ def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None
         wrong &= computed.reshape(computed.shape + (1,) * (values.ndim - computed.ndim))
     if wrong.any():
         msg = (
-            f"The model gives NaN or infinite numbers for cells that have genes ({int(wrong.sum()):,} of {wrong.size:,} numbers in one "
-            "batch). Its weights are not finite, or too large for the precision: use another checkpoint, or precision='float32'."
+            f"The model returns NaN or infinite numbers for cells that have genes ({int(wrong.sum()):,} of "
+            f"{wrong.size:,} numbers in one batch). Its weights are not finite, or too large for the precision: use "
+            "another checkpoint, or precision='float32'."
         )
         raise FloatingPointError(msg)
 

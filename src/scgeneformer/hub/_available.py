@@ -87,7 +87,7 @@ def _of_user(name: str, model: _cellfm.Published) -> dict[str, Any]:
         "cached": all(path.is_file() for path in (model.path, model.path.with_name(model.genes))),
         "licence": _cellfm.LICENCE,
         "source": "",
-        "description": "Zeng 2025; reads values of genes; not downloaded, but read from the files of its user",
+        "description": "Zeng 2025; reads values of genes; not downloaded, but read from your own files",
     }
 
 

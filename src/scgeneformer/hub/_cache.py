@@ -179,7 +179,8 @@ def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Pa
         msg = f"{without_password(url)} is not the expected file and was removed: expected {_expected(file)}, found {found}."
         if pin_of(path).is_file():
             msg += (
-                f" What is expected was pinned on the first download: if you trust the new file, remove {pin_of(path)}."
+                " The expected values were pinned on the first download: if you trust the new file, remove "
+                f"{pin_of(path)}."
             )
         raise ValueError(msg)
     part.replace(output)

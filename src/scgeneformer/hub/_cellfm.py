@@ -16,7 +16,7 @@ from scgeneformer._settings import settings
 from scgeneformer.tokens import Vocabulary
 
 SUFFIX = ".ckpt"
-LICENCE = "CC BY-NC-ND 4.0 (not commercial)"
+LICENCE = "CC BY-NC-ND 4.0 (non-commercial)"
 MAX_LENGTH = 2049  # <cls> and 2,048 genes
 _SPECIAL = ("<pad>", "<mask>", "<cls>")
 _FOLDER = "CellFM"  # in the cache
@@ -59,8 +59,9 @@ def find_checkpoint(model: object) -> Path | None:
         path, published = PUBLISHED[model].path, PUBLISHED[model]
         if not path.is_file():
             msg = (
-                f"{model} is licensed {LICENCE}, and not downloaded for you. Get {published.weights} and its list of genes, {published.genes}, from "
-                f"its authors (https://github.com/biomed-AI/CellFM), and put both into {path.parent}; or name the path of the checkpoint."
+                f"{model} is licensed under {LICENCE}, and is not downloaded for you. Get {published.weights} and its "
+                f"list of genes, {published.genes}, from its authors (https://github.com/biomed-AI/CellFM), and put "
+                f"both into {path.parent}; or pass the path of the checkpoint."
             )
             raise FileNotFoundError(msg)
         return path
@@ -85,10 +86,10 @@ def list_beside(path: Path) -> Path:
     of_file = [model.genes for model in PUBLISHED.values() if model.weights == path.name and model.genes in lists]
     if not lists:
         names = " or ".join(model.genes for model in PUBLISHED.values())
-        msg = f"No list of genes beside {path}: put {names} there, or name it, `vocabulary=` the path of a CSV file with a symbol in each row."
+        msg = f"No list of genes beside {path}: put {names} there, or pass the path of a CSV file with one gene symbol per row as `vocabulary=`."
         raise FileNotFoundError(msg)
     if len(lists) > 1 and not of_file:
-        msg = f"There are {lists} beside {path}. Name the list of genes that belongs to it by `vocabulary=`."
+        msg = f"There are {lists} beside {path}. Pass the list of genes that belongs to it as `vocabulary=`."
         raise FileNotFoundError(msg)
     return path.parent / (of_file or lists)[0]
 
@@ -122,12 +123,12 @@ def name_of_vocabulary(n_genes: int) -> str:
 
 def _symbols(path: Path) -> list[str]:
     if path.stat().st_size > _MOST_BYTES:
-        msg = f"{path} is no list of genes: it has {path.stat().st_size:,} bytes."
+        msg = f"{path} is not a list of genes: it has {path.stat().st_size:,} bytes."
         raise ValueError(msg)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:
-        msg = f"{path} is no CSV file with a header and a gene in each row: {error}"
+        msg = f"{path} is not a CSV file with a header and one gene per row: {error}"
         raise ValueError(msg) from None
     by_name = {str(name).strip().lower(): name for name in table}
     named = [by_name[name] for name in _SYMBOL_COLUMNS if name in by_name]
@@ -135,13 +136,13 @@ def _symbols(path: Path) -> list[str]:
     symbols = [] if column is None else table[column].str.strip().tolist()
     if not symbols or "" in symbols or len(set(symbols)) != len(symbols) or all(s.isdigit() for s in symbols):
         msg = (
-            f"Column {column!r} of {path} does not hold one symbol of a gene in each row, all distinct. Take the list of genes that was published with the "
-            "checkpoint."
+            f"Column {column!r} of {path} must hold one gene symbol per row, all distinct. Use the list of genes that "
+            "was published with the checkpoint."
         )
         raise ValueError(msg)
     expected = next((model.n_genes for model in PUBLISHED.values() if model.genes == path.name), len(symbols))
     if len(symbols) != expected:
-        msg = f"{path} has {len(symbols):,} genes below its header, and the published list {expected:,}. Fetch it again from its source."
+        msg = f"{path} has {len(symbols):,} genes below its header, but the published list has {expected:,}. Fetch it again from its source."
         raise ValueError(msg)
     return symbols
 

@@ -110,7 +110,7 @@ def _told_size(url: str, part: Path) -> int:
         raise ConnectionError(msg) from error
     if size is None or size > _MOST_UNKNOWN:
         size_text = "no size" if size is None else f"{size:,} bytes"
-        msg = f"{without_password(url)} was not downloaded: its sha256 is not known, and the server tells {size_text}, where at most {_MOST_UNKNOWN:,} bytes are taken."
+        msg = f"{without_password(url)} was not downloaded: its sha256 is not known, and the server reports {size_text}; without a sha256, at most {_MOST_UNKNOWN:,} bytes are accepted."
         raise ValueError(msg)
     return size
 
@@ -128,7 +128,7 @@ def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
         start, total = _extent(response, continued=continued)
         if continued and start != have:
             part.unlink()
-            msg = f"the server went on from byte {start} instead of {have}"
+            msg = f"the server resumed from byte {start} instead of {have}"
             raise _InterruptedTransfer(msg)
         if total not in (None, size):
             part.unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
                 bar.update(len(chunk))
                 if (now := time.monotonic()) - since > _WINDOW:
                     if received - before < _LEAST:
-                        msg = f"{without_password(url)}: the server sent {received - before:,} bytes in {now - since:.0f} seconds, too few to wait for. Call again to resume, or use another mirror (`settings.mirror`)."
+                        msg = f"{without_password(url)}: the server sent {received - before:,} bytes in {now - since:.0f} seconds, which is too slow. Call again to resume, or use another mirror (`settings.mirror`)."
                         raise ConnectionError(msg)
                     since, before = now, received
     if received > size:

@@ -189,7 +189,7 @@ def _maxtoki(size: str, shape: tuple[int, int, int], config: tuple[str, int], we
         config=RemoteFile(f"{name}-HF/config.json", *config, MAXTOKI),
         weights=RemoteFile(f"{name}-HF/model.safetensors", *weights, MAXTOKI),
         licence="Apache-2.0",
-        description="MaxToki 2026; pretrained to guess the next gene of a cell, not its time",
+        description="MaxToki 2026; pretrained to predict the next gene of a cell, not its time",
     )
 
 
@@ -229,7 +229,7 @@ MODELS = {
             10_263_555,
             "Geneformer-V1-10M_CellClassifier_cardiomyopathies_220224",
             ("12ead3bad8cf4b853bac87eadeb79c9308ae492e9d29f32da1a2c85e8586108d", 41_115_113),
-            "Theodoris 2023; V1-10M, fine-tuned to tell apart cells of non-failing, hypertrophic and dilated hearts",
+            "Theodoris 2023; V1-10M, fine-tuned to distinguish cells of non-failing, hypertrophic and dilated hearts",
         ),
         _maxtoki(
             "217M",

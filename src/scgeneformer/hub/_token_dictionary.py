@@ -36,10 +36,12 @@ def read_token_dictionary(path: Path) -> tuple[list[str], int]:
         if tokens.get(name) != token
     ]
     if wrong:
-        msg = f"{path} is of another model, or was extracted wrongly: {wrong[0]}. Use the dictionary that was published with the checkpoint."
+        msg = f"{path} belongs to another model, or was extracted incorrectly: {wrong[0]}. Use the dictionary that was published with the checkpoint."
         raise ValueError(msg)
     of_cells = [name for _, name in sorted(names.items()) if not _OF_TIME.fullmatch(name)]
     if list(range(len(tokens))) != sorted(names) or [names[i] for i in range(len(of_cells))] != of_cells:
-        msg = f"{path} has tokens that are missing, there twice, or genes behind tokens of time. Fetch it again from its source."
+        msg = (
+            f"{path} lacks tokens, has tokens twice, or has genes after tokens of time. Fetch it again from its source."
+        )
         raise ValueError(msg)
     return ["<cls>" if name == "<bos>" else name for name in of_cells], len(tokens)

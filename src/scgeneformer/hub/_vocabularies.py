@@ -91,7 +91,7 @@ def of_checkpoint(checkpoint: Path, given: Any = None) -> Vocabulary:
         return _cellfm.read_gene_list(Path(given).expanduser(), names_of_genes())
     found = vocabulary(given)
     if not found.values:
-        msg = f"Vocabulary {found.name!r} is of ranked genes, but {checkpoint} reads genes with values. Name the list of genes that belongs to it."
+        msg = f"Vocabulary {found.name!r} is of ranked genes, but {checkpoint} reads genes with values. Pass the list of genes that belongs to it."
         raise ValueError(msg)
     return found
 
@@ -103,8 +103,9 @@ def names_of_genes() -> Vocabulary:
     except (FileNotFoundError, ConnectionError) as error:
         bundled = vocabulary("default")
         msg = (
-            f"Ensembl ids and aliases of genes are taken from Geneformer's V2, which cannot be had ({error}). Those of the bundled model are taken, "
-            f"which knows {len(bundled):,} genes: other genes are found by their symbols only."
+            f"Ensembl ids and aliases of genes are taken from Geneformer's V2, which could not be loaded ({error}). "
+            f"Those of the bundled model are used instead, which knows {len(bundled):,} genes: other genes are found "
+            "by their symbols only."
         )
         warnings.warn(msg, UserWarning, stacklevel=2)
         return bundled
@@ -126,8 +127,9 @@ def find_folder(model: str | os.PathLike[str]) -> Path:
         msg = f"No {_CONFIG} in {folder}. Expected a model folder in the Hugging Face layout: {_CONFIG} and model.safetensors."
         if (folder / _PICKLE).is_file():
             msg += (
-                f" Its {_PICKLE} is a pickle, as older versions saved models, and could execute any code. If you trust its source, load it "
-                "with `load(folder, allow_pickle=True)` of its class in `sg.model`, and save the model again."
+                f" Its {_PICKLE} is a pickle, the format of older versions, and could execute any code. If you trust "
+                "its source, load it with `load(folder, allow_pickle=True)` of its class in `sg.model`, and save the "
+                "model again."
             )
         raise FileNotFoundError(msg)
     return folder
@@ -142,7 +144,7 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
         msg = f"{folder / _CONFIG} is not a JSON dictionary, or is damaged. Fetch it again from its source."
         raise ValueError(msg) from None
     if kind not in _KINDS:
-        msg = f"{folder / _CONFIG} is of a model of type {kind!r}. Of folders in the Hugging Face layout, those of {_KINDS} are read."
+        msg = f"{folder / _CONFIG} describes a model of type {kind!r}. In the Hugging Face layout, only types {_KINDS} can be read."
         raise ValueError(msg)
     try:
         n_tokens, max_length = (check(name, "int", config[theirs]) for name, theirs in _SIZES.items())
@@ -156,17 +158,15 @@ def of_folder(folder: Path, given: Any = None) -> Vocabulary:
     else:
         names, n_all = read_token_dictionary(folder / DICTIONARY)
         if n_all != n_tokens:
-            msg = f"{folder / DICTIONARY} has {n_all:,} tokens, but the model beside it {n_tokens:,}."
+            msg = f"{folder / DICTIONARY} has {n_all:,} tokens, but the model beside it has {n_tokens:,}."
             raise ValueError(msg)
         found = _of_size(folder, given, len(names), max_length)
         if names != found.ids.tolist():
-            msg = (
-                f"{folder / DICTIONARY} has other genes, or others of the same number, than vocabulary {found.name!r}."
-            )
+            msg = f"{folder / DICTIONARY} does not match vocabulary {found.name!r}: its genes or their numbers differ."
             raise ValueError(msg)
     for name, token in (("bos_token_id", found.cls_id), ("eos_token_id", found.eos_id)):
         if token is not None and config.get(name) != token:
-            msg = f"{folder / _CONFIG} has {name}={config.get(name)!r}, but it is {token} in vocabulary {found.name!r}: the model is of another one."
+            msg = f"{folder / _CONFIG} has {name}={config.get(name)!r}, but it is {token} in vocabulary {found.name!r}: the model belongs to another vocabulary."
             raise ValueError(msg)
     return found
 
@@ -195,8 +195,8 @@ def fitting(vocabulary: Vocabulary, n_tokens: int, max_length: int, where: str) 
     """Return `vocabulary` after checking that it fits a model of `n_tokens` tokens and `max_length` positions."""
     if len(vocabulary) != n_tokens:
         msg = (
-            f"Vocabulary {vocabulary.name!r} has {len(vocabulary):,} tokens, but the model in {where} has {n_tokens:,}. "
-            "Name the vocabulary it was trained with by `vocabulary=`."
+            f"Vocabulary {vocabulary.name!r} has {len(vocabulary):,} tokens, but the model in {where} has "
+            f"{n_tokens:,}. Pass the vocabulary it was trained with as `vocabulary=`."
         )
         raise ValueError(msg)
     if vocabulary.max_length > max_length:

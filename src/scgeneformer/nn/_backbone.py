@@ -116,5 +116,5 @@ class Backbone(nn.Module, ABC):
         """
         if ability not in self.abilities:
             offered = ", ".join(("states", *sorted(self.abilities)))
-            msg = f"{verb} needs {ability}, and this model is a {self.kind}, which offers {offered}. Use a model of another kind (`sg.hub.available()`)."
+            msg = f"{verb} needs {ability}, but this model is a {self.kind}, which offers {offered}. Use a model of another kind (`sg.hub.available()`)."
             raise ValueError(msg)

@@ -36,8 +36,9 @@ def compile_blocks(network: nn.Module) -> None:
     compiler = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
     if shutil.which(compiler) is None:
         msg = (
-            f"torch.compile needs a C++ compiler, and there is no {compiler!r} here. Install one (`conda install cxx-compiler` or "
-            "`apt install g++`), name yours in the environment variable CXX, or train without compile."
+            f"torch.compile needs a C++ compiler, but {compiler!r} was not found. Install one (`conda install "
+            "cxx-compiler` or `apt install g++`), name yours in the environment variable CXX, or train without "
+            "compile."
         )
         raise RuntimeError(msg)
     for module in network.modules():

@@ -55,7 +55,7 @@ def check_config(config: Any) -> None:
         check(name, annotation, getattr(config, name))
     for name, most in _MOST.items():
         if getattr(config, name, 0) > most:
-            msg = f"{name}={getattr(config, name):,} is more than {most:,}, the most that a model may have."
+            msg = f"{name}={getattr(config, name):,} is more than {most:,}, the maximum."
             raise ValueError(msg)
     n_weights = config._n_weights()
     if n_weights > _MOST_WEIGHTS:

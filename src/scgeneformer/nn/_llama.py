@@ -227,10 +227,10 @@ class Llama(Backbone):
             msg = f"Rows of {stop} tokens are longer than this decoder's {self.config.max_length} positions."
             raise ValueError(msg)
         if start and tokens.shape[1] != 1:
-            msg = f"A cache goes on by one token at a time, not by {tokens.shape[1]}."
+            msg = f"A cache is extended by one token at a time, not by {tokens.shape[1]}."
             raise ValueError(msg)
         if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-            msg = "A causal decoder needs padding on the right: the mask has tokens behind padding."
+            msg = "A causal decoder needs padding on the right: the mask has tokens after padding."
             raise ValueError(msg)
         if ranks is None:
             ranks = torch.arange(start, stop, device=tokens.device)[None]

@@ -151,7 +151,7 @@ class LlamaConfig:
             msg = f"n_heads={self.n_heads} must be a multiple of n_kv_heads={self.n_kv_heads}."
             raise ValueError(msg)
         if self.head_width % 2:
-            msg = f"head_width={self.head_width} must be even: rotary positions turn pairs of channels."
+            msg = f"head_width={self.head_width} must be even: rotary positions rotate pairs of channels."
             raise ValueError(msg)
 
     def _n_weights(self) -> int:

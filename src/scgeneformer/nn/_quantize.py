@@ -66,7 +66,7 @@ def quantize(model: nn.Module, kind: Literal["int8", "nf4"], *, device: torch.de
         msg = "The model is quantized already. Call `dequantize` first."
         raise ValueError(msg)
     if hasattr(encoder, "peft_config"):
-        msg = "The model has LoRA adapters. Quantize first, then add or load them, or merge them before."
+        msg = "The model has LoRA adapters. Quantize before you add or load adapters, or merge them first."
         raise ValueError(msg)
     layers = list(_layers(encoder, nn.Linear))
     uneven = sorted({layer.in_features for _, _, layer in layers if layer.in_features % _BLOCK})

@@ -49,8 +49,9 @@ def load_plain(path: str | Path, *, mmap: bool = False) -> Any:
             raise
         # torch's own message advises to load the file without this restriction
         msg = (
-            f"{path} was refused: it is a pickle of more than tensors and plain values, which could run code, or it is damaged. "
-            "Do not load it by other means unless you trust its source; ask that source for safetensors."
+            f"{path} was refused: it is a pickle that holds more than tensors and plain values and could run code, or "
+            "it is damaged. Do not load it by other means unless you trust its source; ask that source for "
+            "safetensors."
         )
         raise ValueError(msg) from None
 

@@ -209,7 +209,7 @@ def test_a_saved_model_comes_back_and_is_a_decoder_to_the_tools(model, cells, vo
     del dictionary["<pad>"]  # as some extracted it: all tokens one lower
     wrong = {name: token - 1 for name, token in dictionary.items()} | {"<bos>": 52}
     (tmp_path / "model" / "token_dictionary.json").write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match="extracted wrongly"):
+    with pytest.raises(ValueError, match="extracted incorrectly"):
         TrajectoryModel(cells, tmp_path / "model")
 
 
@@ -340,7 +340,7 @@ def test_bad_models_are_refused(make_timed, vocabulary, first_stage, toy):
     cells = make_timed(40)
     TrajectoryModel.setup_anndata(cells, "day", **SETUP)
     encoder = Geneformer(vocabulary=vocabulary, n_layers=1, width=16, n_heads=2, feed_forward=16)
-    with pytest.raises(ValueError, match="TrajectoryModel needs completion of cells, and this model is a BERT encoder"):
+    with pytest.raises(ValueError, match="TrajectoryModel needs completion of cells, but this model is a BERT encoder"):
         TrajectoryModel(cells, encoder)
     with pytest.raises(ValueError, match=r"n_cells=\(4, 3\)"):
         TrajectoryModel(cells, first_stage, n_cells=(4, 3))

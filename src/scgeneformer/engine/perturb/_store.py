@@ -95,7 +95,8 @@ class Store:
         n_arrays, sha256 = found.pop(_COUNT, None), found.pop(_SHA256, None)
         if sha256 is None and n_arrays == len(found):
             msg = (
-                f"Parts in {str(self.folder)!r} are of an earlier version, without checksums: they are computed again."
+                f"Parts in {str(self.folder)!r} were written by an earlier version, without checksums: they are "
+                "computed again."
             )
             warnings.warn(msg, stacklevel=2)
         return found if sha256 is not None and np.array_equal(sha256, _digest(self.run, part, found)) else None
@@ -117,7 +118,7 @@ def _read_manifest(path: Path) -> dict[str, object]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        msg = f"{str(path)!r} does not tell of a run. Use another folder, or remove it."
+        msg = f"{str(path)!r} does not describe a run. Use another folder, or remove it."
         raise ValueError(msg)
     return found
 

@@ -133,7 +133,10 @@ def inject(model: nn.Module, targets: list[str], **settings: Any) -> None:
     encoder.check_offers("low-rank adapters", "LoRA")
     peft = import_peft()
     if hasattr(encoder, "peft_config"):
-        msg = "The model has LoRA adapters already. Merge them with `merge_lora` first, or begin with a model without."
+        msg = (
+            "The model has LoRA adapters already. Merge them with `merge_lora` first, or start from a model without "
+            "adapters."
+        )
         raise ValueError(msg)
     if not has_trained_heads(model):
         model.requires_grad_(requires_grad=False)

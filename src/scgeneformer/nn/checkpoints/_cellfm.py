@@ -100,12 +100,12 @@ def _gene_vectors(path: str | Path, weights: dict[str, Tensor], n_genes: int) ->
 def _config(path: str | Path, weights: dict[str, Tensor], n_genes: int, head_width: int) -> CellFMConfig:
     table, bins = weights.get("gene_emb"), weights.get("value_enc.value_enc.w1.weight")
     if table is None or bins is None or table.ndim != 2:
-        msg = f"{path} has no table of genes 'gene_emb' and no encoder of values: it is no CellFM, but has {list(weights)[:5]}."
+        msg = f"{path} has no table of genes 'gene_emb' and no encoder of values: it is not a CellFM checkpoint, but has {list(weights)[:5]}."
         raise ValueError(msg)
     rows, width = table.shape
     expected = n_genes + 1 + (-n_genes - 1) % 8
     if rows != expected:
-        msg = f"{path} has a table of {rows:,} rows, and {n_genes:,} genes need {expected:,}. Take the list of genes that belongs to it."
+        msg = f"{path} has a table of {rows:,} rows, but {n_genes:,} genes need {expected:,}. Use the list of genes that belongs to it."
         raise ValueError(msg)
     layers = [int(found[1]) for found in map(_LAYER.match, weights) if found is not None]
     return CellFMConfig(

@@ -87,7 +87,7 @@ def read_mindspore(path: str | Path) -> dict[str, Tensor]:
                 _add(data, span, weights)
             return {name: _tensor(data, name, weight) for name, weight in weights.items()}
         except CheckpointError as error:
-            msg = f"{path} is no MindSpore checkpoint, or is damaged or encrypted: {error}"
+            msg = f"{path} is not a MindSpore checkpoint, or is damaged or encrypted: {error}"
             raise CheckpointError(msg) from None
 
 
@@ -117,10 +117,10 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, int, Span]]:
         elif kind in (_FIXED32, _FIXED64):
             start, at = at, at + (4 if kind == _FIXED32 else 8)
         else:
-            msg = f"byte {at} is of no known kind of field."
+            msg = f"the field at byte {at} is of an unknown kind."
             raise CheckpointError(msg)
         if at > end or number == 0:
-            msg = f"field {number} at byte {start} ends behind what holds it."
+            msg = f"field {number} at byte {start} ends after the message that holds it."
             raise CheckpointError(msg)
         yield number, kind, (start, at)
 
@@ -153,7 +153,7 @@ def _add(data: mmap.mmap, span: Span, weights: dict[str, _Weight]) -> None:
     sizes, dtype, content = _described(data, tensor)
     weight = weights.setdefault(name, _Weight(sizes, dtype))
     if (weight.sizes, weight.dtype) != (sizes, dtype):
-        msg = f"{name!r} is there twice, with different sizes or types."
+        msg = f"{name!r} occurs twice, with different sizes or types."
         raise CheckpointError(msg)
     weight.pieces.append(content)
 
@@ -191,7 +191,7 @@ def _tensor(data: mmap.mmap, name: str, weight: _Weight) -> Tensor:
     dtype, length = _DTYPES[weight.dtype], sum(end - start for start, end in weight.pieces)
     sizes = () if weight.sizes == (0,) and length else weight.sizes  # how some versions write a number
     if math.prod(sizes) * dtype.itemsize != length:
-        msg = f"{name!r} of sizes {list(sizes)} and type {weight.dtype} needs {math.prod(sizes) * dtype.itemsize:,} bytes, and has {length:,}."
+        msg = f"{name!r} of sizes {list(sizes)} and type {weight.dtype} needs {math.prod(sizes) * dtype.itemsize:,} bytes, but has {length:,}."
         raise CheckpointError(msg)
     if length == 0:
         return torch.empty(sizes, dtype=dtype)

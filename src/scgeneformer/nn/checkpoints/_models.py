@@ -66,7 +66,7 @@ def _state(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     root = root_of(model)
     twice = [name for name in weights if root + name in weights]
     if twice:
-        msg = f"{path} has weights {twice[0]!r} and '{root}{twice[0]}', which are the same ones by two names. Keep those of one model."
+        msg = f"{path} has weights {twice[0]!r} and '{root}{twice[0]}', which are the same weights under two names. Keep those of one model."
         raise ValueError(msg)
     if (
         is_standardised(model) and "standardise.mean" not in weights
@@ -215,7 +215,7 @@ def _load(cls: type, folder: str | Path, *args: int | str) -> Any:
     try:
         config = read_shape(settings)
     except (TypeError, ValueError) as error:
-        msg = f"{Path(folder) / CONFIG} does not describe a model that can be made. {error}"
+        msg = f"{Path(folder) / CONFIG} does not describe a model that can be built. {error}"
         raise ValueError(msg) from None
     weights = read_weights(path)
     kind = kind_of(settings, weights)

@@ -224,7 +224,7 @@ class CellFM(Backbone):
         """
         config, n_layers = self.config, self.n_to_run(n_layers)
         if values.shape != tokens.shape:
-            msg = f"values have shape {tuple(values.shape)}, and tokens {tuple(tokens.shape)}: a value belongs to each gene."
+            msg = f"values have shape {tuple(values.shape)}, but tokens {tuple(tokens.shape)}: each gene needs a value."
             raise ValueError(msg)
         x, n_before = self.embedding(tokens, values, visible), self.embedding.n_totals
         shown = mask if visible is None else visible if mask is None else mask & visible
