@@ -151,7 +151,7 @@ def _forbidden(*_: object, **__: object) -> None:
         (lambda q: q.obsm["X_geneformer"].fill(np.nan), {}, ValueError, "No cell of adata has a place.*no gene of the vocabulary.*gene_ids"),
         (lambda q: q.obs.insert(0, "new", 1), {}, ValueError, r"\.obs\['new'\] is not a result of scgeneformer"),
         (None, {"majority_by": "leiden"}, KeyError, "No column 'leiden' in adata.obs"),
-        (None, {"unknown": 1e-3}, ValueError, "takes at least 1000 reference cells"),
+        (None, {"unknown": 1e-3}, ValueError, "needs at least 1000 reference cells"),
         (None, {"labels": "cluster"}, ValueError, "labels='cluster' differs from the reference, which was made with 'type'"),
         (None, {"n_neighbors": 5}, ValueError, "n_neighbors=5 differs from the reference"),
         (None, {"rng": 1}, ValueError, "rng=1 differs from the reference"),

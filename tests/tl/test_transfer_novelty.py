@@ -62,7 +62,7 @@ def test_far_more_unknown_cells_than_were_asked_for_are_told(monkeypatch: pytest
     assert n_unknown >= 60
     (said,) = warnings
     assert said.startswith(
-        f"{n_unknown} of 200 cells ({n_unknown / 200:.0%}) are unknown, but unknown=0.05 takes at most 5%"
+        f"{n_unknown} of 200 cells ({n_unknown / 200:.0%}) are unknown, but unknown=0.05 flags at most 5%"
     )
 
 

@@ -87,7 +87,7 @@ def _donors(column: pd.Series, donor: str) -> pd.Categorical:
     donors = _storable(column)
     n_missing = int(pd.isna(donors).sum())
     if n_missing:
-        msg = f"{n_missing} labelled cells of the reference have no donor in .obs[{donor!r}]. Name it, or take their labels away."
+        msg = f"{n_missing} labelled cells of the reference have no donor in .obs[{donor!r}]. Name their donor, or remove their labels."
         raise ValueError(msg)
     return pd.Categorical(donors).remove_unused_categories()
 
@@ -98,15 +98,15 @@ def _check_left_out(
     """Raise if nothing is left to measure distances from, once a cell or donor is left out."""
     n_left_out = 1 if donors is None else int(np.bincount(donors.codes).max())
     if n_left_out == len(labels):
-        unit = "cell" if donors is None else f"donor (.obs[{donor!r}])"
-        msg = f"All labelled cells of the reference are of one {unit}: without it none is left to measure distances from. Add others."
+        unit = "one labelled cell" if donors is None else f"labelled cells of one donor (.obs[{donor!r}])"
+        msg = f"The reference has {unit} only: if left out, none remains to measure distances from. Add others."
         raise ValueError(msg)
     single = labels.categories[np.bincount(labels.codes, minlength=len(labels.categories)) == 1]
     if len(single):
         names = ", ".join(map(repr, map(str, single)))
         msg = (
-            f"Labels with a single cell in .obs[{label_column!r}] of the reference: {names}. Without it none is left to compare with. "
-            "Add cells, join the label with another, or make it missing (NaN)."
+            f"Labels with a single cell in .obs[{label_column!r}] of the reference: {names}. Without that cell, none "
+            "is left to compare with. Add cells, merge the label with another, or make it missing (NaN)."
         )
         raise ValueError(msg)
 

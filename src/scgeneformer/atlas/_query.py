@@ -121,13 +121,16 @@ def read_query(reference: Reference, data: AnnData) -> np.ndarray:
     use_rep, width = reference.use_rep, reference.points.shape[1]
     points = read_embedding(data, use_rep, name="adata", like=reference.embedding).astype(np.float32, copy=False)
     if points.shape[1:] != (width,):
-        msg = f".obsm[{use_rep!r}] has {points.shape[-1]} columns in adata, {width} in the reference. Embed both alike."
+        msg = (
+            f".obsm[{use_rep!r}] has {points.shape[-1]} columns in adata, {width} in the reference. Embed both in the "
+            "same way."
+        )
         raise ValueError(msg)
     check_alike(provenance(data, use_rep), reference.embedding, use_rep, "the reference")
     if len(points) and not np.isfinite(points).all(axis=1).any():
         msg = (
-            f"No cell of adata has a place in .obsm[{use_rep!r}], which is NaN in all. Such cells have no gene of the vocabulary: compare "
-            "adata.var_names with it, name genes by `gene_ids` of `sg.pp.tokenize`, and embed anew."
+            f"No cell of adata has a place in .obsm[{use_rep!r}]: all are NaN. Such cells have no gene of the "
+            "vocabulary: compare adata.var_names with it, set `gene_ids` of `sg.pp.tokenize`, and embed again."
         )
         raise ValueError(msg)
     return points
@@ -169,8 +172,8 @@ def _check_size(largest: int, unknown: float) -> None:
     least = stats.smallest_sample(unknown)
     if largest < least:
         msg = (
-            f"unknown={unknown:g} takes at least {least} reference cells of a label, since p is never below 1 / (n + 1), and no label has more "
-            f"than {largest}. Add reference cells, or choose a larger `unknown`."
+            f"unknown={unknown:g} needs at least {least} reference cells of a label, since p is never below 1 / (n + "
+            f"1), but no label has more than {largest}. Add reference cells, or choose a larger `unknown`."
         )
         raise ValueError(msg)
 

@@ -50,7 +50,7 @@ def save(reference: Reference, folder: Path, *, overwrite: bool) -> None:
         raise ValueError(msg)
     for name, column in reference.cells.items():
         if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.inferred_type.startswith("mixed"):
-            msg = f"Column {name!r} of the reference has labels of several types, which no file can hold. Make strings of them and the reference anew."
+            msg = f"Column {name!r} of the reference has labels of several types, which no file can hold. Convert them to strings, and make the reference again."
             raise ValueError(msg)
     folder = check_writable(folder, "folder")
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
@@ -113,9 +113,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
         version, checksum = content["format"], content.pop("checksum")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _damaged(path, "it is no manifest of a reference") from None
+        raise _damaged(path, "it is not the manifest of a reference") from None
     if version != FORMAT:
-        msg = f"{path} is in the format {version!r}, and this version of scgeneformer reads {FORMAT!r}. Install a newer one, or save it anew."
+        msg = f"{path} is in the format {version!r}, but this version of scgeneformer reads {FORMAT!r}. Install a newer one, or save the reference again."
         raise ValueError(msg)
     if checksum != _checksum(content):
         raise _damaged(path, "it was altered")
@@ -133,7 +133,7 @@ def _array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, SyntaxError):
-        raise _damaged(path, "it is no array of numbers") from None
+        raise _damaged(path, "it is not an array of numbers") from None
 
 
 def _table(path: Path, content: dict[str, Any]) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def _table(path: Path, content: dict[str, Any]) -> pd.DataFrame:
     except Exception:  # noqa: BLE001 - HDF5 and anndata raise many kinds
         whole = False
     if not whole:
-        raise _damaged(path, "it is no table of labelled cells")
+        raise _damaged(path, "it is not a table of labelled cells")
     return cells
 
 
@@ -155,7 +155,7 @@ def _check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise _damaged(path, "it is missing")
     if _sha256(path) != sha256:
-        raise _damaged(path, "it was altered or cut, its sha256 differs")
+        raise _damaged(path, "it was altered or truncated: its sha256 differs")
 
 
 def _sha256(path: Path) -> str:

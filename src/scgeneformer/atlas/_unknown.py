@@ -41,9 +41,10 @@ def _warn_of_many(n_unknown: int, n: int, unknown: float) -> None:
     """Say that more cells are unknown than if all were like those compared with: twice as many, and more than chance explains."""
     if n_unknown > max(2 * unknown * n, unknown * n + 3 * np.sqrt(unknown * (1 - unknown) * n)):
         logg.warning(
-            f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} takes at most {unknown:.0%} of cells that are like the "
-            "labelled ones. Either their types are missing there, or studies or technologies differ, which makes known types look new: compare their "
-            "distances by cluster and batch before you believe either."
+            f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} finds at most "
+            f"{unknown:.0%} among cells that are like the labelled ones. Either their types are missing there, or "
+            "studies or technologies differ, which makes known types look new: compare their distances by cluster and "
+            "batch before you believe either."
         )
 
 
@@ -59,7 +60,7 @@ def check_unknown(unknown: float | None, classes: Sequence[object]) -> None:
         return
     if keys.UNKNOWN in map(str, classes):
         msg = (
-            f"There is a label {keys.UNKNOWN!r} already, which could not be told from cells that `unknown` finds. Make these labels "
-            "missing (NaN), or leave `unknown` out."
+            f"There is a label {keys.UNKNOWN!r} already, which could not be distinguished from cells that `unknown` "
+            "finds. Make these labels missing (NaN), or leave `unknown` out."
         )
         raise ValueError(msg)
