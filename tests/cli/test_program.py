@@ -39,9 +39,12 @@ from scgeneformer.cli import main
         (["perturb", "{counts}", "out.h5ad", "--model", "{model}"], "sg.pp.tokenize"),
         (["perturb", "{embedded}", "out.h5ad", "--groupby", "stat", "--source", "a", "--target", "b"], "stat"),
         (["perturb", "{embedded}", "out.h5ad", "--screen"], "tl.screen and tl.rank_shifts needs --target"),
-        (["perturb", "{embedded}", "out.h5ad", "--screen", "--target", "b", "--effects"], "--effects is no option of"),
+        (
+            ["perturb", "{embedded}", "out.h5ad", "--screen", "--target", "b", "--effects"],
+            "--effects is not an option of",
+        ),
         (["perturb", "{embedded}", "out.h5ad", "--sets", "none.gmt"], "none.gmt"),
-        (["perturb", "{embedded}", "out.h5ad", "--refine", "3"], "--refine is no option of tl.perturb and"),
+        (["perturb", "{embedded}", "out.h5ad", "--refine", "3"], "--refine is not an option of tl.perturb and"),
         (["rank", "{embedded}", "out.h5ad"], "sg.tl.perturb"),
         (["get", "shifts", "{embedded}"], "sg.tl.rank_shifts"),
         (["network", "{embedded}", "out.h5ad", "--edges", "none.csv"], "none.csv"),
@@ -134,7 +137,7 @@ def test_a_file_of_options(run, refused, counts, model) -> None:
     [
         ("tokenise: {}", "'tokenise', which is none of: tokenize"),
         ("tokenize: {lair: x}", "'lair', which is none of"),
-        ("tokenize: [layer]", "where there should be names and values"),
+        ("tokenize: [layer]", "where names and values are expected"),
         ("tokenize: {layer", "not YAML"),
         ("tokenize: {max_length: long}", "max_length='long' must be an integer"),
     ],

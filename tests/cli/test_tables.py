@@ -30,7 +30,7 @@ def test_every_data_set_is_listed_and_can_be_fetched(run, refused, gene_lists) -
         assert classes == sg.datasets.gene_classes("regulatory_range")
     assert run("datasets", "regulatory_range", "genes.csv", "--data", gene_lists).status == 0
     assert sg.datasets.read_gene_sets("genes.csv") == classes
-    assert "There are no data 'kong'" in refused("datasets", "kong")
+    assert "There is no data set 'kong'" in refused("datasets", "kong")
     assert "not cached" in refused("datasets", "notch1_targets", "--offline", "--cache-dir", "empty")
 
 

@@ -85,7 +85,7 @@ def test_a_preset_has_a_size_and_a_recipe(run, counts, monkeypatch) -> None:
     ("words", "match"),
     [
         ([], "What is to be trained?"),
-        (["--model", "default", "--width", "32"], "has its size and vocabulary"),
+        (["--model", "default", "--width", "32"], "has its own size and vocabulary"),
     ],
 )
 def test_pretraining_without_sense_is_refused(refused, counts, words, match) -> None:

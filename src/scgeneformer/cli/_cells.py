@@ -63,7 +63,9 @@ rank = with_table("tl.rank_shifts", "get.shifts", "Rank and test genes by the sh
 network = with_table("tl.network", "get.edges", "Score pairs of genes for a network.")
 centrality = on_cells("tl.centrality", "Compute how central genes are in a network.")
 evaluate_network = with_table("tl.evaluate_network", "get.evaluation", "Compare a network with known edges.")
-evaluate_shifts = with_table("tl.evaluate_shifts", "get.evaluation", "Compare ranked genes with what was found.")
+evaluate_shifts = with_table(
+    "tl.evaluate_shifts", "get.evaluation", "Compare ranked genes with the outcome of an experiment."
+)
 integrate = on_cells("tl.integrate", "Bring cells of several batches together in an embedding.")
 compare_embeddings = with_table(
     "tl.compare_embeddings", "get.embedding_scores", "Score embeddings by labels and batches."
@@ -87,7 +89,7 @@ def embed(input: Path, output: Path, *, overwrite: bool = False, **options: Any)
         else:
             unused = sorted(parameters_of(pp.tokenize).keys() & options.keys() - parameters_of(tl.embed).keys())
             if unused:
-                msg = f"{input} has tokens already, so that {unused} would do nothing. Leave them out, or run `scgeneformer tokenize`."
+                msg = f"{input} has tokens already, so {unused} would do nothing. Leave them out, or run `scgeneformer tokenize`."
                 raise ValueError(msg)
         call(tl.embed, held.data, options=options)
 

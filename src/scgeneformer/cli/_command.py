@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 SETTINGS = "Settings"
 CONFIG = Option(
-    "config", "Path | None", None, "YAML file with options by command; those of the command line win.", SETTINGS
+    "config",
+    "Path | None",
+    None,
+    "YAML file with options by command; those on the command line take precedence.",
+    SETTINGS,
 )
 OWN = {  # options that commands have beside those of the functions they call
     "input": "Cells: .h5ad, .zarr, .h5mu, or .h5 of Cell Ranger.",
     "output": "File to write: .h5ad, .zarr or .h5mu.",
     "folder": "Folder to write.",
-    "overwrite": "Replace an output that exists; it may be the input.",
+    "overwrite": "Replace an existing output, which may be the input.",
     "table": "File for a table, .csv or .tsv.",
 }
 JOBS = Option("jobs", "int | None", None, "Maximum number of threads. Defaults to the available cores.", SETTINGS)
@@ -135,7 +139,7 @@ def check_options(names: Iterable[str], given: Mapping[str, Any], functions: Ite
     for name in names:
         taking = [of_one[name] for of_one in parameters.values() if name in of_one]
         if name in given and not taking:
-            msg = f"--{name.replace('_', '-')} is no option of {words}."
+            msg = f"--{name.replace('_', '-')} is not an option of {words}."
             raise ValueError(msg)
         if name in given:
             for parameter in taking:

@@ -42,7 +42,7 @@ def _findings() -> Iterator[tuple[str, object]]:
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
     yield "cache", f"{size / 1e6:,.1f} MB in {cache}"
     table = hub.available()
-    yield "models at hand", ", ".join(table.index[table["cached"].astype(bool)])
+    yield "models on disk", ", ".join(table.index[table["cached"].astype(bool)])
     for text in requires("scgeneformer") or ():
         name = re.split(r"[^\w-]", text)[0]
         extra = re.search(r"extra == ['\"](\w+)", text)

@@ -143,7 +143,7 @@ def from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
 
 def _check_names(path: Path, content: Any, names: Any) -> None:
     if not isinstance(content, dict):
-        msg = f"{path} has {content!r} where there should be names and values."
+        msg = f"{path} has {content!r} where names and values are expected."
         raise ValueError(msg)
     unknown = [name for name in content if str(name) not in names and str(name).replace("-", "_") not in names]
     if unknown:

@@ -69,7 +69,7 @@ def datasets(name: str | None = None, output: Path | None = None, *, overwrite: 
     if name is None:
         return tabulate(pd.DataFrame([{"name": n, "content": _first_line(f)} for n, (f, _) in names.items()]))
     if name not in names:
-        msg = f"There are no data {name!r}. There are: {', '.join(names)}."
+        msg = f"There is no data set {name!r}. Choose one of: {', '.join(names)}."
         raise ValueError(msg)
     check_table(output, overwrite=overwrite)
     function, arguments = names[name]
@@ -80,7 +80,7 @@ def datasets(name: str | None = None, output: Path | None = None, *, overwrite: 
         rows = [(group, gene) for group, genes in data.items() for gene in genes]
         return tabulate(pd.DataFrame(rows, columns=["source", "target"]), output)
     if output is None or output.suffix not in _files.FORMATS:
-        msg = f"{name!r} are cells. Name a file to write, which ends in one of {_files.FORMATS}."
+        msg = f"{name!r} has cells. Name a file to write that ends in one of {_files.FORMATS}."
         raise ValueError(msg)
     _files.write(data, output)
     say(f"wrote {output}")
