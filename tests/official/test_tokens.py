@@ -130,8 +130,11 @@ WRONG = {
     "gene twice": ({"input_ids": [[2, 5, 5, 3], *IDS[1:]]}, "Cell 0 .* a gene twice"),
     "no special tokens": ({"input_ids": [*IDS[:-1], [5, 6]]}, "Cell 19 .* special tokens"),
     "too long": ({"input_ids": [[2, *range(4, 40), 3], *IDS[1:]]}, "cells of 38 tokens"),
-    "other lengths": ({"input_ids": IDS, "length": [11] * 19 + [10]}, "other lengths or counts"),
-    "other counts": ({"input_ids": IDS, "counts": [[1.0] * 10] * 20}, "other lengths or counts"),
+    "other lengths": (
+        {"input_ids": IDS, "length": [11] * 19 + [10]},
+        "lengths or counts that do not match",
+    ),
+    "other counts": ({"input_ids": IDS, "counts": [[1.0] * 10] * 20}, "lengths or counts that do not match"),
     "text as counts": ({"input_ids": IDS, "counts": ["a"] * 20}, "must hold lists of numbers"),
     "column of ours": ({"input_ids": IDS, "n_tokens": [1] * 20}, "a column 'n_tokens'"),
     "names twice": ({"input_ids": IDS, "obs_names": ["a"] * 20}, "does not name cells"),

@@ -129,6 +129,6 @@ def counts_of_normalised(values: sparse.csr_matrix) -> sparse.csr_matrix:
     counts = values.multiply(1 / least[:, None]).tocsr()
     rounded = counts.rint()
     if abs(counts - rounded).max() > 0.05:
-        msg = "The values are not multiples of the least value in each cell: they are not normalised counts."
+        msg = "The values are not multiples of the smallest value in each cell: they are not normalised counts."
         raise ValueError(msg)
     return rounded

@@ -70,7 +70,7 @@ def fetch(file: DataFile) -> Path:
     except ValueError as error:
         if first is None:
             raise
-        msg = f"{error} What is expected was pinned on the first download: if you trust the new file, remove {pin_of(path)}."
+        msg = f"{error} The expected values were pinned on the first download: if you trust the new file, remove {pin_of(path)}."
         raise ValueError(msg) from error
     if sha256 is None:
         first_copy(path)

@@ -163,7 +163,7 @@ def _order(frame: pd.DataFrame, sort_by: str | None, *, official: bool) -> np.nd
     if sort_by == "abs_effect":
         return np.argsort(-np.abs(effect), kind="stable")
     if sort_by not in frame:
-        msg = f"Cannot sort by {sort_by!r}. There are {['abs_effect', *frame]}."
+        msg = f"Cannot sort by {sort_by!r}. Choose one of {['abs_effect', *frame]}."
         raise KeyError(msg)
     ascending = sort_by in ("pvals", "pvals_adj", "names", "set", "symbol", "state")
     return frame.reset_index(drop=True).sort_values(sort_by, ascending=ascending, kind="stable").index.to_numpy()

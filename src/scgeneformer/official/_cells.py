@@ -34,7 +34,7 @@ def with_names(table: pd.DataFrame, column: str | None, path: Path) -> pd.DataFr
         return table.set_axis(pd.RangeIndex(len(table)).astype(str))
     names = table[column]
     if names.isna().any() or names.duplicated().any():
-        msg = f"Column {column!r} of {path} does not name cells: it has missing or equal values. Choose another by `obs_names`."
+        msg = f"Column {column!r} of {path} does not name cells: it has missing or duplicate values. Set `obs_names` to another."
         raise ValueError(msg)
     return table.drop(columns=column).set_axis(pd.Index(names.astype(str).to_numpy()))
 
@@ -49,7 +49,7 @@ def labels(adata: AnnData) -> pd.DataFrame:
     """
     obs = keys.read_frame(adata.obs)
     if OBS_NAMES in obs:
-        msg = f"Column {OBS_NAMES!r} of .obs would be taken for the names of cells. Rename it."
+        msg = f"Column {OBS_NAMES!r} of .obs would be read as the names of cells. Rename it."
         raise ValueError(msg)
     obs = obs.drop(columns=[keys.N_TOKENS, keys.TOKEN_VOCABULARY], errors="ignore")
     return pd.concat([pd.Series(adata.obs_names, adata.obs_names, name=OBS_NAMES), obs], axis=1)

@@ -96,8 +96,8 @@ def export_official(
     suffix = _DATA_SET if kind in (None, "tokens") else _TABLE
     if path.suffix != suffix or not path.parent.is_dir():
         msg = (
-            f"{path} must end in {suffix!r} and lie in a folder that exists, for kind={kind or 'tokens'!r}. "
-            "For a table name its kind, 'statistics' or 'embeddings', by `kind=`."
+            f"{path} must end in {suffix!r} and lie in a folder that exists, for kind={kind or 'tokens'!r}. For a "
+            "table, set `kind=` to 'statistics' or 'embeddings'."
         )
         raise ValueError(msg)
     if path.exists():

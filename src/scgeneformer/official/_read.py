@@ -132,6 +132,6 @@ def _kind_of(path: Path) -> str:
         return "statistics" if _statistics.mode_of(read_header(path)) else "embeddings"
     msg = (
         f"Cannot tell what {path} is: neither a data set ({_tokens.STATE} and arrow files), nor raw perturbations "
-        f"({_perturbation.PATTERN}), nor a .csv file. Name it by `kind=` ({_KINDS}) if it is one."
+        f"({_perturbation.PATTERN}), nor a .csv file. Set `kind=` ({_KINDS}) if it is one."
     )
     raise ValueError(msg)

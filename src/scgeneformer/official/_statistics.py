@@ -73,7 +73,7 @@ def read(path: Path) -> AnnData | pd.DataFrame:
     table = read_table(path)
     mode = mode_of(table.columns)
     if mode is None:
-        msg = f"{path} is not a table of official statistics: its columns are {list(table.columns)}. Name its kind by `kind=`."
+        msg = f"{path} is not a table of official statistics: its columns are {list(table.columns)}. Set `kind=` to its kind."
         raise ValueError(msg)
     others = [name.removeprefix(_ALT) for name in table.columns if name.startswith(_ALT)]
     names = _goal_columns(others) if mode == "goal_state_shift" else _COLUMNS[mode]
@@ -103,7 +103,7 @@ def _ranking(frame: pd.DataFrame, test: str, others: list[str] | None, path: Pat
     tokens = frame.pop(keys.TOKEN_ID)
     counted = [tokens, *(frame[name] for name in ("n_cells", "null_n_cells") if name in frame)]
     if any(column.dtype.kind not in "iu" or (column < 0).any() for column in counted):
-        msg = f"{path} has tokens or numbers of cells that are no integers of at least 0. Write it again with the official tool."
+        msg = f"{path} has tokens or numbers of cells that are not integers of at least 0. Write it again with the official tool."
         raise ValueError(msg)
     symbols = frame.pop(keys.SYMBOLS[0]).fillna("").astype(str)
     if others is None:
@@ -181,7 +181,7 @@ def _genes(adata: AnnData, rows: np.ndarray, vocabulary: Vocabulary | None) -> p
         ids, symbols = adata.var_names.astype(str).to_numpy()[rows], keys.symbols(adata)
         symbols = np.full(len(ids), "") if symbols is None else symbols[rows]
     elif tokens.max(initial=0) >= len(vocabulary):
-        msg = f".var[{keys.TOKEN_ID!r}] has tokens that vocabulary {vocabulary.name!r} has not. Name the model of the tokens."
+        msg = f".var[{keys.TOKEN_ID!r}] has tokens that vocabulary {vocabulary.name!r} lacks. Name the model of the tokens."
         raise ValueError(msg)
     else:
         ids = vocabulary.ids[tokens]

@@ -52,7 +52,7 @@ def read(path: Path, vocabulary: Vocabulary, *, model: str | None, obs_names: st
                         counts.append(scaled)
                         found.append(n_counts.tolist())
                     if any(other != n.tolist() for other in found):
-                        msg = f"{path} has other lengths or counts than tokens. {_AGAIN}."
+                        msg = f"{path} has lengths or counts that do not match its tokens. {_AGAIN}."
                         raise ValueError(msg)
                     columns.append(_scalars(batch, pa).to_pandas())
     except (pa.ArrowException, OSError, MemoryError, EOFError) as error:
@@ -65,7 +65,7 @@ def read(path: Path, vocabulary: Vocabulary, *, model: str | None, obs_names: st
     _check_vocabulary(ids, n_tokens, vocabulary, path)
     obs = with_names(pd.concat(columns, ignore_index=True), obs_names, path)
     if clash := sorted({keys.N_TOKENS, keys.TOKEN_VOCABULARY} & set(obs)):
-        msg = f"{path} has a column {clash[0]!r}, which is the name of a column of .obs of ours. Rename it there."
+        msg = f"{path} has a column {clash[0]!r}, a name that scgeneformer uses in .obs. Rename it there."
         raise ValueError(msg)
     genes = slice(vocabulary.n_special, None)
     var = pd.DataFrame(index=vocabulary.ids[genes].astype(object))
@@ -171,7 +171,7 @@ def _padded(batch: Any, column: str, vocabulary: Vocabulary, path: Path) -> tupl
         raise ValueError(msg)
     if is_ids and len(values) and not 0 < values.min() <= values.max() < len(vocabulary):
         wrong = values.min() if values.min() <= 0 else values.max()
-        msg = f"{path} has token {wrong:,}, which vocabulary {vocabulary.name!r} has not. Name the model that it was made for."
+        msg = f"{path} has token {wrong:,}, which vocabulary {vocabulary.name!r} lacks. Name the model that it was made for."
         raise ValueError(msg)
     matrix = np.zeros((len(lengths), vocabulary.max_length), np.uint16 if is_ids else np.float32)
     matrix[np.arange(vocabulary.max_length) < lengths[:, None]] = values
@@ -183,11 +183,11 @@ def _check_vocabulary(tokens: np.ndarray, lengths: np.ndarray, vocabulary: Vocab
     cure = "Name the model that it was made for"
     if problem := find_problem(tokens, lengths, vocabulary):
         row, what = problem
-        msg = f"Cell {row} of {path} has {what}. {cure}; if it is this one, tokenize the counts again by `sg.pp.tokenize`."
+        msg = f"Cell {row} of {path} has {what}. {cure}; if it is this one, tokenize the counts again with `sg.pp.tokenize`."
         raise ValueError(msg)
     ends = tokens[np.arange(len(tokens)), np.maximum(lengths - 1, 0)]
     if not vocabulary.has_cls and lengths.min() > 1 and (tokens[:, 0] == 2).all() and (ends == 3).all():
-        msg = f"All cells of {path} begin and end with special tokens, which vocabulary {vocabulary.name!r} has not. {cure}."
+        msg = f"All cells of {path} begin and end with special tokens, which vocabulary {vocabulary.name!r} lacks. {cure}."
         raise ValueError(msg)
 
 
@@ -196,7 +196,7 @@ def _scalars(batch: Any, pa: Any) -> Any:
     further = [field for field in batch.schema if field.name not in (IDS, COUNTS, LENGTH)]
     nested = [field.name for field in further if pa.types.is_nested(field.type)]
     if nested:
-        msg = f"Columns {nested} hold lists, which have no place in .obs, and are left out."
+        msg = f"Columns {nested} hold lists, which .obs cannot hold, and are left out."
         warnings.warn(msg, UserWarning, stacklevel=4)
     return batch.select([field.name for field in further if field.name not in nested])
 
