@@ -115,7 +115,7 @@ def test_logarithms_have_values_but_no_depth():
     logs = adata.copy()
     sc.pp.normalize_total(logs, target_sum=1e4)
     sc.pp.log1p(logs)
-    with pytest.warns(UserWarning, match="do not tell how deep cells were sequenced"):
+    with pytest.warns(UserWarning, match="do not tell how deeply cells were sequenced"):
         sg.pp.tokenize(logs, vocabulary(), counts="log1p")
     found, expected = (data.obsm[f"{KEY}_values"][:, 1:] for data in (logs, adata))
     np.testing.assert_allclose(found, expected, rtol=1e-5)

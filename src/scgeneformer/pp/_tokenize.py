@@ -177,12 +177,12 @@ def tokenize(
     inspection = inspect(X, genes.token_id, counts=counts, log_base=log_base, slot=slot)
     coverage = _coverage(adata, genes, inspection, vocabulary)
     if counts == "raw" and inspection.doubts is not None:
-        msg = f"{slot} may not hold counts: {inspection.doubts}. If it does not, name a layer with raw counts by `layer=`."
+        msg = f"{slot} seems not to hold counts: {inspection.doubts}. If it does not, set `layer=` to a layer with raw counts."
         warnings.warn(msg, UserWarning, stacklevel=3)
     for doubt in genes.doubts:
         warnings.warn(doubt, UserWarning, stacklevel=3)
     if vocabulary.values and counts != "raw" and totals is None:
-        msg = f"counts={counts!r} do not tell how deep cells were sequenced, which a model with values may read. Name their total counts by `total_counts=`."
+        msg = f"counts={counts!r} do not tell how deeply cells were sequenced, which a model with values may read. Pass their total counts as `total_counts=`."
         warnings.warn(msg, UserWarning, stacklevel=3)
     encoded = encode(
         X,
@@ -229,7 +229,7 @@ def tokenize(
 def _matrix(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     if layer is None:
         if adata.X is None:
-            msg = "There is no .X. Name the layer with raw counts by `layer=`."
+            msg = "There is no .X. Set `layer=` to the layer with raw counts."
             raise ValueError(msg)
         return adata.X, ".X"
     if layer not in adata.layers:
@@ -256,15 +256,16 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
         ids = ", ".join(map(repr, vocabulary.ids[vocabulary.n_special :][:2].tolist()))
         symbols = "" if vocabulary.symbols is None else ", or symbols such as " + _examples(vocabulary.symbols)
         msg = (
-            f"Genes of vocabulary {vocabulary.name!r} have {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
-            f"named by {genes.source}). Found .var_names such as {var_names}; expected ids such as {ids}{symbols}. Name the "
-            "column of .var that has them by `gene_ids=`."
+            f"Genes of vocabulary {vocabulary.name!r} have {fraction:.1%} of the counts ({genes.n_mapped:,} of "
+            f"{adata.n_vars:,} genes, named by {genes.source}). Found .var_names such as {var_names}; expected ids "
+            f"such as {ids}{symbols}. Set `gene_ids=` to the column of .var that has them."
         )
         raise ValueError(msg)
     if fraction < FEW_COUNTS:
         msg = (
-            f"Genes of vocabulary {vocabulary.name!r} have only {fraction:.1%} of the counts ({genes.n_mapped:,} of {adata.n_vars:,} genes, "
-            f"named by {genes.source}); the rest is left out. See .uns[...]['coverage']; name another column by `gene_ids=`."
+            f"Genes of vocabulary {vocabulary.name!r} have only {fraction:.1%} of the counts ({genes.n_mapped:,} of "
+            f"{adata.n_vars:,} genes, named by {genes.source}); the rest is left out. See .uns[...]['coverage']; or "
+            "set `gene_ids=` to another column."
         )
         warnings.warn(msg, UserWarning, stacklevel=4)
     of_vocabulary = (genes.n_mapped - genes.n_duplicates) / (len(vocabulary) - vocabulary.n_special)
