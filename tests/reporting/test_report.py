@@ -159,9 +159,9 @@ def test_the_cells_stay_as_they_are_and_the_page_the_same(analysed: ad.AnnData, 
 
 
 def test_warnings_are_about_what_was_measured(analysed: ad.AnnData, page: Page, tmp_path: Path) -> None:
-    assert "less than a quarter of the genes" in page.notes
+    assert "fewer than a quarter of the genes" in page.notes
     assert "bundled model" in page.notes
-    assert "hardly tells" not in page.notes
+    assert "hardly separates" not in page.notes
     assert "P-values are over cells" not in page.notes
     poor = analysed.copy()
     poor.uns["shift"]["separation"] = {"embedding": 0.6, "held_out": "cells"}
@@ -188,7 +188,7 @@ def test_a_page_about_few_results(analysed: ad.AnnData, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "options", "error", "match"),
     [
-        ("page.txt", {}, ValueError, "does not end in .html"),
+        ("page.txt", {}, ValueError, "must end in .html"),
         ("there.html", {}, FileExistsError, "overwrite"),
         ("none/page.html", {}, FileNotFoundError, "no folder"),
         ("page.html", {"color": ["gone"]}, KeyError, "'gone'"),

@@ -74,7 +74,7 @@ def report(
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        msg = f"{path} is to be a page, but its name does not end in .html."
+        msg = f"The name of a report must end in .html, not {path.name}."
         raise ValueError(msg)
     if path.exists() and not overwrite:
         msg = f"{path} exists. Give `overwrite=True`, or choose another name."
@@ -126,7 +126,7 @@ def _provenance(runs: dict[str, dict[str, Any]]) -> Section:
     section = Section("How it was made")
     if any(run.get("model") == _BUNDLED for run in runs.values()):
         section.warnings.append(
-            "The bundled model is a small one for trying things out, pretrained on few blood cells. Results to report need a published model."
+            "The bundled model is a small one for trying things out, pretrained on few blood cells. Use a published model for results to report."
         )
     rows = {
         key: {

@@ -39,8 +39,8 @@ def tokens(adata: AnnData, key: str) -> Section:
     if lengths is not None:
         full = float(np.mean(lengths.to_numpy() >= params["max_length"]))
         section.text.append(
-            f"A cell has {lengths.median():,.0f} tokens (median; {lengths.min():,} to {lengths.max():,}); {full:.1%} of the cells fill the "
-            f"{params['max_length']:,} tokens that are read, and lose their lowest genes."
+            f"A cell has {lengths.median():,.0f} tokens (median; {lengths.min():,} to {lengths.max():,}); {full:.1%} "
+            f"of the cells fill the {params['max_length']:,} tokens that are read, and lose their lowest-ranked genes."
         )
     if coverage:
         section.text.append(
@@ -51,8 +51,9 @@ def tokens(adata: AnnData, key: str) -> Section:
             section.warnings.append("Less than half of the counts are of genes that the model knows.")
         if coverage["fraction_vocabulary"] < FEW_GENES:
             section.warnings.append(
-                "The data have less than a quarter of the genes that the model was trained on, as after a selection of genes or with a "
-                "targeted panel. Ranks among few genes are other ranks: compare results only between cells of these genes."
+                "The data have fewer than a quarter of the genes that the model was trained on, as after a selection "
+                "of genes or with a targeted panel. Ranks among few genes differ from ranks among all: compare "
+                "results only between cells with these genes."
             )
         if coverage["n_empty_cells"]:
             section.warnings.append(f"{coverage['n_empty_cells']:,} cells have no gene that the model knows.")
@@ -79,7 +80,7 @@ def embedding(adata: AnnData, key: str, color: Sequence[str]) -> Section:
     columns: list[str | None] = [*color] or [None]
     for ax, column in zip(axes[0], columns, strict=True):
         sc.pl.embedding(plotted, "plane", color=column, ax=ax, show=False, frameon=False, title=column or "")
-    section.text.append(f"The picture shows {what}. Distances between groups in it mean little.")
+    section.text.append(f"The plot shows {what}. Distances between its groups mean little.")
     by = f", coloured by {' and '.join(color)}" if color else ""
     section.add_figure(figure, f"Scatter plot of {adata.n_obs:,} cells, {what}{by}.")
     return section
@@ -107,7 +108,7 @@ def evaluation(adata: AnnData, key: str) -> Section:
     has_intervals = "intervals" in adata.uns[key]
     best = ", ".join(table.index[table["tied_with_best"].astype(bool)])
     section.text.append(
-        f"{params['n_cells']:,} cells that were not trained on. As good as the best, within one standard error: {best}."
+        f"{params['n_cells']:,} cells that the model was not trained on. Within one standard error of the best: {best}."
     )
     if table.index[0] not in table.index[table["tied_with_best"].astype(bool)]:
         section.warnings.append("A baseline is better than the model. Use the baseline, or say why not.")
@@ -155,17 +156,15 @@ def labels(adata: AnnData, key: str) -> Section:
     counts.index = pd.Index([str(name) for name in counts.index], name="label")
     alpha = params.get("unknown")
     if alpha is None:
-        section.warnings.append(
-            "Every cell got a label: cells of a type that the labelled cells do not have were not looked for."
-        )
+        section.warnings.append("Every cell got a label: cell types that the labelled cells lack were not looked for.")
     else:
         unknown = float((column == keys.UNKNOWN).mean())
         section.text.append(
-            f"{unknown:.1%} of the cells are unknown, where {alpha:.0%} would be if all cells were like the labelled ones."
+            f"{unknown:.1%} of the cells are unknown; {alpha:.0%} are expected if all cells were like the labelled ones."
         )
         if unknown > 2 * alpha:
             section.warnings.append(
-                "Far more cells are unknown than expected: these are new types, or another protocol or study than that of the labelled cells."
+                "Far more cells are unknown than expected: they are of new types, or of another protocol or study than the labelled cells."
             )
     section.add_table(counts, "Cells by predicted label")
     return section
@@ -179,7 +178,7 @@ def perturbation(adata: AnnData, key: str) -> Section:
     towards = f": {params['source']} towards {params['target']}" if params.get("target") is not None else ""
     section = Section(f"{what} in silico{towards}")
     if "rank" not in run:
-        section.text.append("Shifts were measured, and not ranked yet.")
+        section.text.append("Shifts were measured, but not ranked yet.")
         return section
     rank = run["rank"]
     section.text.append(
@@ -205,10 +204,10 @@ def _add_ranking(section: Section, adata: AnnData, key: str, group: str | None) 
         apart = ranking.separation.get("embedding")
         if apart is not None and apart < LOW:
             section.warnings.append(
-                f"The embedding hardly tells the two states apart (AUROC {apart:.2f}), so that a shift between them means little."
+                f"The embedding hardly separates the two states (AUROC {apart:.2f}), so a shift between them means little."
             )
         if ranking.screen is not None and (ranking.screen["spearman"] < FAIR).any():
-            section.warnings.append("Estimated shifts agree with exact ones only in part; see below the plot.")
+            section.warnings.append("Estimated shifts agree only partly with exact ones; see below the plot.")
         n_called = int((ranking.direction != 0).sum())
         section.text.append(f"{n_called:,} of {len(frame):,} tested {what} have an FDR of at most {_MAX_FDR:g}.")
         section.add_plot(
