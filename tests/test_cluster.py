@@ -313,7 +313,7 @@ def test_errors_of_parts_are_raised_here(client):
 
 def test_a_part_that_ends_its_workers_is_an_error(cluster, client, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    with pytest.raises(RuntimeError, match="ended 1 times .*token_budget"):
+    with pytest.raises(RuntimeError, match="died 1 times .*token_budget"):
         call(lambda: os._exit(1))
 
 

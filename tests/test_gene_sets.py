@@ -34,7 +34,7 @@ def test_what_was_written_is_read(tmp_path_factory, sets, ending):
     [
         ("a.gmt", "", ValueError, "has no gene sets"),
         ("a.gmt", "S1\tna\tA\nS2\tna\n", ValueError, "line 2: set 'S2' has no genes"),
-        ("a.gmt", "S1\tna\tA\nS1\tna\tB\n", ValueError, "line 2: set 'S1' is there twice"),
+        ("a.gmt", "S1\tna\tA\nS1\tna\tB\n", ValueError, "line 2: set 'S1' occurs twice"),
         ("a.csv", "set,gene\nS1,A\n", KeyError, "no column 'source'.*it has ['set', 'gene']"),
         ("a.csv", "source,target\n", ValueError, "has no rows"),
         ("a.xlsx", "", ValueError, "must end in .gmt"),

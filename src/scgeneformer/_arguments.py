@@ -71,7 +71,7 @@ RULES: dict[str, tuple[str, Predicate]] = {
     **dict.fromkeys(("r", "lora_alpha"), ABOVE_0),
     **dict.fromkeys(("n_folds", "n_passes"), AT_LEAST_2),
     "max_state_cells": ("of at least 2, since a single cell is not a centroid", lambda value: value >= 2),
-    "n_permutations": ("of at least 20, since fewer have no standard deviation to speak of", lambda value: value >= 20),
+    "n_permutations": ("of at least 20, since fewer give no reliable standard deviation", lambda value: value >= 20),
     "emb_layer": ("of at most 0 (0 is the last layer, -1 the second to last)", lambda value: value <= 0),
     **dict.fromkeys(
         ("size", "vmax", "layer_norm_eps", "norm_eps", "rope_theta", "initializer_range", "factor"), ABOVE_0

@@ -174,9 +174,9 @@ def _result(client: Client, part: Future[Any]) -> Any:
         raise ConnectionError(_no_scheduler(client)) from error
     except KilledWorker as error:
         msg = (
-            f"Workers ended {error.allowed_failures + 1} times with the same part. Most often they lack memory: give them more, or set a smaller "
-            "`sg.settings.token_budget`. Where workers are ended by others, as on preemptible nodes, raise Dask's "
-            "`distributed.scheduler.allowed-failures`. Parts in `checkpoint` are kept."
+            f"Workers died {error.allowed_failures + 1} times with the same part. Most often they lack memory: give "
+            "them more, or set a smaller `sg.settings.token_budget`. Where workers are stopped from outside, as on "
+            "preemptible nodes, raise Dask's `distributed.scheduler.allowed-failures`. Parts in `checkpoint` are kept."
         )
         raise RuntimeError(msg) from error
     except ModuleNotFoundError as error:

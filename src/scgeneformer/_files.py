@@ -123,7 +123,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             raise NotADirectoryError(msg)
         foreign = _foreign(path) if path.is_dir() and any(path.iterdir()) else None
         if foreign is not None:
-            msg = f"{foreign} is not part of an AnnData in zarr, and would be lost if {path} was replaced. Choose another output."
+            msg = f"{foreign} is not part of an AnnData in zarr, and would be lost if {path} were replaced. Choose another output."
             raise ValueError(msg)
     elif path.is_dir():
         msg = f"{path} is a folder, not a file. Choose another name."

@@ -96,7 +96,7 @@ def _of_gmt(path: Path) -> dict[str, list[str]]:
         genes = list(dict.fromkeys(gene.strip() for gene in rest[1:] if gene.strip()))
         if not genes or name in sets:
             what = (
-                "is there twice"
+                "occurs twice"
                 if genes
                 else "has no genes: a line is its name, a description and genes, separated by tabs"
             )

@@ -315,7 +315,7 @@ def as_adata(data: AnnData | MuData, mod: str = "rna") -> AnnData:
         msg = f"Expected an AnnData or MuData, got {type(data).__name__}."
         raise TypeError(msg)
     if mod not in modalities:
-        msg = f"No modality {mod!r} in this MuData, which has {sorted(modalities)}. Name the one with counts by `mod=`."
+        msg = f"No modality {mod!r} in this MuData, which has {sorted(modalities)}. Set `mod=` to the one with counts."
         raise KeyError(msg)
     return modalities[mod]
 

@@ -97,7 +97,7 @@ def read_network(adata: AnnData, key: str, group: str | None = None) -> tuple[st
     run = keys.params(adata, key, cure="sg.tl.network(adata)")
     groups = [str(name) for name in run.get("groups", ())]
     if (groups and group is None) or (group is not None and group not in groups):
-        msg = f"group={group!r}: .uns[{key!r}] has a network for each of the groups {groups or '(none)'}. Name one by `group=`."
+        msg = f"group={group!r}: .uns[{key!r}] has a network for each of the groups {groups or '(none)'}. Set `group=` to one of them."
         raise ValueError(msg)
     name = key if group is None else keys.group_key(key, group)
     if name not in adata.varp:
@@ -124,7 +124,8 @@ def cells_of_edges(
     if keys.pairs_key(name) not in adata.varp:
         if min_cells is not None:
             msg = (
-                f"min_cells={min_cells} has no meaning for .varp[{name!r}], whose score is not of cells. Leave it out."
+                f"min_cells={min_cells} has no meaning for .varp[{name!r}], whose score does not come from cells. "
+                "Leave it out."
             )
             raise ValueError(msg)
         return None, np.ones(pairs.nnz, dtype=bool)
@@ -214,13 +215,13 @@ def read_embedding(
     """
     if use_rep not in adata.obsm:
         call = embed_call(name or "adata", use_rep, like or {})
-        msg = f"No representation in {name}.obsm[{use_rep!r}]. Run {call} first, or name another by `use_rep`."
+        msg = f"No representation in {name}.obsm[{use_rep!r}]. Run {call} first, or set `use_rep` to another."
         raise KeyError(msg)
     stored = adata.obsm[use_rep]
     stored = stored.compute() if hasattr(stored, "compute") else stored
     values = np.asarray(stored.toarray() if sparse.issparse(stored) else stored)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
-        msg = f"{name}.obsm[{use_rep!r}] is no matrix of numbers, but has shape {values.shape} and type {values.dtype}. Name an embedding by `use_rep`."
+        msg = f"{name}.obsm[{use_rep!r}] must be a matrix of numbers, but has shape {values.shape} and type {values.dtype}. Set `use_rep` to an embedding."
         raise ValueError(msg)
     return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
 
@@ -247,8 +248,8 @@ def check_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any], use_rep: str
         if name in ours and name in theirs and ours[name] != theirs[name]:
             call = embed_call("adata", use_rep, theirs)
             msg = (
-                f".obsm[{use_rep!r}] was made with {name}={ours[name]!r} in adata, {theirs[name]!r} in {whose}. "
-                f"Embed both alike: {call}."
+                f".obsm[{use_rep!r}] was made with {name}={ours[name]!r} in adata, {theirs[name]!r} in {whose}. Embed "
+                f"both in the same way: {call}."
             )
             raise ValueError(msg)
 

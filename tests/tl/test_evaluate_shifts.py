@@ -84,7 +84,7 @@ def test_within_groups_one_is_named(tokenized):
     tokenized.obs["half"] = np.where(np.arange(tokenized.n_obs) % 2, "odd", "even")
     sg.tl.perturb(tokenized, within="half", **STATES)
     sg.tl.rank_shifts(tokenized)
-    with pytest.raises(ValueError, match="Name one by `group=`"):
+    with pytest.raises(ValueError, match="Set `group=` to one of them"):
         sg.tl.evaluate_shifts(tokenized, ["SYM1", "SYM2"])
     sg.tl.evaluate_shifts(tokenized, [f"SYM{i}" for i in range(1, 7)], group="odd", **LABELS)
     assert tokenized.uns["shift_evaluation"]["params"]["group"] == "odd"

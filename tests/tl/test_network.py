@@ -92,7 +92,7 @@ def test_groups_are_those_of_separate_calls(tokenized, folder):
     assert sorted(tokenized.varp) == sorted(
         f"network_{group}{end}" for group in ("odd", "sick|ill", "well") for end in ("", "__n")
     )
-    with pytest.raises(ValueError, match=r"group=None.*'sick/ill'.*Name one by `group=`"):
+    with pytest.raises(ValueError, match=r"group=None.*'sick/ill'.*Set `group=` to one of them"):
         sg.get.edges(tokenized)
     sg.tl.network(tokenized, folder)  # replaces them
     assert sorted(tokenized.varp) == ["network", "network__n"]
