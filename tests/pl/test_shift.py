@@ -219,7 +219,7 @@ def test_vanishing_p_values_are_drawn() -> None:
         (ranked(), {"key": "other"}, KeyError, r"sg\.tl\.rank_shifts"),
         (ranked(goal=False, test="mixture"), {}, ValueError, "kind='rank'"),
         (ranked(min_cells=81), {}, ValueError, "No gene .* was tested"),
-        (ranked(), {"kind": "plane", "state": "Mono"}, ValueError, r"Take one of \['T', 'B'\]"),
+        (ranked(), {"kind": "plane", "state": "Mono"}, ValueError, r"Choose one of \['T', 'B'\]"),
         (ranked(goal=False, test="mixture"), {"kind": "plane"}, ValueError, "no goal states"),
     ],
 )
@@ -232,13 +232,15 @@ def test_errors(adata, options, error, match) -> None:
 @pytest.mark.parametrize("kind", ["volcano", "rank", "plane"])
 def test_the_caption_says_what_the_ranking_is_worth(perturbed, kind) -> None:
     adata = perturbed()
-    assert not any("told apart" in text.get_text() for text in sg.pl.shift(adata, kind=kind, show=False).texts)
+    assert not any(
+        "separation of states" in text.get_text() for text in sg.pl.shift(adata, kind=kind, show=False).texts
+    )
     adata.uns["shift"]["separation"] = {"embedding": 0.8125, "expression": 0.94, "held_out": "cells"}
     adata.uns["shift"]["rank"]["agreement"] = {"log2fc": 0.1, "untrained": -0.123, "explained": 0.345}
     ax = sg.pl.shift(adata, kind=kind, show=False)
-    (caption,) = [text for text in ax.texts if "told apart" in text.get_text()]
+    (caption,) = [text for text in ax.texts if "separation of states" in text.get_text()]
     assert caption.get_text().replace("\n", " ") == (
-        "states told apart: AUROC 0.81, by expression 0.94 expression and rank explain 34% of the ranking "
+        "separation of states: AUROC 0.81, by expression 0.94 expression and rank explain 34% of the ranking "
         "Spearman with an untrained encoder -0.12"
     )
     ax.figure.draw_without_rendering()

@@ -85,6 +85,6 @@ def calibration(
     ax.set(xlim=(least - 0.02, 1.03), ylim=(-0.03, 1.03))
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("probability of the predicted class")
-    ax.set_ylabel("share of predictions that are right")
+    ax.set_ylabel("fraction of correct predictions")
     legend_above(ax, handles, labels, title="expected calibration error")
     return finish(ax, own_figure=own_figure, show=show, return_fig=return_fig)

@@ -67,8 +67,8 @@ def effects_in_cells(
         raise KeyError(msg)
     if layer is not None and not (sparse.issparse(layer) and layer.format in ("csr", "csc")):
         msg = (
-            f".layers[{slot!r}] is {type(layer).__name__}, but only a CSR or CSC matrix tells a tested shift of 0 from no "
-            "test. Run `sg.tl.perturb(adata)` again."
+            f".layers[{slot!r}] is {type(layer).__name__}, but only a CSR or CSC matrix distinguishes a tested shift "
+            "of 0 from no test. Run `sg.tl.perturb(adata)` again."
         )
         raise ValueError(msg)
     if len(names) == 0:
@@ -98,7 +98,7 @@ def effects_in_cells(
             msg = f"{name!r} was perturbed in no cell: .layers[{slot!r}] holds nothing for it."
             raise ValueError(msg)
         if np.isnan(values - center).all():
-            msg = f"Nothing else was perturbed in the cells of {name!r} that it could be compared with. Plot with centered=False."
+            msg = f"Nothing else was perturbed in the cells of {name!r} to compare it with. Plot with centered=False."
             raise ValueError(msg)
         sign = 1 if state is not None else -1  # less similarity is more effect
         columns.append(sign * (values - center) if centered or state is not None else 1 - values)

@@ -86,7 +86,7 @@ def effects(
     itself = frame.filter(["names", "symbol"]).eq(perturbed).any(axis=1)
     frame = frame[(frame["n_cells"] >= min_cells) & ~itself]
     if frame.empty:
-        msg = f"{perturbed!r} affected no gene in min_cells={min_cells} cells. Take fewer."
+        msg = f"{perturbed!r} affected no gene in min_cells={min_cells} cells. Lower it."
         raise ValueError(msg)
     frame = frame[:n_top]
     names = frame["symbol" if "symbol" in frame else "names"].astype(str).tolist()

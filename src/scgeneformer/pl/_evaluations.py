@@ -53,7 +53,7 @@ class Evaluation:
     def code_of(self, name: str) -> int:
         """Code of the class with this name."""
         if name not in self.classes:
-            msg = f"{name!r} is not a class of .obs[{self.label!r}], which are {self.classes}."
+            msg = f"{name!r} is not a class of .obs[{self.label!r}]. Its classes are {self.classes}."
             raise ValueError(msg)
         return self.classes.index(name)
 

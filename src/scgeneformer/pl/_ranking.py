@@ -57,7 +57,7 @@ class Ranking:
         texts = []
         if "embedding" in self.separation:
             beside = f", by expression {self.separation['expression']:.2f}" if "expression" in self.separation else ""
-            texts.append(f"states told apart: AUROC {self.separation['embedding']:.2f}{beside}")
+            texts.append(f"separation of states: AUROC {self.separation['embedding']:.2f}{beside}")
         agreement = self.rank.get("agreement", {})
         agreement = agreement.get(_keys.slot_name(self.group), {}) if self.group is not None else agreement
         if "explained" in agreement and not self.of_sets:
@@ -199,7 +199,7 @@ def read_ranking(
     tested = frame[called].notna() if called else frame["n_cells"] >= rank.get("min_cells", 1)
     if not tested.any():
         what = f"gene in .varm[{key!r}]" if "names" in frame else f"set in .uns[{key!r}]['sets']"
-        msg = f"No {what} was tested. Run `sg.tl.rank_shifts(adata, min_cells=...)` with fewer cells."
+        msg = f"No {what} was tested. Run `sg.tl.rank_shifts(adata, min_cells=...)` with a lower value."
         raise ValueError(msg)
     separation = data.uns[key].get("separation", {})
     separation = separation if group is None else separation.get(_keys.slot_name(group), {})

@@ -25,14 +25,14 @@ def read_alternative(data: AnnData, ranking: Ranking, *, key: str, state: str | 
     target, *alternatives = _keys.end_states(ranking.run) or (None,)
     if not alternatives:
         msg = (
-            f"kind='plane' sets shifts to the target against shifts to another state, but {key!r} has "
+            f"kind='plane' plots shifts to the target against shifts to another state, but {key!r} has "
             f"{'only ' + repr(target) if target else 'no goal states'}. Run `sg.tl.perturb` with `target` and `source`."
         )
         raise ValueError(msg)
     if state is None:
         state = next((s for s in alternatives if s != str(ranking.run.get("source"))), alternatives[0])
     if state not in alternatives:
-        msg = f"state={state!r} cannot be set against the target {target!r}. Take one of {alternatives}."
+        msg = f"state={state!r} cannot be plotted against the target {target!r}. Choose one of {alternatives}."
         raise ValueError(msg)
     return ranking.on_state(data, key, state)
 

@@ -109,14 +109,15 @@ def shift(
         why = (
             "sets need `n_random` sets to be compared with"
             if ranking.of_sets
-            else f"it is by test={ranking.rank['test']!r}"
+            else f"it was made with test={ranking.rank['test']!r}"
         )
         msg = f"The ranking of {key!r} has no p-values: {why}. Use kind='rank'."
         raise ValueError(msg)
     if "pvals" in ranking.frame and "scores" not in ranking.frame:
         msg = (
-            f"The ranking of {key!r} has p-values but no scores, which tell on which side of other genes a gene lies, as in tables of the official tool. "
-            "See it by `sg.get.shifts(adata)`, or rank shifts anew by `sg.tl.rank_shifts`."
+            f"The ranking of {key!r} has p-values but no scores to tell on which side of other genes a gene lies, as "
+            "in tables of the official tool. Read it with `sg.get.shifts(adata)`, or rank the shifts again with "
+            "`sg.tl.rank_shifts`."
         )
         raise ValueError(msg)
     own_figure = ax is None
