@@ -141,7 +141,7 @@ def test_what_cannot_be_told_is_refused(classifier, query) -> None:
     for options, match in (
         ({"unknown": 1.5}, r"unknown=1\.5 must be .*between 0 and 1"),
         ({"unknown": 0.05}, "at least 20 validation cells.*this classifier had 16"),
-        ({"unknown": 0.2, "task": "age"}, "is for classes, and 'age' is continuous"),
+        ({"unknown": 0.2, "task": "age"}, "is for classes, but 'age' is continuous"),
     ):
         with pytest.raises(ValueError, match=match):
             sg.tl.annotate(query, classifier, **{"task": "type"} | options)

@@ -357,7 +357,7 @@ def test_bad_input(world, cells, small) -> None:
         sg.tl.evaluate(cells, model)
     with pytest.raises(ValueError, match=r"baselines=\['pca'\] must be True or False or a list"):
         sg.tl.evaluate(cells, model, task="type", baselines=["pca"])
-    with pytest.raises(ValueError, match=r"40 cells that are not the 160.*sg\.tl\.annotate"):
+    with pytest.raises(ValueError, match=r"40 cells of adata are not the 160.*sg\.tl\.annotate"):
         sg.tl.evaluate(cells[:40].copy(), model, task="type")
     with pytest.raises(KeyError, match="No layer 'x'"):
         sg.tl.evaluate(cells, model, task="type", layer="x")

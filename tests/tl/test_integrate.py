@@ -89,11 +89,15 @@ BAD = {
     "confounded": (
         {**BATCHES, "condition_key": "of_batch"},
         ValueError,
-        "Every batch.*is of one condition.*within batches",
+        "Every batch.*has a single condition.*within batches",
     ),
-    "no reference": ({**BATCHES, "method": "mnn"}, ValueError, "Name the batch that is to stay"),
+    "no reference": ({**BATCHES, "method": "mnn"}, ValueError, "Name the batch that stays"),
     "harmony's": ({**BATCHES, "reference": "a"}, ValueError, "moves all batches"),
-    "unknown": ({**BATCHES, "method": "center", "reference": "z"}, ValueError, "reference='z' is none of the batches"),
+    "unknown": (
+        {**BATCHES, "method": "center", "reference": "z"},
+        ValueError,
+        "reference='z' is not one of the batches",
+    ),
     "method": ({**BATCHES, "method": "scanorama"}, ValueError, "method='scanorama' must be"),
     "taken": ({**BATCHES, "method": "center", "key_added": "user"}, ValueError, r"obsm\['X_user'\] is not a result"),
 }
@@ -218,7 +222,7 @@ def test_the_compilation_of_scores_is_announced_once(compared, monkeypatch):
 
 def test_batches_of_few_cells_and_unknown_libraries_are_refused(compared, monkeypatch):
     compared.obs["small"] = np.where(np.arange(120) < 4, "few", "many")
-    with pytest.raises(ValueError, match=r"Batch 'few' of \.obs\['small'\] has 4 cells; it takes 10"):
+    with pytest.raises(ValueError, match=r"Batch 'few' of \.obs\['small'\] has 4 cells, but 10 are needed"):
         sg.tl.compare_embeddings(compared, "small", "type")
     monkeypatch.setattr(_compare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"scgeneformer\[metrics\]"):

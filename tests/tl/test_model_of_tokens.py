@@ -50,5 +50,5 @@ def test_cells_that_know_their_vocabulary_only(tokenized, generation, expected):
 
 def test_a_vocabulary_of_ones_own(tokenized):
     del tokenized.uns[KEY]
-    with pytest.raises(ValueError, match="vocabulary 'small', which belongs to no model by name.*`model=`"):
+    with pytest.raises(ValueError, match="vocabulary 'small', which belongs to no named model.*`model=`"):
         sg.tl.screen(tokenized, target="well", groupby="state")

@@ -218,7 +218,7 @@ def content(adata):
         ({"heads": [2]}, ValueError, r"heads=\[2\] must be numbers from 0 to 1"),
         ({"layers": [1]}, ValueError, r"layers=\[1\] must be numbers from -2 to 0"),
         ({"layers": []}, ValueError, "layers"),
-        ({"heads": [0], "score": "contextual"}, ValueError, "heads=.*take score='attention'"),
+        ({"heads": [0], "score": "contextual"}, ValueError, "heads=.*use score='attention'"),
         ({"emb_layer": 0}, ValueError, "emb_layer=0 has no meaning for score='attention'"),
         ({"emb_layer": -9, "score": "gradient"}, ValueError, "emb_layer=-9"),
         ({"min_cells": 39}, ValueError, "min_cells=39 cells"),

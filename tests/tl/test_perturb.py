@@ -159,7 +159,7 @@ def test_a_gene_that_no_cell_expresses_is_named(adata, folder):
     adata.X[:, 4] = 0
     adata.X.eliminate_zeros()
     sg.pp.tokenize(adata, folder)
-    with pytest.raises(ValueError, match=f"tokens of no cell.*{adata.var_names[4]}"):
+    with pytest.raises(ValueError, match=f"tokens of no perturbed cell.*{adata.var_names[4]}"):
         sg.tl.perturb(adata, folder, [adata.var_names[4]])
 
 

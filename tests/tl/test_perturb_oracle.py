@@ -208,7 +208,7 @@ def test_an_anchor_that_no_cell_expresses_comes_in(adata, folder):
     names = adata.var_names
     sg.tl.perturb_sets(adata, folder, [names[1]], anchor=names[5], kind="overexpress", cells=list(adata.obs_names[:4]))
     assert adata.layers["shift_sets"].nnz == 4
-    with pytest.raises(ValueError, match=f"no cell.*{names[5]}"):
+    with pytest.raises(ValueError, match=f"no perturbed cell.*{names[5]}"):
         sg.tl.perturb_sets(adata, folder, [names[1]], anchor=names[5])
 
 

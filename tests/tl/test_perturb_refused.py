@@ -55,7 +55,7 @@ def refused(tokenized, folder, monkeypatch):
         (SCREEN | {"positions": "kept", "kind": "activate"}, ValueError, "is for kind='delete'.*Leave out `positions`"),
         ({"sets": {"a": ["SYM1"]}, "positions": "kept", "kind": "overexpress"}, ValueError, "is for kind='delete'"),
         ({"positions": "kept", "compat": "official"}, ValueError, "Leave out `compat`, or `positions`"),
-        (GOAL | {"decompose": True, "kind": "activate"}, ValueError, "take kind='delete'"),
+        (GOAL | {"decompose": True, "kind": "activate"}, ValueError, "use kind='delete'"),
         (GOAL | {"decompose": True, "positions": "kept"}, ValueError, "leave out `positions`"),
         ({"decompose": True}, ValueError, "name a `target`"),
         ({"compat": "old"}, ValueError, "compat='old'"),
@@ -75,7 +75,7 @@ def refused(tokenized, folder, monkeypatch):
         ({"anchor": "SYM1", "genes": ["SYM1"]}, ValueError, "No gene goes with `anchor`"),
         ({"anchor": "SYM1", "sets": [("SYM1", "SYM2")]}, TypeError, "single genes that go with it"),
         ({"sets": None}, TypeError, "Name `sets`"),
-        ({"cells": "n >"}, ValueError, "no query"),
+        ({"cells": "n >"}, ValueError, "not a valid query"),
         ({"cells": ["dog"]}, KeyError, "'dog'"),
         ({"cells": [True]}, ValueError, "1 bools, but there are 40"),
         ({"target": "well"}, ValueError, "need `groupby`"),
@@ -111,8 +111,8 @@ def test_genes_that_no_chosen_cell_expresses(adata, folder, refused):
     name = adata.var_names[4]
     in_none = [*[True] * 20, *[False] * 20]
     for kind in ("delete", "inhibit", "activate"):
-        refused(ValueError, f"no cell that is perturbed: .*{name}", genes=[name], cells=in_none, kind=kind)
-    refused(ValueError, f"no cell that is perturbed: .*{name}", anchor=name, cells=in_none)
+        refused(ValueError, f"no perturbed cell: .*{name}", genes=[name], cells=in_none, kind=kind)
+    refused(ValueError, f"no perturbed cell: .*{name}", anchor=name, cells=in_none)
 
 
 def test_genes_without_a_column(tokenized, refused):

@@ -44,7 +44,7 @@ def evaluation_of(adata, values, seed: int) -> float:
 def test_states_that_are_no_states_are_warned_of(tokenized, warned):
     tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) % 2, "sick", "well")
     sg.tl.screen(tokenized, **STATES)
-    assert sum("'sick' and 'well' are hardly told apart in the embedding: AUROC" in text for text in warned) == 1
+    assert sum("'sick' and 'well' are hardly separated in the embedding: AUROC" in text for text in warned) == 1
 
 
 def test_states_that_differ_are_not(adata, folder, warned):
@@ -56,7 +56,7 @@ def test_states_that_differ_are_not(adata, folder, warned):
     sg.tl.screen(adata, **STATES)
     assert adata.uns["shift"]["separation"]["embedding"] > 0.75
     assert adata.uns["shift"]["separation"]["expression"] > 0.9
-    assert not any("told apart" in text for text in warned)
+    assert not any("hardly separated" in text for text in warned)
 
 
 def test_donors_are_held_out_where_there_are_some(tokenized):

@@ -346,7 +346,7 @@ def test_mixture_marks_the_gene_with_impact() -> None:
 
 def test_a_mixture_of_genes_in_too_few_cells_is_refused() -> None:
     adata = simulate(goal=False)
-    with pytest.raises(ValueError, match=r"min_cells=100000 cells each, and 0 genes .* lower `min_cells`"):
+    with pytest.raises(ValueError, match=r"min_cells=100000 cells each, but only 0 genes .* lower `min_cells`"):
         sg.tl.rank_shifts(adata, test="mixture", min_cells=100_000)
 
 
@@ -402,7 +402,7 @@ def with_dense_layer(adata: AnnData) -> None:
         (None, {"compat": "official", "centered": True}, ValueError, "as they are"),
         (None, {"test": "vs_null"}, ValueError, "go together"),
         (None, {"test": "vs_null", "null": "missing"}, KeyError, "missing"),
-        (None, {"test": "vs_null", "null": simulate(goal=False)}, ValueError, "Perturb both alike"),
+        (None, {"test": "vs_null", "null": simulate(goal=False)}, ValueError, "Perturb both in the same way"),
         (None, {"min_cells": 0}, ValueError, "at least 1"),
     ],
 )

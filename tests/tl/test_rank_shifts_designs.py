@@ -200,7 +200,7 @@ def without_anchor_alone(adata: AnnData) -> None:
         (None, "missing", KeyError, "missing"),
         (None, "shift", ValueError, "with an anchor too"),
         (with_singles_of("kind", "overexpress"), "single", ValueError, "kind='overexpress'"),
-        (with_singles_of("weights_sha256", "1"), "single", ValueError, "Perturb both alike"),
+        (with_singles_of("weights_sha256", "1"), "single", ValueError, "Perturb both in the same way"),
         (with_singles_of("source", "B"), "single", ValueError, "source='B'"),
         (lambda adata: adata.layers.pop("single_T"), "single", KeyError, "single_T"),
         (lambda adata: adata.uns["shift"]["params"].update(anchor="B2M"), "single", ValueError, "'B2M'.*0 times"),

@@ -25,7 +25,7 @@ def tokenized(tokenized):
 def test_what_keeps_positions_is_not_compared_with_what_does_not(tokenized, folder):
     sg.tl.perturb(tokenized, folder, **GOAL)
     sg.tl.perturb(tokenized, folder, **GOAL, positions="kept", key_added="kept")
-    with pytest.raises(ValueError, match="positions='kept', those of 'shift' with None. Perturb both alike"):
+    with pytest.raises(ValueError, match="positions='kept', those of 'shift' with None. Perturb both in the same way"):
         sg.tl.rank_shifts(tokenized, test="vs_null", null="kept")
 
 

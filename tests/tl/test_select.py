@@ -76,9 +76,9 @@ def test_names_that_several_cells_have_take_all_of_them(cells):
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
-        ("nothing > 3", ValueError, r"no query of \.obs.*'n'"),
-        ("n >", ValueError, "no query"),
-        ("cell3", ValueError, "no query"),
+        ("nothing > 3", ValueError, r"not a valid query of \.obs.*'n'"),
+        ("n >", ValueError, "not a valid query"),
+        ("cell3", ValueError, "not a valid query"),
         ("n", KeyError, "neither a condition"),
         ("state", KeyError, "neither a condition"),
         ("n > 100", ValueError, "selects no cell"),
@@ -173,7 +173,7 @@ def test_sets_that_cannot_be(inputs, sets, words):
 def test_genes_without_cells_or_columns(inputs):
     ids = inputs.vocabulary.ids
     check_expressed(inputs, np.array([5, 6]), [np.array([[6, 0]]), np.array([[5, 0]])])
-    with pytest.raises(ValueError, match=rf"no cell that is perturbed: SYM3 \({ids[7]}\), SYM5 \({ids[9]}\)"):
+    with pytest.raises(ValueError, match=rf"no perturbed cell: SYM3 \({ids[7]}\), SYM5 \({ids[9]}\)"):
         check_expressed(inputs, np.array([5, 7, 9]), [np.array([[6, 5, 0]])])
     column_of = np.full(40, -1)
     column_of[5] = 0
@@ -188,5 +188,5 @@ def test_anchors(inputs):
     check_anchor(inputs, 5, np.array([6]), [np.array([[5]])])
     with pytest.raises(ValueError, match=f"No gene goes with `anchor` {ids[5]}"):
         check_anchor(inputs, 5, np.array([5]), None)
-    with pytest.raises(ValueError, match=f"no cell.*{ids[5]}"):
+    with pytest.raises(ValueError, match=f"no perturbed cell.*{ids[5]}"):
         check_anchor(inputs, 5, np.array([6]), [np.array([[7]])])

@@ -216,7 +216,7 @@ def test_what_needs_values_is_refused_by_models_of_ranks(adata, folder, llama_fo
 
 @pytest.mark.parametrize("options", [{"kind": "scale"}, {"factor": 0.5}, {"kind": "delete", "factor": 2.0}])
 def test_a_factor_and_the_kind_that_takes_it_go_together(adata, options):
-    with pytest.raises(ValueError, match="Take both, or neither"):
+    with pytest.raises(ValueError, match="Pass both, or neither"):
         sg.tl.perturb(adata, ["SYM0"], **options)
     with pytest.raises(ValueError, match="above 0"):
         sg.tl.perturb(adata, genes=["SYM0"], kind="scale", factor=0.0)

@@ -115,10 +115,10 @@ def complete(
     pretrained.encoder.check_offers("completion of cells", "tl.complete")
     longest = vocabulary.max_length if max_length is None else max_length
     if vocabulary.eos_id is None:
-        msg = f"Vocabulary {vocabulary.name!r} of model {pretrained.name!r} has no <eos> token, by which cells end."
+        msg = f"Vocabulary {vocabulary.name!r} of model {pretrained.name!r} has no <eos> token, which ends a cell."
         raise ValueError(msg)
     if not n_genes + 2 < longest <= vocabulary.max_length:
-        msg = f"max_length={longest} must be above n_genes={n_genes} and two special tokens, and at most {vocabulary.max_length}, the model's own."
+        msg = f"max_length={longest} must be above n_genes={n_genes} and two special tokens, and at most {vocabulary.max_length}, the model's maximum."
         raise ValueError(msg)
     prompts = np.array(inputs.tokens[:, : n_genes + 1])
     prompts[prompts == vocabulary.eos_id] = 0

@@ -82,7 +82,7 @@ def counts_of(cells: AnnData, rows: np.ndarray, *, layer: str | None, tokens_key
     """
     values, are_logarithms = _tokenized_values(cells, rows, layer=layer, tokens_key=tokens_key, cure=cure)
     if are_logarithms:
-        msg = f"What the tokens came from are logarithms, not counts. {cure}"
+        msg = f"The tokens were made from logarithms, not counts. {cure}"
         raise ValueError(msg)
     return values
 

@@ -114,7 +114,7 @@ def model_inputs(
     from scgeneformer import engine, hub
 
     if isinstance(model, list | tuple | set):
-        msg = f"model={model!r} is not a model. It comes before genes: `sg.tl.perturb(adata, model, genes)`, or name them, `genes=`."
+        msg = f"model={model!r} is not a model. The model comes before genes: `sg.tl.perturb(adata, model, genes)`. Or pass the genes as `genes=`."
         raise TypeError(msg)
     pretrained = hub.load(model_of_tokens(cells, tokens_key) if model is None else model)
     vocabulary = pretrained.vocabulary
@@ -156,10 +156,10 @@ def model_of_tokens(cells: AnnData, tokens_key: str) -> str:
     if names:
         msg = (
             f"The tokens in .obsm[{tokens_key!r}] are of vocabulary {name!r}, which several models share: "
-            f"{', '.join(map(repr, names))}. Choose one by `model=`."
+            f"{', '.join(map(repr, names))}. Set `model=` to one of them."
         )
     else:
-        msg = f"The tokens in .obsm[{tokens_key!r}] are of vocabulary {name!r}, which belongs to no model by name. Give its model by `model=`."
+        msg = f"The tokens in .obsm[{tokens_key!r}] are of vocabulary {name!r}, which belongs to no named model. Pass its model as `model=`."
     raise ValueError(msg)
 
 

@@ -157,7 +157,7 @@ def score_sets(
     return data if copy else None
 
 
-_COUNTS = "Scores stand beside those of expression, which need the counts that were tokenized."
+_COUNTS = "Scores are compared with those of expression, which need the counts that were tokenized."
 
 
 def _by_name(sets: Any) -> Mapping[str, Sequence[str]]:
@@ -179,7 +179,7 @@ def _embeddings(cells: AnnData, embedding: str) -> tuple[np.ndarray, np.ndarray,
             raise KeyError(msg)
     params = keys.params(cells, name, cure=CURE)
     if params.get("pooling") != "mean":
-        msg = f"Cells in .obsm[{slot!r}] are read from {params.get('pooling')!r}, not the mean of genes, and so not in one space with them. Run `{CURE}`."
+        msg = f"Cells in .obsm[{slot!r}] are read from {params.get('pooling')!r}, not the mean of genes, and so are not in the same space as genes. Run `{CURE}`."
         raise ValueError(msg)
     of_cells, of_genes = (x.astype(np.float64) for x in (read_embedding(cells, slot), np.asarray(cells.varm[name])))
     of_cells[~np.isfinite(of_cells).all(axis=1)] = np.nan
@@ -208,7 +208,7 @@ def _columns_of_sets(
     small = [name for name, columns in found.items() if len(columns) < min_genes]
     if len(small) == len(found):
         most = max(map(len, found.values()))
-        msg = f"No set has min_genes={min_genes} genes with an embedding; the largest has {most}. Name genes by var_names or symbols, or take fewer."
+        msg = f"No set has min_genes={min_genes} genes with an embedding; the largest has {most}. Name genes by var_names or symbols, or lower min_genes."
         raise ValueError(msg)
     if small:
         logg.warning(f"Left out {len(small)} sets with fewer than min_genes={min_genes} genes: {', '.join(small[:5])}.")

@@ -129,7 +129,7 @@ def annotate(
     target = classifier.task(task)
     classifier.check_trained()
     if min_score is not None and target.kind == "continuous":
-        msg = f"min_score={min_score} is a probability, and the continuous {target.name!r} has none. Leave it out."
+        msg = f"min_score={min_score} is a probability, but the continuous {target.name!r} has none. Leave it out."
         raise ValueError(msg)
     reference = classifier.reference_.get(target.name)
     if unknown is not None:
@@ -190,7 +190,7 @@ def annotate(
 def _check_reference(target: CellTask, reference: Mapping[str, np.ndarray] | None, unknown: float) -> None:
     """Raise if no cell could be pretrained unknown."""
     if target.kind == "continuous":
-        msg = f"unknown={unknown} is for classes, and {target.name!r} is continuous. Leave it out."
+        msg = f"unknown={unknown} is for classes, but {target.name!r} is continuous. Leave it out."
         raise ValueError(msg)
     if reference is None:
         msg = (
@@ -201,8 +201,8 @@ def _check_reference(target: CellTask, reference: Mapping[str, np.ndarray] | Non
     n, least = len(reference["held_out"]), stats.smallest_sample(unknown)
     if n < least:
         msg = (
-            f"unknown={unknown:g} takes at least {least} validation cells, since p is never below 1 / (n + 1), and this classifier had {n}. "
-            "Train with a larger `validation_size`, or choose a larger `unknown`."
+            f"unknown={unknown:g} needs at least {least} validation cells, since p is never below 1 / (n + 1), but "
+            f"this classifier had {n}. Train with a larger `validation_size`, or choose a larger `unknown`."
         )
         raise ValueError(msg)
 

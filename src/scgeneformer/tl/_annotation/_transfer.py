@@ -166,7 +166,7 @@ def _check_same(reference: Reference, given: dict[str, Any], rng: int | Generato
         if value != getattr(reference, name):
             argument = "rng" if name == "seed" else name
             msg = (
-                f"{argument}={value!r} differs from the reference, which was made with {getattr(reference, name)!r}. Leave it out, or make another "
-                "by `sg.Reference.from_adata`."
+                f"{argument}={value!r} differs from the reference, which was made with {getattr(reference, name)!r}. "
+                "Leave it out, or make another reference with `sg.Reference.from_adata`."
             )
             raise ValueError(msg)

@@ -66,7 +66,7 @@ def gene_features(
     ValueError
         If there are no values.
     """
-    cure = "Name the one with counts by `layer=`, or leave this baseline out: `baselines=['probe']`."
+    cure = "Set `layer=` to the one with counts, or leave this baseline out: `baselines=['probe']`."
     profile = log_profile(cells, rows, layer=layer, tokens_key=tokens_key, cure=cure)
     return profile.X[:, _most_variable(profile[is_train].copy())]
 

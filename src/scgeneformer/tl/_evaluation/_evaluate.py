@@ -149,7 +149,9 @@ def evaluate(
         logg.warning(f"{np.sum(~predicted)} {which} cells have no tokens in .obsm[{tokens_key!r}], and are left out.")
     rows, answers = rows[predicted], {"": predictions[predicted]}
     if which == "validation":
-        logg.warning("There are no test cells: scores are of the validation cells, by which the weights were chosen.")
+        logg.warning(
+            "There are no test cells: the scores are those of the validation cells, by which the weights were chosen."
+        )
 
     samples = classifier.samples()
     if target.kind != "continuous":
@@ -236,8 +238,8 @@ def _split_of(classifier: CellClassifier, cells: AnnData, mod: str) -> Split:
     registered = keys.as_adata(classifier.adata, mod)
     if registered.n_obs != cells.n_obs or not registered.obs_names.equals(cells.obs_names):
         msg = (
-            f"adata has {cells.n_obs} cells that are not the {registered.n_obs} which this classifier was trained and split on. Pass those, "
-            "or label others by `sg.tl.annotate(adata, model)`."
+            f"The {cells.n_obs} cells of adata are not the {registered.n_obs} that this classifier was trained and "
+            "split on. Pass those, or label others with `sg.tl.annotate(adata, model)`."
         )
         raise ValueError(msg)
     return classifier.split

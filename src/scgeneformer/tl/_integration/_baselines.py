@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 N_GENES, N_COMPONENTS = 2000, 50
 BASELINES = ("pca", "hvg", "center", "harmony", "scvi")
 PCA = "PCA of HVGs"
-CURE = "Name the one with counts by `layer=`, or leave baselines out: `baselines=[]`."
+CURE = "Set `layer=` to the one with counts, or leave baselines out: `baselines=[]`."
 
 
 class Place(NamedTuple):

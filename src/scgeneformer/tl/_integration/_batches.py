@@ -52,16 +52,16 @@ def check_condition(batches: pd.Categorical, conditions: pd.Categorical, batch_k
     table = pd.crosstab(batches, conditions).to_numpy() > 0  # (n_batches, n_conditions)
     if (table.sum(axis=1) <= 1).all():
         msg = (
-            f"Every batch of .obs[{batch_key!r}] is of one condition of .obs[{condition_key!r}]: what sets conditions apart cannot be told from "
-            "what sets batches apart, and would be removed with it. Compare conditions within batches, or leave `condition_key` out to "
-            "integrate all the same."
+            f"Every batch of .obs[{batch_key!r}] has a single condition of .obs[{condition_key!r}]: differences "
+            "between conditions cannot be distinguished from those between batches, and would be removed with them. "
+            "Compare conditions within batches, or leave `condition_key` out to integrate anyway."
         )
         raise ValueError(msg)
     alone = conditions.categories[table.sum(axis=0) == 1]
     if len(alone):
         names = ", ".join(map(repr, map(str, alone)))
         logg.warning(
-            f"Of .obs[{condition_key!r}], {names} is in one batch only: what is particular to it may be removed with the batch."
+            f"In .obs[{condition_key!r}], {names} is in one batch only: what is particular to it may be removed with the batch."
         )
 
 

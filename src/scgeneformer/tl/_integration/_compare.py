@@ -129,7 +129,7 @@ def compare_embeddings(
     smallest = int(np.bincount(batch_codes).min())
     if smallest < LEAST:
         name = batches.categories[np.bincount(batch_codes).argmin()]
-        msg = f"Batch {str(name)!r} of .obs[{batch_key!r}] has {smallest} cells; it takes {LEAST} to compare. Leave it out, or join it with another."
+        msg = f"Batch {str(name)!r} of .obs[{batch_key!r}] has {smallest} cells, but {LEAST} are needed to compare. Leave it out, or merge it with another."
         raise ValueError(msg)
     of_each = max(2, min(max_cells // len(batches.categories), int(0.9 * smallest)))
 
@@ -188,7 +188,7 @@ def _named(cells: AnnData, use_reps: Sequence[str] | str | None) -> list[str]:
     if use_reps is not None:
         names = [use_reps] if isinstance(use_reps, str) else list(dict.fromkeys(use_reps))
         if not names:
-            msg = "use_reps names no embedding. Name slots of .obsm, or leave it out for those of Geneformer."
+            msg = "use_reps is empty. Name slots of .obsm, or leave it out to compare those of Geneformer."
             raise ValueError(msg)
         return names
     embedding = keys.embedding_key(keys.GENEFORMER)

@@ -123,8 +123,8 @@ def integrate(
     table = None if labels is None else composition(batches, labels)
     if method == "center" and labels is None:
         logg.warning(
-            "Centring without `label_key` takes the batches to be of the same types of cells in the same shares: "
-            "where they are not, it moves types onto each other."
+            "Centring without `label_key` assumes that all batches have the same cell types in the same proportions. "
+            "Where they do not, it moves types onto each other."
         )
     elif method == "mnn" and table is not None and (table["total_variation"] > APART).any():
         worst = table["total_variation"].idxmax()
@@ -186,7 +186,7 @@ def _reference_of(batches: pd.Categorical, batch_key: str, reference: str | None
     """Code of the batch that stays."""
     if reference is None:
         if method == "mnn":
-            msg = "method='mnn' moves batches to a `reference`. Name the batch that is to stay where it is."
+            msg = "method='mnn' moves batches to a `reference`. Name the batch that stays in place."
             raise ValueError(msg)
         return None
     if method == "harmony":
@@ -194,6 +194,6 @@ def _reference_of(batches: pd.Categorical, batch_key: str, reference: str | None
         raise ValueError(msg)
     names = [str(name) for name in batches.categories]
     if reference not in names:
-        msg = f"reference={reference!r} is none of the batches in .obs[{batch_key!r}], which are {', '.join(map(repr, names))}."
+        msg = f"reference={reference!r} is not one of the batches in .obs[{batch_key!r}], which are {', '.join(map(repr, names))}."
         raise ValueError(msg)
     return names.index(reference)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-CURE = "Name the one with counts by `layer=`."
+CURE = "Set `layer=` to the one with counts."
 DEEP = 0.5  # rank correlation with the number of genes above which a place follows depth
 
 

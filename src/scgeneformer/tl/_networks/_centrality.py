@@ -124,8 +124,9 @@ def _centralities(
     genes, sources, targets, weights = strongest(matrix, n_edges, supported)
     if len(weights) == 0:
         msg = (
-            f"No edge in .varp[{slot!r}] has a weight above 0 and enough cells ({supported.sum():,} of {matrix.nnz:,} have them). Run "
-            "`sg.tl.network(adata)` with other genes or another score, or give a lower min_cells."
+            f"No edge in .varp[{slot!r}] has a weight above 0 and enough cells ({supported.sum():,} of {matrix.nnz:,} "
+            "have enough cells). Run `sg.tl.network(adata)` with other genes or another score, or give a lower "
+            "min_cells."
         )
         raise ValueError(msg)
     graph, n = as_graph(len(genes), sources, targets), len(genes)

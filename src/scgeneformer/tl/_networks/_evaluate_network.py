@@ -228,7 +228,7 @@ def _cells_of(data: AnnData | MuData, key: str, run: dict[str, Any], group: str 
     if run["score"] == "token":
         return members
     if column not in cells.obs:
-        msg = f"No column {column!r} in .obs, which tells the cells of the network. Run `sg.tl.network(adata)` again."
+        msg = f"No column {column!r} in .obs, which selects the cells of the network. Run `sg.tl.network(adata)` again."
         raise KeyError(msg)
     return members[cells.obs[column].to_numpy(dtype=bool)[members]]
 
@@ -244,8 +244,8 @@ def _model_of(cells: AnnData, run: dict[str, Any], model: Any) -> ModelInputs:
     inputs = model_inputs(cells, model, tokens_key=run["tokens_key"], pooling=None, emb_layer=None)
     if inputs.pretrained.sha256 != run["weights_sha256"]:
         msg = (
-            f"Model {inputs.pretrained.name!r} has other weights than the model {run['model']!r} of the network. Give that one as `model`, "
-            "or leave 'token' out of `baselines`."
+            f"Model {inputs.pretrained.name!r} has other weights than the model {run['model']!r} of the network. Pass "
+            "that one as `model`, or leave 'token' out of `baselines`."
         )
         raise ValueError(msg)
     return inputs

@@ -63,7 +63,7 @@ def named_columns(
         raise ValueError(msg)
     text = f"{', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"
     if lost and missing == "error":
-        msg = f"{len(lost)} genes in `{what}` are not in {where}: {text}. Leave them out, or say missing='ignore'."
+        msg = f"{len(lost)} genes in `{what}` are not in {where}: {text}. Leave them out, or pass missing='ignore'."
         raise ValueError(msg)
     if lost:
         warnings.warn(f"Left {len(lost)} genes out of `{what}`, not in {where}: {text}.", stacklevel=4)
@@ -99,7 +99,7 @@ def choose_genes(
     sources = targets if tfs is None else np.intersect1d(targets, tfs)
     if len(sources) == 0 or len(targets) < 2:
         what = "no gene of `tfs`" if len(targets) >= 2 else "fewer than two genes"
-        msg = f"There is {what} among the genes of the network that min_cells={min_cells} cells express. Name others, or take more cells."
+        msg = f"There is {what} among the genes of the network that min_cells={min_cells} cells express. Name others, or use more cells."
         raise ValueError(msg)
     return sources, targets
 

@@ -65,7 +65,7 @@ def check_options(score: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None and name not in OPTIONS[score]:
             scores = [other for other, names in OPTIONS.items() if name in names]
-            msg = f"{name}={value!r} has no meaning for score={score!r}. Leave it out, or take score={' or '.join(map(repr, scores))}."
+            msg = f"{name}={value!r} has no meaning for score={score!r}. Leave it out, or use score={' or '.join(map(repr, scores))}."
             raise ValueError(msg)
 
 
@@ -216,7 +216,7 @@ def _draw(
             continue
         drawn[group] = np.sort(rng.choice(rows, max_cells, replace=False)) if len(rows) > max_cells else rows
     if not drawn:
-        msg = f"No group has min_cells={min_cells} cells. Take fewer, or more cells."
+        msg = f"No group has min_cells={min_cells} cells. Lower it, or use more cells."
         raise ValueError(msg)
     return drawn
 
@@ -275,7 +275,7 @@ def check_not_empty(n_edges: dict[str | None, int], min_cells: int) -> None:
     empty = [group for group, n in n_edges.items() if n == 0]
     if empty:
         what = "The network is" if empty == [None] else f"The networks of {empty} are"
-        msg = f"{what} empty: no two of its genes are in min_cells={min_cells} cells. Take fewer, more cells, or other genes."
+        msg = f"{what} empty: no two genes occur together in min_cells={min_cells} cells. Lower it, or use more cells or other genes."
         raise ValueError(msg)
 
 

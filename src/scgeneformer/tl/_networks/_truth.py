@@ -87,8 +87,9 @@ def find_universe(
     named = (ends >= 0).all(axis=1)
     if not named.any():
         msg = (
-            f"No edge of `truth` is between two genes of .var, whose names are such as {cells.var_names[0]!r}; `truth` has "
-            f"{', '.join(map(repr, edges.to_numpy().ravel()[:2])) or 'no edges'}. Name genes by var_names, or their symbols by `gene_symbols=`."
+            f"No edge of `truth` is between two genes of .var, whose names are such as {cells.var_names[0]!r}; `truth` "
+            f"has {', '.join(map(repr, edges.to_numpy().ravel()[:2])) or 'no edges'}. Name genes by var_names, or set "
+            "`gene_symbols=` to the column of their symbols."
         )
         raise ValueError(msg)
     n_truth, ends = len(edges), np.unique(ends[named], axis=0)
@@ -111,8 +112,9 @@ def find_universe(
     if not pairs.is_edge.any() or pairs.is_edge.all():
         what = "none is" if not pairs.is_edge.any() else "all are"
         msg = (
-            f"Of {len(pairs.is_edge)} pairs of genes with an edge in every network, {what} in `truth`, which has {len(ends)} edges between genes "
-            "of .var. Make the network of other genes: `sg.tl.network(adata, genes=..., tfs=...)`."
+            f"Of {len(pairs.is_edge)} pairs of genes with an edge in every network, {what} in `truth`, which has "
+            f"{len(ends)} edges between genes of .var. Make a network of other genes: `sg.tl.network(adata, genes=..., "
+            "tfs=...)`."
         )
         raise ValueError(msg)
     return Universe(columns, pairs, n_truth, len(ends))
@@ -124,7 +126,10 @@ def _sources_of(cells: AnnData, tfs: Sequence[str] | None, ends: np.ndarray, gen
         return np.unique(ends[:, 0])
     columns = keys.gene_columns(cells, [tfs] if isinstance(tfs, str) else tfs, gene_symbols)
     if (columns < 0).all():
-        msg = "No gene of `tfs` is in .var. Name genes by var_names, or their symbols by `gene_symbols=`."
+        msg = (
+            "No gene of `tfs` is in .var. Name genes by var_names, or set `gene_symbols=` to the column of their "
+            "symbols."
+        )
         raise ValueError(msg)
     return np.unique(columns[columns >= 0])
 

@@ -70,13 +70,13 @@ def agreement_of(samples: Sequence[Sample], states: Sequence[str], *, allow_poor
     )
     if row["spearman_high"] < POOR and not allow_poor:
         msg = (
-            f"Estimates agree poorly with exact values: {told}. Run `sg.tl.perturb`, which is exact, on fewer cells or genes (`max_cells=`, "
-            "`genes=`); or keep the estimates by allow_poor=True."
+            f"Estimates agree poorly with exact values: {told}. Run `sg.tl.perturb`, which is exact, on fewer cells or "
+            "genes (`max_cells=`, `genes=`); or keep the estimates with allow_poor=True."
         )
         raise ValueError(msg)
     if value < FAIR:
         logg.warning(
-            f"Estimates do not agree well with exact values: {told}. Measure genes of interest exactly, `refine=`."
+            f"Estimates do not agree well with exact values: {told}. Measure genes of interest exactly with `refine=`."
         )
     else:
         logg.info(f"    estimates against exact values: {told}")

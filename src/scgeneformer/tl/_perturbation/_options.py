@@ -110,12 +110,12 @@ class PerturbOptions:
             ),
             (
                 self.ranks is not None and (self.kind not in MOVES or self.quartiles != 1),
-                f"ranks={self.ranks!r} moves genes that are inhibited or activated, in place of `quartiles`: leave out one of the two, or take "
-                f"kind='inhibit' or 'activate' in place of {self.kind!r}.",
+                f"ranks={self.ranks!r} moves genes that are inhibited or activated, in place of `quartiles`: leave out "
+                f"one of the two, or use kind='inhibit' or 'activate' in place of {self.kind!r}.",
             ),
             (
                 (self.factor is None) == (self.kind == "scale"),
-                f"kind={self.kind!r} with factor={self.factor!r}: a factor, such as 0.5, is what kind='scale' multiplies counts by. Take both, or neither.",
+                f"kind={self.kind!r} with factor={self.factor!r}: a factor, such as 0.5, is what kind='scale' multiplies counts by. Pass both, or neither.",
             ),
             (
                 kept and self.kind != "delete",
@@ -123,15 +123,15 @@ class PerturbOptions:
             ),
             (
                 kept and self.official,
-                "positions='kept' is no deletion of the official tool. Leave out `compat`, or `positions`.",
+                "positions='kept' does not exist in the official tool. Leave out `compat`, or `positions`.",
             ),
             (
                 self.decompose and (kept or self.kind != "delete"),
-                "decompose=True tells the parts of ordinary deletions: take kind='delete' and leave out `positions`.",
+                "decompose=True is for ordinary deletions: use kind='delete' and leave out `positions`.",
             ),
             (
                 self.decompose and self.target is None,
-                "decompose=True tells the parts of a shift towards a state: name a `target`.",
+                "decompose=True splits a shift towards a state into parts: name a `target`.",
             ),
             (
                 self.directions and (self.source is None or self.target is None or isinstance(self.centroids, Mapping)),
@@ -139,7 +139,7 @@ class PerturbOptions:
             ),
             (
                 self.n_random == 1,
-                "n_random=1 random set has no spread to compare with: 0, or at least 2.",
+                "n_random=1 has no spread to compare with: use 0, or at least 2.",
             ),
         ]
         for is_wrong, msg in wrong:

@@ -205,8 +205,9 @@ def _check_left(members: dict[str, np.ndarray], chosen: np.ndarray, options: Per
     left = [len(np.setdiff1d(members[str(state)], chosen)) for state in (options.source, options.target)]
     if min(left) < 2:
         msg = (
-            f"directions=True needs two cells of each state that are not perturbed, whose labels are then permuted, and leaves {left[0]} of "
-            f"{options.source!r}. Perturb fewer: max_cells={max(len(chosen) // 2, 1)}."
+            "directions=True needs two cells of each state that are not perturbed, whose labels are then permuted, "
+            f"but only {left[0]} of {options.source!r} would remain. Perturb fewer: "
+            f"max_cells={max(len(chosen) // 2, 1)}."
         )
         raise ValueError(msg)
 

@@ -50,7 +50,7 @@ def selected_cells(data: AnnData | MuData, cells: Any, mod: str = "rna") -> np.n
         try:
             chosen = columns.eval(cells)
         except Exception as error:
-            msg = f"cells={cells!r} is no query of .obs, which has the columns {list(columns)}: {error}"
+            msg = f"cells={cells!r} is not a valid query of .obs, which has the columns {list(columns)}: {error}"
             raise ValueError(msg) from error
     else:
         chosen = np.asarray(cells)
@@ -205,8 +205,8 @@ def tokens_of_genes(
     lost = [gene for gene, token in zip(genes, found, strict=True) if token < 0]
     if lost and missing == "error":
         msg = (
-            f"Genes in `{name}` that are not in vocabulary {vocabulary.name!r}: {', '.join(lost)}. Leave them out, or say "
-            "missing='ignore'."
+            f"Genes in `{name}` that are not in vocabulary {vocabulary.name!r}: {', '.join(lost)}. Leave them out, or "
+            "pass missing='ignore'."
         )
         raise ValueError(msg)
     if lost:
@@ -255,7 +255,7 @@ def _check_room(inputs: ModelInputs, sets: dict[str, np.ndarray]) -> None:
     room = inputs.pretrained.encoder.config.max_length - inputs.vocabulary.n_enclosing
     too_large = [name for name, genes in sets.items() if len(genes) >= room]
     if too_large:
-        msg = f"Sets {too_large} have as many genes as the model has ranks ({room}), so that none of the cell's would be left. Split them."
+        msg = f"Sets {too_large} have as many genes as the model has ranks ({room}), so none of the cell's own would be left. Split them."
         raise ValueError(msg)
 
 
@@ -273,7 +273,7 @@ def check_expressed(inputs: ModelInputs, genes: np.ndarray, tokens: list[np.ndar
     silent = genes[~np.any([np.isin(genes, some) for some in tokens], axis=0)]
     if len(silent):
         names = ", ".join(_names_of(inputs, silent))
-        msg = f"Genes in the tokens of no cell that is perturbed: {names}. Leave them out."
+        msg = f"Genes that are in the tokens of no perturbed cell: {names}. Leave them out."
         raise ValueError(msg)
 
 

@@ -45,8 +45,9 @@ def separations(runs: Sequence[PerturbRun], obs: pd.DataFrame) -> Separation | d
             where = "" if group is None else f" in {group!r}"
             expression = f"; by expression {values['expression']:.2f}" if "expression" in values else ""
             logg.warning(
-                f"{states} are hardly told apart in the embedding{where}: AUROC {values['embedding']:.2f} on held-out {values['held_out']}, 0.5 "
-                f"being chance{expression}. Shifts from one towards the other then mean little."
+                f"{states} are hardly separated in the embedding{where}: AUROC {values['embedding']:.2f} on held-out "
+                f"{values['held_out']}, 0.5 being chance{expression}. Shifts from one towards the other then mean "
+                "little."
             )
     return of_group.get(None) or {keys.slot_name(group): values for group, values in of_group.items()}
 
@@ -101,6 +102,6 @@ def warn_of_types(obs: pd.DataFrame, source: np.ndarray, target: np.ndarray, opt
     distance = float((shares[0] - shares[1]).abs().sum() / 2)
     differ = f" The states also differ in their types, by {distance:.0%} of the cells." if distance >= RARE else ""
     logg.warning(
-        f"The cells of {options.source!r} are of {n_types} types in .obs[{column!r}]: genes of types then rank high, whatever the states. "
-        f"Perturb within={column!r}.{differ}"
+        f"The cells of {options.source!r} are of {n_types} types in .obs[{column!r}]: genes that mark types then rank "
+        f"high, whatever the states. Perturb within={column!r}.{differ}"
     )

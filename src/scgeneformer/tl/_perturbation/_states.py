@@ -41,7 +41,7 @@ def named_states(data: AnnData | MuData, options: PerturbOptions, mod: str = "rn
 
     def name(state: Any) -> str:
         if pd.isna(state):
-            msg = f"A missing value ({state!r}) is not a state. Name states that stand in .obs[{options.groupby!r}]."
+            msg = f"A missing value ({state!r}) is not a state. Name states that occur in .obs[{options.groupby!r}]."
             raise ValueError(msg)
         is_bool = isinstance(state, bool)
         return next(
@@ -89,14 +89,14 @@ def state_members(
         msg = f"States {named} need `groupby`, the column of .obs that holds them."
         raise ValueError(msg)
     if others and target is None:
-        msg = "`others` are states beside a `target`; name one."
+        msg = "`others` are states beside a `target`: name a target."
         raise ValueError(msg)
     if len(keys.slot_names(named, "States")) < len(named):
         msg = f"States {named} name one state twice."
         raise ValueError(msg)
     reserved = [name for name in named[1:] if f"{name}_".startswith(keys.RESERVED_STATES)]
     if target is not None and reserved:
-        msg = f"Slots of states {reserved} would have names that further results of a run have. Rename them in .obs[{groupby!r}]."
+        msg = f"Slots of states {reserved} would have the names of other results of the run. Rename them in .obs[{groupby!r}]."
         raise ValueError(msg)
     if groupby is None:
         return {state: np.empty(0, dtype=np.int64) for state in named}
@@ -137,7 +137,7 @@ def check_centroids(members: dict[str, np.ndarray], centroids: Centroids, width:
     if not isinstance(centroids, Mapping):
         alone = [state for state, rows in members.items() if len(rows) == 1]
         if alone:
-            msg = f"States {alone} have a single cell each, which is not a centroid. Give one by `centroids`."
+            msg = f"States {alone} have a single cell each, which is not a centroid. Pass one in `centroids`."
             raise ValueError(msg)
         return
     for state in members:

@@ -139,7 +139,7 @@ def evaluate_shifts(
     metrics = evaluation.predictors(outcome, rows, n_top=n_top, n_bootstrap=n_bootstrap, rng=rng)
     n_hits = None if hits is None else int(outcome.sum())
     if n_hits is not None and n_hits < FEW:
-        logg.warning(f"{n_hits} hits among {len(outcome)} genes: the intervals say more than the numbers.")
+        logg.warning(f"{n_hits} hits among {len(outcome)} genes: the intervals say more than the scores.")
     slots.write(
         data,
         "tl.evaluate_shifts",
@@ -165,7 +165,7 @@ def _read_ranking(data: AnnData, key: str, group: str | None) -> pd.DataFrame:
     rank = data.uns.get(key, {}).get("rank", {})
     groups = [str(name) for name in rank.get("groups", ())]
     if (groups and group is None) or (group is not None and group not in groups):
-        msg = f"group={group!r}: .uns[{key!r}] has a ranking for each of the groups {groups or '(none)'}. Name one by `group=`."
+        msg = f"group={group!r}: .uns[{key!r}] has a ranking for each of the groups {groups or '(none)'}. Set `group=` to one of them."
         raise ValueError(msg)
     slot = key if group is None else keys.group_key(key, group)
     if "n_tested" not in rank or slot not in data.varm:

@@ -34,8 +34,8 @@ def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
     numbers = int(is_target.sum()), int((~is_target).sum())
     if min(numbers) < 2:
         msg = (
-            f"Of the cells that were not perturbed {numbers[0]} are {states[0]!r} and {numbers[1]} {states[1]!r}: two of each are needed, whose "
-            "labels are permuted. Perturb fewer cells (`max_cells`)."
+            f"Of the cells that were not perturbed, {numbers[0]} are {states[0]!r} and {numbers[1]} {states[1]!r}: two "
+            "of each are needed, since their labels are permuted. Perturb fewer cells (`max_cells`)."
         )
         raise ValueError(msg)
     return stats.permuted_labels(

@@ -87,8 +87,9 @@ class Ranking:
         centred, reference = centre(shifts, reference, data.n_obs)
         if self.centered and len(shifts.effects) and not len(centred.effects):
             msg = (
-                f"No cell has a gene to compare with in .layers[{key!r}]: with a single gene in each cell nothing tells its effect from that of "
-                "any other gene. Perturb with `n_reference` genes beside it, or rank with centered=False."
+                f"No cell has a gene to compare with in .layers[{key!r}]: with a single gene in each cell, its effect "
+                "cannot be distinguished from that of any other gene. Perturb with `n_reference` genes beside it, or "
+                "rank with centered=False."
             )
             raise ValueError(msg)
         return centred, reference
@@ -281,8 +282,8 @@ def _against_matched(
     tested = tested & ~np.isnan(ranks.position)
     if ranking.n_matched >= tested.sum():
         msg = (
-            f"n_matched={ranking.n_matched} matched genes need more genes than that, but {tested.sum()} were perturbed in "
-            f"min_cells={ranking.min_cells} cells that are in their tokens. Perturb more genes, or match fewer."
+            f"n_matched={ranking.n_matched} needs more genes than that, but {tested.sum()} were perturbed in "
+            f"min_cells={ranking.min_cells} cells whose tokens include them. Perturb more genes, or match fewer."
         )
         raise ValueError(msg)
     genes = np.flatnonzero(tested)
@@ -300,8 +301,8 @@ def _impact(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     if len(np.unique(effect[tested])) < 2:
         msg = (
-            f"test='mixture' needs different effects of at least two genes in min_cells={ranking.min_cells} cells each, and {tested.sum()} genes "
-            "are in so many. Perturb more cells or genes, or lower `min_cells`."
+            f"test='mixture' needs different effects of at least two genes in min_cells={ranking.min_cells} cells "
+            f"each, but only {tested.sum()} genes are. Perturb more cells or genes, or lower `min_cells`."
         )
         raise ValueError(msg)
     if ranking.official:  # similarities, in the order of tokens

@@ -59,7 +59,7 @@ def _read_random(ranking: Ranking, slot: str, n_sets: int) -> np.ndarray:
     """Effects of random sets, (n_obs, n_sets, n_random), NaN where one was not perturbed."""
     values = np.asarray(ranking.data.obsm[slot], dtype=np.float64)
     if values.ndim != 2 or values.shape[1] % n_sets:
-        msg = f".obsm[{slot!r}] has {values.shape[1]} columns, which is no multiple of the {n_sets} sets. Run `{CURE_SETS}` again."
+        msg = f".obsm[{slot!r}] has {values.shape[1]} columns, which is not a multiple of the {n_sets} sets. Run `{CURE_SETS}` again."
         raise ValueError(msg)
     values = values.reshape(len(values), n_sets, -1)
     return values if ranking.goal else 1 - values

@@ -269,8 +269,8 @@ def rank_shifts(
         )
     elif donors is None and test != "aggregate" and (alike := donor_column(_keys.obs_frame(adata, mod))):
         logg.warning(
-            f"p-values are over cells, and cells of one donor are not independent: too small, if .obs[{alike!r}] are donors. "
-            f"Rank with donor={alike!r}."
+            f"p-values are over cells, and cells of one donor are not independent: if .obs[{alike!r}] are donors, they "
+            f"are too small. Rank with donor={alike!r}."
         )
     screened = data.uns[key].get("screen")
     if screened is not None and screened["spearman"].iloc[0] < FAIR:

@@ -96,7 +96,7 @@ def _labels_to_permute(
             msg = f"No .{place}[{name!r}], which test='permuted_labels' needs. Run `sg.tl.perturb(adata, ..., directions=True, max_cells=...)`."
             raise KeyError(msg)
     if labels is None:
-        msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are gone, so that they cannot be permuted. Put the column back."
+        msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are missing, so they cannot be permuted. Put the column back."
         raise KeyError(msg)
     return labels
 

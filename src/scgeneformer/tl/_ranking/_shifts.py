@@ -48,8 +48,8 @@ def read_shifts(data: AnnData, name: str, *, goal: bool) -> Shifts:
     x = data.layers[name]
     if not sparse.issparse(x) or x.format not in ("csr", "csc"):
         msg = (
-            f".layers[{name!r}] is {type(x).__name__}, but only a CSR or CSC matrix tells a tested shift of 0 from no test. "
-            f"Run `{CURE}` again."
+            f".layers[{name!r}] is {type(x).__name__}, but only a CSR or CSC matrix distinguishes a tested shift of 0 "
+            f"from no test. Run `{CURE}` again."
         )
         raise ValueError(msg)
     outer = np.repeat(np.arange(len(x.indptr) - 1, dtype=x.indices.dtype), np.diff(x.indptr))
@@ -69,7 +69,7 @@ def read_set_shifts(data: AnnData, name: str, *, goal: bool) -> tuple[Shifts, li
         raise KeyError(msg)
     frame = data.obsm[name]
     if not isinstance(frame, pd.DataFrame):
-        msg = f".obsm[{name!r}] is {type(frame).__name__}, not a DataFrame with a column a set. Run `{CURE}` again."
+        msg = f".obsm[{name!r}] is {type(frame).__name__}, not a DataFrame with one column per set. Run `{CURE}` again."
         raise ValueError(msg)
     values = frame.to_numpy(dtype=np.float64)
     cells, sets = at = np.nonzero(~np.isnan(values))
@@ -128,7 +128,10 @@ def resolve_anchor(data: AnnData, key: str, singles: str) -> int:
         raise ValueError(msg)
     column = np.flatnonzero(data.var_names == str(run["anchor"]))
     if len(column) != 1:
-        msg = f"The anchor {run['anchor']!r} in .uns[{key!r}]['params'] is {len(column)} times in .var_names, not once."
+        msg = (
+            f"The anchor {run['anchor']!r} in .uns[{key!r}]['params'] occurs {len(column)} times in .var_names, not "
+            "once."
+        )
         raise ValueError(msg)
     return int(column[0])
 
@@ -149,8 +152,8 @@ def _check_alike(data: AnnData, key: str, other: AnnData, other_key: str, furthe
     ):
         if ours.get(name) != theirs.get(name):
             msg = (
-                f"The shifts of {other_key!r} to compare with were made with {name}={theirs.get(name)!r}, those of {key!r} "
-                f"with {ours.get(name)!r}. Perturb both alike."
+                f"The shifts of {other_key!r} to compare with were made with {name}={theirs.get(name)!r}, those of "
+                f"{key!r} with {ours.get(name)!r}. Perturb both in the same way."
             )
             raise ValueError(msg)
 
@@ -207,7 +210,7 @@ def read_ranks(data: AnnData, run: dict[str, Any], rows: np.ndarray) -> Ranks:
         raise KeyError(msg)
     made_with = _keys.params(data, key, cure=TOKENS_CURE).get("vocabulary_hash")
     if made_with != run.get("vocabulary_hash", made_with):
-        msg = f"The tokens in .obsm[{key!r}] were made with another vocabulary than the shifts. Run `{TOKENS_CURE}` again."
+        msg = f"The tokens in .obsm[{key!r}] were made with another vocabulary than that of the shifts. Run `{TOKENS_CURE}` again."
         raise ValueError(msg)
     size = int(token_id.max(initial=0)) + 1
     n, total, relative = np.zeros((3, size))
