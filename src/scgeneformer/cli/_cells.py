@@ -78,7 +78,7 @@ complete = on_cells("tl.complete", "Keep the first genes of each cell and let a 
 
 @calls("tl.embed", "pp.tokenize")
 def embed(input: Path, output: Path, *, overwrite: bool = False, **options: Any) -> None:
-    """Embed cells, tokenized before if they have no tokens."""
+    """Embed cells, after tokenizing them if they have no tokens."""
     from scgeneformer import _keys, pp, tl
 
     with cells(input, output, overwrite=overwrite) as held:
@@ -112,7 +112,7 @@ def transfer(input: Path, output: Path, reference: str, *, overwrite: bool = Fal
 
 @calls("atlas.Reference.query")
 def query(input: Path, output: Path, reference: Path, *, overwrite: bool = False, **options: Any) -> None:
-    """Label cells by a saved reference, and say which are unlike all of it.
+    """Label cells by a saved reference, and find those unlike all of its cells.
 
     Parameters
     ----------

@@ -155,6 +155,6 @@ def call(function: Callable[..., Any], *args: Any, options: Mapping[str, Any], *
 
 
 def say(text: str) -> None:
-    """Tell the user something that is no result."""
+    """Tell the user something that is not a result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

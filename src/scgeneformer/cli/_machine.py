@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @calls()
 def doctor() -> str:
-    """Say on what this machine computes, what is installed, and which models are at hand."""
+    """Show what this machine computes on, what is installed, and which models are on disk."""
     return "".join(f"{name:<24} {value}\n" for name, value in _findings())
 
 
@@ -76,7 +76,7 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = False, **options: Any) -
 
 @calls("reporting.report", without=("path",))
 def report(input: Path, page: Path, *, overwrite: bool = False, **options: Any) -> None:
-    """Write one HTML page about results, to send to people who do not open the cells.
+    """Write one HTML page of results, for people who do not open the cells.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The program: its commands, what they tell about errors, and files of options."""
+"""The program: its commands, how errors are reported, and files of options."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _EXPECTED = (OSError, ValueError, KeyError, TypeError, FloatingPointError, Impor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, or 2 after an error that a user can mend, which is told in one line on stderr."""
+    """Run a command and return its exit status: 0, or 2 after an error that a user can fix, which is reported in one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         check_named(words)
@@ -102,7 +102,7 @@ def check_named(words: Sequence[str]) -> None:
 
 
 def application(name: str = "") -> App:
-    """The program, with the options of the command of this name; others have none yet, since to make them takes seconds of imports."""
+    """The program, with the options of the command of this name; others have none yet, since making them takes seconds of imports."""
     app = App("scgeneformer", help="Geneformer on files of cells.", version=__version__, help_format="plaintext")
     app.config = (from_file,)
     for other, command in COMMANDS.items():
@@ -124,7 +124,7 @@ def from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     Raises
     ------
     ValueError
-        If it is no such file, or has options or commands that there are not.
+        If the file has another form, or unknown options or commands.
     """
     named = {argument.name.lstrip("-").replace("-", "_"): argument for argument in arguments}
     if "config" not in named or not named["config"].tokens:

@@ -39,7 +39,7 @@ def _first_line(name: str) -> str:
 
 @calls()
 def models(*, csv: bool = False) -> str:
-    """List the models that have a name.
+    """List the named models.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def models(*, csv: bool = False) -> str:
 
 @calls()
 def datasets(name: str | None = None, output: Path | None = None, *, overwrite: bool = False) -> str | None:
-    """List the public data that have a name, or fetch one.
+    """List the public data sets, or fetch one.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def pretrain(
     model
         Pretrained model to train further: a name, or a folder.
     preset
-        Published size and training to begin anew with, such as V1-10M; other options change them.
+        Published size and training of a new model, such as V1-10M; other options change them.
     vocabulary
         Name, folder or file of the vocabulary of a new model (see `scgeneformer vocabulary`). Defaults to that of the preset.
     """
