@@ -350,8 +350,8 @@ def test_adapters_of_some_blocks_only_are_kept(cells, start, quick, tmp_path):
     [
         ({"freeze": 3}, "number of layers from 0 to 2"),
         ({"freeze": -1}, "freeze=-1 must be an integer of at least 0 or 'all'"),
-        ({"freeze": 1, "lora": 4}, "no effect beside lora"),
-        ({"quantize": "nf4"}, "beside adapters to train"),
+        ({"freeze": 1, "lora": 4}, "no effect together with lora"),
+        ({"quantize": "nf4"}, "together with adapters to train"),
         ({"quantize": "int8", "lora": 2}, "must be 'nf4'"),
         ({"task_weights": {"type": -1}}, "a non-negative number to each"),
         ({"pooling": "max"}, "pooling='max' must be"),

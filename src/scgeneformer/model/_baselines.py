@@ -185,7 +185,7 @@ def _log_normalised(cells: AnnData, tokens_key: str, baseline: str) -> sparse.cs
     counts = cells.X if layer is None else cells.layers[layer]
     if counts is None or not (isinstance(counts, np.ndarray) or sparse.issparse(counts)):
         slot = ".X" if layer is None else f".layers[{layer!r}]"
-        msg = f"The baseline {baseline!r} needs the expression that cells were tokenized from in memory, in {slot}. Leave it out of baselines=."
+        msg = f"The baseline {baseline!r} needs the expression that the cells were tokenized from, in memory, in {slot}. Leave it out of baselines=."
         raise ValueError(msg)
     values = sparse.csr_matrix(counts, dtype=np.float64)
     if made_with.get("counts") != "log1p":

@@ -58,7 +58,7 @@ class ClassifiedGenes(Classifier, UnlabelledCells):
     def _training_tokens(self) -> tuple[np.ndarray, np.ndarray]:
         tokens, lengths = super()._training_tokens()
         if len(np.unique(self._classes.codes)) < len(self._classes.names):
-            msg = f"This model knows no genes of some of its classes {list(self._classes.names)}. Give them as `from_pretrained(..., classes=)`."
+            msg = f"This model knows no genes of some of its classes {list(self._classes.names)}. Pass them to `from_pretrained(..., classes=)`."
             raise ValueError(msg)
         return tokens, lengths
 

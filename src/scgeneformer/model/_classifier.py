@@ -95,7 +95,7 @@ class Classifier(TransformerModel):
             If so; the message says what to do.
         """
         if not self.is_trained_:
-            msg = "This classifier is not trained: its answers would be chance. Call `model.train()` first."
+            msg = "This classifier is not trained: its predictions would be random. Call `model.train()` first."
             raise ValueError(msg)
 
     @property
@@ -131,9 +131,10 @@ class Classifier(TransformerModel):
         if self.start_ is None:
             name = type(self).__name__
             msg = (
-                "The encoder that this classifier started from is not known: it was loaded with its head, its encoder trained, or started "
-                "from a model in memory that was not saved with it. Baselines and cross-validation need a classifier made from a "
-                f"pretrained model. Make a new one: `{name}(adata, ..., pretrained=...)`."
+                "The encoder that this classifier started from is not known: it was loaded with its head, its encoder "
+                "was trained, or it started from a model in memory that was not saved with it. Baselines and "
+                f"cross-validation need a classifier made from a pretrained model. Make a new one: `{name}(adata, ..., "
+                "pretrained=...)`."
             )
             raise ValueError(msg)
         return hub.load(self.start_).encoder
@@ -335,11 +336,11 @@ def limit_training(
         msg = f"freeze={freeze!r} must be a number of layers from 0 to {n_layers}, or 'all'."
         raise ValueError(msg)
     if freeze and (lora is not None or quantize is not None):
-        msg = f"freeze={freeze!r} has no effect beside lora or quantize, with which no layer of the encoder is trained. Leave it out."
+        msg = f"freeze={freeze!r} has no effect together with lora or quantize, with which no layer of the encoder is trained. Leave it out."
         raise ValueError(msg)
     if quantize is not None:
         if quantize != "nf4" or lora is None:
-            msg = f"quantize={quantize!r} must be 'nf4', beside adapters to train: lora=64, as in the official tool, or another rank."
+            msg = f"quantize={quantize!r} must be 'nf4', together with adapters to train: lora=64, as in the official tool, or another rank."
             raise ValueError(msg)
         nn.quantize(network, quantize)
     if lora is not None:

@@ -174,7 +174,7 @@ def _check(
 ) -> None:
     unknown = sorted(set(baselines) - set(available))
     if unknown:
-        msg = f"baselines={tuple(baselines)} has {unknown}, which are none of {tuple(available)}."
+        msg = f"baselines={tuple(baselines)} has {unknown}, which are not among {tuple(available)}."
         raise ValueError(msg)
     check_keywords(train, train_kwargs)
     fixed = sorted(_SET_BY_FOLDS & set(train_kwargs))
@@ -256,7 +256,7 @@ def _pooled(items: TestedCells | TestedGenes, predictions: Mapping[str, np.ndarr
     groups = groups_to_resample(None if items.samples is None else items.samples[tested])
     if n_rarest is not None and n_rarest < FEW:
         logg.warning(
-            f"The smallest class has {n_rarest} members, and scores of so few say little: see their intervals, `pooled`."
+            f"The smallest class has {n_rarest} members, and scores of so few are uncertain: see their intervals in `pooled`."
         )
     sizes = {"n": len(tested)} | ({} if n_rarest is None else {"n_rarest": n_rarest})
     rows: dict[str, dict[str, float]] = {}

@@ -322,7 +322,7 @@ class GeneClassifier(ClassifiedGenes):
         n_classes, labels = network.classifier.out_features, config.get("id2label", {})
         lists = config.get(_CLASSES) or {str(labels.get(str(i), f"LABEL_{i}")): [] for i in range(n_classes)}
         if classes is not None and len(classes) != n_classes:
-            msg = f"classes={list(classes)}, but the head in {folder} tells {n_classes} classes apart: {list(lists)}."
+            msg = f"classes={list(classes)}, but the head in {folder} distinguishes {n_classes} classes: {list(lists)}."
             raise ValueError(msg)
         if classes is not None:
             lists = GeneClasses.of(classes, vocabulary).lists(vocabulary)

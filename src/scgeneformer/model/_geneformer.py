@@ -340,7 +340,7 @@ def _check_datamodule(datamodule: LightningDataModule, options: TrainOptions, **
         without_effect["batch_size"] = options["batch_size"]
     given = [name for name, value in without_effect.items() if value is not None]
     if given:
-        msg = f"{', '.join(given)} have no effect on a data module, which makes its own batches and sets: give them to that."
+        msg = f"{', '.join(given)} have no effect on a data module, which makes its own batches and sets: pass them to that."
         raise ValueError(msg)
 
 

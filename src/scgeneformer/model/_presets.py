@@ -167,10 +167,12 @@ def recipe(name: str, *, devices: int = 1) -> dict[str, Any]:
     preset = preset_named(name)
     if not preset.training:
         others = [other for other, one in _PRESETS.items() if one.training]
-        msg = f"How {name!r} was trained is not known. Take the recipe of another preset ({', '.join(map(repr, others))})."
+        msg = (
+            f"How {name!r} was trained is not known. Use the recipe of another preset ({', '.join(map(repr, others))})."
+        )
         raise ValueError(msg)
     published = preset.devices or devices
     if devices < 1 or published % devices:
-        msg = f"devices={devices} does not divide the {published} devices of {name!r}: steps would be of another size."
+        msg = f"devices={devices} does not divide the {published} devices of {name!r}: steps would have another size."
         raise ValueError(msg)
     return preset.training | {"devices": devices, "accumulate": published // devices}

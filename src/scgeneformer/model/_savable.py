@@ -119,7 +119,7 @@ class SavableModel(BaseModelClass):
         *_, torch_device = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
         old = folder / f"{prefix}{PICKLE}"
         if allow_pickle and old.is_file() and not is_saved(folder, prefix):
-            msg = f"{old} is a pickle, which runs whatever code it has. Save the model again with `model.save`."
+            msg = f"{old} is a pickle, which runs any code that it contains. Save the model again with `model.save`."
             warnings.warn(msg, stacklevel=3)
             model = super().load(str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix)
         else:

@@ -139,7 +139,7 @@ def _read(folder: Path, prefix: str, wanted: str) -> tuple[dict[str, Any], dict[
         msg = f"{path} was not written by `model.save`, or is damaged. Save the model again."
         raise ValueError(msg) from None
     if version != _FORMAT:
-        msg = f"{path} is in the format {version!r}, and this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
+        msg = f"{path} is in the format {version!r}, but this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
         raise ValueError(msg)
     if kind != wanted:
         msg = f"{folder} holds a {kind}, not a {wanted}. Load it with `sg.model.{kind}.load({str(folder)!r})`."
@@ -157,8 +157,9 @@ def _refuse(folder: Path, prefix: str, wanted: str) -> NoReturn:
     """Say what `folder` holds instead of a saved model."""
     if (folder / f"{prefix}{PICKLE}").is_file():
         msg = (
-            f"{folder / f'{prefix}{PICKLE}'} is a pickle, as older versions saved models, and could run any code when it is loaded. "
-            f"Only if you trust its source: `model = sg.model.{wanted}.load({str(folder)!r}, allow_pickle=True)`, then save the model again."
+            f"{folder / f'{prefix}{PICKLE}'} is a pickle, the format of older versions, and could run any code when it "
+            f"is loaded. Only if you trust its source: `model = sg.model.{wanted}.load({str(folder)!r}, "
+            "allow_pickle=True)`, then save the model again."
         )
         raise ValueError(msg)
     cure = "Give the folder of `model.save`."

@@ -46,7 +46,7 @@ def test_unknown_genes_are_counted_and_named_and_gone():
         ({"a": [IDS[0]]}, "two or more"),
         ({"a": [IDS[0]], "b": ["NOPE"]}, "Class 'b' has no gene of the vocabulary 'named'"),
         ({"a": [IDS[0]], "b": []}, "Class 'b' has no gene"),
-        ({"a": [IDS[0], IDS[2]], "b": ["P53"]}, f"'b' are in another class, such as 'a'.*{IDS[0]}"),
+        ({"a": [IDS[0], IDS[2]], "b": ["P53"]}, f"'b' are also in another class, such as 'a'.*{IDS[0]}"),
         ({"a": IDS[0], "b": [IDS[1]]}, "is one string"),
         ({"n_cells": [IDS[0]], "b": [IDS[1]]}, "cannot be called"),
     ],

@@ -61,7 +61,7 @@ def test_given_genes(toy):
         ({"training": [0, 1]}, r"sets \['training'\]"),
         ({"train": [0, 1, 30]}, "without a class"),
         ({"train": [0, 2, 4]}, "fewer than two classes"),
-        (evaluation.Split([0, 1, 99], [], []), "none of 0 to 19"),
+        (evaluation.Split([0, 1, 99], [], []), "outside 0 to 19"),
     ],
 )
 def test_bad_splits_are_named(toy, given, message):

@@ -147,7 +147,7 @@ def test_checkpoints_of_others(cells, vocabulary, quick, tmp_path):
     with_genes = GeneClassifier.from_pretrained(tmp_path, cells, classes=genes, vocabulary=vocabulary)
     with_genes.train(1, **quick)
     assert with_genes.trained_genes
-    with pytest.raises(ValueError, match="tells 2 classes apart"):
+    with pytest.raises(ValueError, match="distinguishes 2 classes"):
         GeneClassifier.from_pretrained(tmp_path, classes=genes | {"third": []}, vocabulary=vocabulary)
     theirs.config.id2label = None
     config = json.loads((tmp_path / "config.json").read_text())

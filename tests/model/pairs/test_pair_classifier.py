@@ -251,7 +251,7 @@ def test_saved_models_predict_the_same(pairs, tmp_path, classifier):
     plan = {"n_folds": 2, "n_repeats": 1, "splits": "random"}
     pd.testing.assert_frame_equal(loaded.cross_validate(**plan).scores, model.cross_validate(**plan).scores)
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="is no saved PairClassifier"):
+    with pytest.raises(ValueError, match="is not a saved PairClassifier"):
         model.save(tmp_path / "other", overwrite=True)
     with pytest.raises(FileNotFoundError, match="No PairClassifier in"):
         sg.model.PairClassifier.load(tmp_path / "other")

@@ -147,7 +147,7 @@ def test_pairs_within_a_family_are_not_tested_more_often_than_others():
 
 def test_a_class_with_fewer_pairs_than_folds_is_named():
     pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    with pytest.raises(ValueError, match=r"fewer pairs than the 3 folds: 'up' \(1\). Take fewer folds \(n_folds=\)"):
+    with pytest.raises(ValueError, match=r"fewer pairs than the 3 folds: 'up' \(1\). Use fewer folds \(n_folds=\)"):
         pair_folds(
             pairs,
             np.array([0, 0, 0, 1]),

@@ -263,10 +263,10 @@ BAD = {
     ),
     "no column": (lambda a: a.obs.pop("study"), {}, KeyError, r"No column 'study' in \.obs.*labels_key="),
     "no batch": (lambda a: None, {"batch_key": "lane"}, KeyError, r"No column 'lane' in \.obs.*batch_key="),
-    "negative": (lambda a: with_value(a, -1), {}, ValueError, r"\.layers\['counts'\] has values that are no counts"),
-    "fraction": (lambda a: with_value(a, 0.5), {}, ValueError, "no counts.*layer="),
-    "NaN": (lambda a: with_value(a, np.nan), {}, ValueError, "no counts"),
-    "logarithms": (lambda a: None, {"layer": None}, ValueError, r"\.X has values that are no counts.*layer="),
+    "negative": (lambda a: with_value(a, -1), {}, ValueError, r"\.layers\['counts'\] has values that are not counts"),
+    "fraction": (lambda a: with_value(a, 0.5), {}, ValueError, "not counts.*layer="),
+    "NaN": (lambda a: with_value(a, np.nan), {}, ValueError, "not counts"),
+    "logarithms": (lambda a: None, {"layer": None}, ValueError, r"\.X has values that are not counts.*layer="),
     "no layer": (lambda a: None, {"layer": "raw"}, KeyError, r"No \.layers\['raw'\]"),
     "names": (lambda a: setattr(a, "var_names", ["g"] * 12), {}, ValueError, "var_names_make_unique"),
     "both": (lambda a: None, {"use_rep": "X_geneformer"}, ValueError, "leave one of them out"),
@@ -293,7 +293,7 @@ def test_bad_data_are_refused_and_left_as_they_were(name):
 def test_what_a_model_cannot_do_is_refused(tmp_path):
     adata = make_cells()
     StateShift.setup_anndata(adata, labels_key="study", use_rep="X_geneformer")
-    with pytest.raises(ValueError, match=r"control='study 9' is no label of \.obs\['study'\], which has study 0"):
+    with pytest.raises(ValueError, match=r"control='study 9' is not a label of \.obs\['study'\], which has study 0"):
         StateShift(adata, control="study 9")
     model = StateShift(adata, n_hidden=8)
     for ask in (model.get_latent_representation, model.state_dimensions, lambda: model.shift_composition("type")):

@@ -141,7 +141,7 @@ def test_what_does_not_shape_a_run_may_differ(begun, monkeypatch, warnings_of_sc
     again = masked_genes(wider, begun.vocabulary)
     again.train(**begun.again | free | {"checkpoints": begun.folder.parent / "moved", "checkpoint_every": 3})
     assert len(warnings_of_scanpy) == 1
-    assert "goes on with 99" in warnings_of_scanpy[0]
+    assert "continues with 99" in warnings_of_scanpy[0]
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, again.module.state_dict()[name]), name
 
@@ -246,7 +246,7 @@ def test_the_same_run_may_begin_anew_and_says_so(begun, warnings_of_scanpy):
     before = (begun.folder / "last.ckpt").read_bytes()
     masked_genes(begun.cells, begun.vocabulary).train(**begun.new, callbacks=[Halt(1)])
     assert len(warnings_of_scanpy) == 1
-    assert "begins anew, since ckpt_path is not given" in warnings_of_scanpy[0]
+    assert "starts again, since ckpt_path is not given" in warnings_of_scanpy[0]
     assert (begun.folder / "previous.ckpt").read_bytes() == before
 
 
@@ -260,7 +260,7 @@ def test_checkpoints_of_earlier_versions_are_compared_by_what_they_have(begun, t
     whole, model = masked_genes(begun.cells, begun.vocabulary), masked_genes(begun.cells, begun.vocabulary)
     whole.train(**begun.new | {"checkpoints": None})
     model.train(**again)
-    assert "begun with scgeneformer an earlier version" in warnings_of_scanpy[-1]
+    assert "started with scgeneformer an earlier version" in warnings_of_scanpy[-1]
     assert torch.equal(next(model.module.parameters()), next(whole.module.parameters()))
 
 
@@ -335,7 +335,7 @@ def test_a_full_disk_or_an_interrupt_leaves_the_last_checkpoint(begun, monkeypat
         return fail
 
     for error, words in (
-        (OSError(28, "No space left"), "one before it is whole"),
+        (OSError(28, "No space left"), "previous one is intact"),
         (KeyboardInterrupt(), "interrupted"),
     ):
         monkeypatch.setattr(torch, "save", failing(error))

@@ -96,24 +96,24 @@ def test_what_is_known_against_a_model_is_said(notes, monkeypatch):
     )
     assert notes[1:] == verdict(scores)
     scores.loc["model", ["sd_time", "mae"]] = 0.01
-    assert [note[:36] for note in verdict(scores)] == ["The model tells nearly the same time"]
+    assert [note[:39] for note in verdict(scores)] == ["The model predicts nearly the same time"]
     scores.loc["model", "sd"] = 0.01
-    assert [note[:44] for note in verdict(scores)] == ["The model tells nearly the same elapsed time"]
+    assert [note[:47] for note in verdict(scores)] == ["The model predicts nearly the same elapsed time"]
 
 
 def test_nothing_is_told_before_the_second_stage(cells, first_stage, notes):
     model = new(cells, first_stage)
     before = cells.copy()
     for ask in (model.predict, model.evaluate, lambda: model.next_cell(2.0), lambda: model.evaluate_next_cell(2.0)):
-        with pytest.raises(ValueError, match=r"weights of its first stage only.*`model\.train\(\)`.*would be chance"):
+        with pytest.raises(ValueError, match=r"weights of its first stage only.*`model\.train\(\)`.*would be random"):
             ask()
     with pytest.raises(AttributeError, match="no scores"):
         _ = model.scores
     model.train(max_steps=1, p_time=1.0, test_size=0.0, train_size=0.9, **QUICK)
-    with pytest.raises(ValueError, match="trained for elapsed time only.*next cell would be chance"):
+    with pytest.raises(ValueError, match="trained for elapsed time only.*next cell would be random"):
         model.next_cell(2.0)
     model.predict(indices=[0])
-    assert notes == ["This model was trained without test cells: nothing is known of the error of its times."]
+    assert notes == ["This model was trained without test cells: the error of its times is not known."]
     with pytest.raises(ValueError, match="No cells were held out"):
         model.evaluate()
     assert list(cells.obs) == list(before.obs)
@@ -385,7 +385,7 @@ def test_bad_queries_are_refused(model, make_timed, cells, toy):
     query = make_timed(9, seed=1)
     query.obs["day"] = 30.0
     assert model.predict(query, **EXACT).notna().all(axis=None)
-    with pytest.raises(ValueError, match=r"times from 30 to 30, and this model was set up with 3 to 9"):
+    with pytest.raises(ValueError, match=r"times from 30 to 30, but this model was set up with 3 to 9"):
         model.next_cell(2.0, query)
     other = toy[1](5, toy[0]("other", 30))
     other.obs["type"] = "T"

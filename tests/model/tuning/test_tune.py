@@ -210,7 +210,7 @@ def test_a_classifier_by_macro_f1(cluster, toys, tmp_path):
     ("arguments", "message"),
     [
         ({"space": {"learning_speed": [1, 2]}}, "learning_speed"),
-        ({"space": {"validation_size": [0.1, 0.5]}}, "decides which cells validate"),
+        ({"space": {"validation_size": [0.1, 0.5]}}, "determines the validation cells"),
         ({"space": {"width": [8, 16]}}, "among the fixed arguments"),
         ({"space": {"learning_rate": 1e-3}}, "must be a list"),
         ({"space": {"learning_rate": []}}, "must be a list"),
@@ -339,7 +339,7 @@ def test_trials_without_space_on_the_disk_run_again_and_the_others_do_not(cluste
     # what Ray wrote last did not fit
     state = sorted((folder / "trials").glob("experiment_state-*.json"))[-1]
     state.write_text(state.read_text()[:-100])
-    with pytest.warns(UserWarning, match="not written whole: all trials start again"):
+    with pytest.warns(UserWarning, match="is incomplete: all trials start again"):
         table = tuned().table
     assert table["status"].tolist() == ["finished", "finished"]
     assert log.read_text().count("start") == 5

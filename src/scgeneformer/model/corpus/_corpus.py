@@ -128,7 +128,7 @@ class Corpus(LightningDataModule):
         self.n_train = self._batches(self._train_blocks).n_cells
         self.n_val = self._batches(self._validation_blocks).n_cells
         if self.n_train == 0:
-            msg = "No cell of the corpus that is not held out has any gene detected: there is nothing to train on."
+            msg = "No training cell of the corpus has a detected gene: there is nothing to train on."
             raise ValueError(msg)
 
     def __repr__(self) -> str:

@@ -139,8 +139,8 @@ class CorpusFile:
                 kind, f"as {kind or 'something unknown'}"
             )
             msg = (
-                f"{label} is stored {form}; a corpus is read by cells. Store it as CSR: "
-                "`adata.X = scipy.sparse.csr_matrix(adata.X)`, and write the file again."
+                f"{label} is stored {form}; a corpus is read cell by cell. Store it as CSR: `adata.X = "
+                "scipy.sparse.csr_matrix(adata.X)`, and write the file again."
             )
             raise ValueError(msg)
         log_base = read_elem(file["uns/log1p"]).get("base") if counts == "log1p" and "uns/log1p" in file else None

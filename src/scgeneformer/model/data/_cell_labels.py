@@ -85,13 +85,13 @@ class CellTask:
         except TypeError as error:
             name = column.name
             msg = (
-                f"{slot} has labels that have no order, such as lists, or text beside numbers. "
-                f"Make text of them: `adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)`."
+                f"{slot} has labels that cannot be sorted, such as lists, or text beside numbers. Convert them to "
+                f"text: `adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)`."
             )
             raise TypeError(msg) from error
         classes = tuple(str(c) for c in order if c in set(present))
         if len(classes) < 2:
-            msg = f"{slot} has one class only ({classes[0]!r}): there is nothing to tell apart. {HINT}"
+            msg = f"{slot} has one class only ({classes[0]!r}): there is nothing to distinguish. {HINT}"
             raise ValueError(msg)
         return cls(str(column.name), kind, classes)
 

@@ -63,7 +63,7 @@ class GeneClasses:
             If there are fewer than two classes, one has no gene in the vocabulary or a name that tables need, or a gene is in two.
         """
         if len(classes) < 2:
-            msg = f"There are {len(classes)} classes of genes ({list(classes)}), and it takes two or more, such as classes={_EXAMPLE}."
+            msg = f"There are {len(classes)} classes of genes ({list(classes)}), but two or more are needed, such as classes={_EXAMPLE}."
             raise ValueError(msg)
         reserved = sorted(set(RESERVED) & {str(name) for name in classes})
         if reserved:
@@ -84,7 +84,7 @@ class GeneClasses:
             twice = [token for token in tokens.tolist() if code_of.setdefault(token, code) != code]
             if twice:
                 other = list(classes)[code_of[twice[0]]]
-                msg = f"Genes of class {str(name)!r} are in another class, such as {other!r}, too: {few(vocabulary.ids[twice])}. Leave them out of one."
+                msg = f"Genes of class {str(name)!r} are also in another class, such as {other!r}: {few(vocabulary.ids[twice])}. Leave them out of one."
                 raise ValueError(msg)
         tokens = np.array(sorted(code_of), dtype=np.int64)
         return cls(tuple(map(str, classes)), tokens, np.array([code_of[t] for t in tokens.tolist()], dtype=np.int64))

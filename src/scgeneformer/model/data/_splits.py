@@ -187,12 +187,15 @@ def choose_genes(
 def _check_range(split: Any, n: int, what: str) -> None:
     """Raise if `split` is no split, or one of more than `n` items."""
     if not isinstance(split, evaluation.Split):
-        msg = f"split={split!r} is a {type(split).__name__}. Give a `sg.evaluation.Split`, or what else `train` takes."
+        msg = (
+            f"split={split!r} is a {type(split).__name__}. Give a `sg.evaluation.Split`, or another form that `train` "
+            "accepts."
+        )
         raise TypeError(msg)
     for name in SETS:
         numbers = getattr(split, name)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < n:
-            msg = f"split.{name} has numbers that are none of 0 to {n - 1}, the {what}."
+            msg = f"split.{name} has numbers outside 0 to {n - 1}, the {what}."
             raise ValueError(msg)
 
 

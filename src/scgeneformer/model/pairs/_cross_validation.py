@@ -197,8 +197,8 @@ def with_negatives(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.nda
     """
     if len(negatives) == 0:
         msg = (
-            f"No negatives can be drawn for {len(positives)} pairs: among their genes no pair is free that keeps the numbers of partners. "
-            "Give more pairs in pairs=, or take fewer folds (n_folds=) or negatives='uniform'."
+            f"No negatives can be drawn for {len(positives)} pairs: among their genes, no free pair keeps the numbers "
+            "of partners. Give more pairs in pairs=, or use fewer folds (n_folds=) or negatives='uniform'."
         )
         raise ValueError(msg)
     codes = np.repeat([1, 0], [len(positives), len(negatives)])

@@ -100,7 +100,7 @@ def check_options(kind: str, start: Pretrained | None, train_kwargs: Mapping[str
     """
     if train_kwargs and kind != TUNED:
         msg = (
-            f'{", ".join(train_kwargs)} are options of classifier="{TUNED}", and this one is {kind!r}. Leave them out.'
+            f'{", ".join(train_kwargs)} are options of classifier="{TUNED}", but this one is {kind!r}. Leave them out.'
         )
         raise TypeError(msg)
     if kind == TUNED and start is None:

@@ -142,7 +142,7 @@ class PairEncoder:
         few = [name for code, name in enumerate(self.classes) if np.sum(codes == code) < 2]
         if few:
             msg = (
-                f"Fewer than two pairs of the classes {few} have both genes in one cell, so that no encoder can learn them. Give more "
+                f"Fewer than two pairs of the classes {few} have both genes in one cell, so no encoder can learn them. Give more "
                 'cells, cells with more tokens (max_length= of `sg.pp.tokenize`), more pairs, or classifier="logistic".'
             )
             raise ValueError(msg)

@@ -149,13 +149,13 @@ def _check_together(pairs: Pairs, tokens: np.ndarray, vocabulary: Vocabulary) ->
     apart = engine.count_pairs(tokens, pairs.tokens, len(vocabulary))[1] == 0
     if apart.all():
         msg = (
-            "No pair of pairs= has both genes in one cell, and so no encoder can be fine-tuned. Give other cells, or cells with more "
+            "No pair of pairs= has both genes in one cell, so no encoder can be fine-tuned. Give other cells, or cells with more "
             'tokens (max_length= of `sg.pp.tokenize`), or classifier="logistic".'
         )
         raise ValueError(msg)
     if apart.any():
         logg.warning(
-            f"The genes of {apart.sum()} of {len(pairs)} pairs share no cell, and the encoder cannot learn them."
+            f"The genes of {apart.sum()} of {len(pairs)} pairs share no cell, so the encoder cannot learn them."
         )
 
 
@@ -200,11 +200,11 @@ def _read_labels(table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ValueError(msg)
     codes, names = pd.factorize(labels.astype(str), sort=True)
     if len(names) < 2:
-        msg = f"pairs[{LABEL!r}] has one class only, {names[0]!r}. Leave the column out, and negatives are drawn."
+        msg = f"pairs[{LABEL!r}] has one class only, {names[0]!r}. Leave the column out to have negatives drawn."
         raise ValueError(msg)
     taken = sorted(set(RESERVED) & set(names))
     if taken or tuple(names) == DRAWN:
-        msg = f"Classes of pairs[{LABEL!r}] cannot be called {taken or list(DRAWN)}, which results call other things. Rename them."
+        msg = f"Classes of pairs[{LABEL!r}] cannot be called {taken or list(DRAWN)}, names that results use otherwise. Rename them."
         raise ValueError(msg)
     return codes.astype(np.int64), tuple(names)
 

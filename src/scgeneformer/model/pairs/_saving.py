@@ -42,7 +42,7 @@ def write_folder(
         msg = f"{folder} exists. Give another folder, or overwrite=True."
         raise ValueError(msg)
     if folder.exists() and not (folder / STATE).is_file():
-        msg = f"{folder} is no saved PairClassifier and is not replaced. Give another folder."
+        msg = f"{folder} is not a saved PairClassifier and is not replaced. Give another folder."
         raise ValueError(msg)
 
     def write(new: Path) -> None:
@@ -77,7 +77,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vo
         msg = f"{folder / STATE} was not written by `model.save`, or is damaged. Save the model again."
         raise ValueError(msg) from None
     if version != _FORMAT:
-        msg = f"{folder / STATE} is in the format {version!r}, and this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
+        msg = f"{folder / STATE} is in the format {version!r}, but this version of scgeneformer reads {_FORMAT!r}. Install a newer one."
         raise ValueError(msg)
     arrays, vocabulary, encoder = load_file(folder / ARRAYS), Vocabulary.load(folder / VOCABULARY), None
     if (folder / ENCODER).is_dir():

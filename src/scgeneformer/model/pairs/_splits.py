@@ -131,7 +131,7 @@ def _check_sizes(codes: np.ndarray, n_folds: int, names: Sequence[str]) -> None:
     n_pairs = np.bincount(codes, minlength=len(names))
     small = [f"{names[code]!r} ({n})" for code, n in enumerate(n_pairs) if 0 < n < n_folds]
     if small:
-        msg = f"Classes of pairs= with fewer pairs than the {n_folds} folds: {', '.join(small)}. Take fewer folds (n_folds=), or leave them out."
+        msg = f"Classes of pairs= with fewer pairs than the {n_folds} folds: {', '.join(small)}. Use fewer folds (n_folds=), or leave them out."
         raise ValueError(msg)
 
 
@@ -142,7 +142,8 @@ def _check_fold(
         n_train, n_test = (int((codes[rows] == code).sum()) for rows in (fold.train, fold.test))
         if n_train < 2 or n_test == 0:
             msg = (
-                f"Fold {number} of split {split!r} has {n_train} pairs of class {names[code]!r} to learn from and {n_test} to test, of "
-                f"{len(codes)} pairs and {n_folds} folds. Give more pairs, take another n_folds=, or leave the split out of splits=."
+                f"Fold {number} of split {split!r} has {n_train} pairs of class {names[code]!r} to learn from and "
+                f"{n_test} to test, of {len(codes)} pairs and {n_folds} folds. Give more pairs, use another n_folds=, "
+                "or leave the split out of splits=."
             )
             raise ValueError(msg)

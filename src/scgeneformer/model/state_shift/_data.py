@@ -26,7 +26,7 @@ def read_labels(adata: AnnData, key: str, argument: str) -> pd.Series:
         If values are missing.
     """
     if key not in adata.obs:
-        msg = f"No column {key!r} in .obs, which has {list(adata.obs)}. Name one by {argument}=."
+        msg = f"No column {key!r} in .obs, which has {list(adata.obs)}. Set {argument}= to one of them."
         raise KeyError(msg)
     labels = adata.obs[key]
     if labels.isna().any():
@@ -47,13 +47,13 @@ def check_labels(labels: pd.Series, key: str) -> None:
     empty, single = n_cells.index[n_cells == 0], n_cells.index[n_cells == 1]
     if (n_cells > 0).sum() < 2:
         names = ", ".join(map(repr, n_cells.index[n_cells > 0])) or "none"
-        msg = f".obs[{key!r}] has {names}. Offsets need two labels or more: concatenate several data sets, and name the column that tells them by labels_key=."
+        msg = f".obs[{key!r}] has {names}. Offsets need two labels or more: concatenate several data sets, and set labels_key= to the column that distinguishes them."
         raise ValueError(msg)
     if len(empty):
         msg = f".obs[{key!r}] has categories without cells: {few(empty)}. Run `adata.obs[{key!r}] = adata.obs[{key!r}].cat.remove_unused_categories()`."
         raise ValueError(msg)
     if len(single):
-        msg = f"Labels of .obs[{key!r}] with one cell: {few(single)}. An offset needs two cells or more: remove or join these labels."
+        msg = f"Labels of .obs[{key!r}] with one cell: {few(single)}. An offset needs two cells or more: remove or merge these labels."
         raise ValueError(msg)
 
 
@@ -69,15 +69,15 @@ def read_counts(adata: AnnData, layer: str | None) -> Any:
     """
     slot = ".X" if layer is None else f".layers[{layer!r}]"
     if layer is not None and layer not in adata.layers:
-        msg = f"No {slot}; there are {list(adata.layers)}. Name the layer with counts by layer=."
+        msg = f"No {slot}; there are {list(adata.layers)}. Set layer= to the layer with counts."
         raise KeyError(msg)
     values = adata.X if layer is None else adata.layers[layer]
     if not (isinstance(values, np.ndarray) or sparse.issparse(values)):
-        msg = f"{slot} is not in memory, or empty. Read the data with `adata.to_memory()`, or name a layer with counts by layer=."
+        msg = f"{slot} is not in memory, or empty. Read the data with `adata.to_memory()`, or set layer= to a layer with counts."
         raise ValueError(msg)
     numbers = values.data if sparse.issparse(values) else values
     if not np.isfinite(numbers).all() or (numbers < 0).any() or (numbers != np.floor(numbers)).any():
-        msg = f"{slot} has values that are no counts (negative, NaN or fractions). Name the layer with raw counts by layer=."
+        msg = f"{slot} has values that are not counts (negative, NaN or fractions). Set layer= to the layer with raw counts."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
         msg = "Genes in .var_names have the same name. Run `adata.var_names_make_unique()`."

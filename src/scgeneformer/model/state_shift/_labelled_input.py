@@ -133,8 +133,9 @@ class LabelledInput(SavableModel):
         if not data.obs_names.equals(places.cells.obs_names):
             mod = (given["modalities"] or {}).get(key, "rna")
             msg = (
-                f"The modality {mod!r} has {places.cells.n_obs} of the {data.n_obs} cells of the MuData, or another order. Keep those that it has: "
-                f"`mdata = mdata[mdata[{mod!r}].obs_names].copy()`, or set up the modality: `setup_anndata(mdata[{mod!r}], ...)`."
+                f"The modality {mod!r} has {places.cells.n_obs} of the {data.n_obs} cells of the MuData, or has them "
+                f"in another order. Keep the cells that it has: `mdata = mdata[mdata[{mod!r}].obs_names].copy()`, or "
+                f"set up the modality: `setup_anndata(mdata[{mod!r}], ...)`."
             )
             raise ValueError(msg)
         check_labels(read_labels(places.cells, labels_key, key), labels_key)

@@ -114,7 +114,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         super().__init__(adata, registry)
         labels, batches = list(self._labels), self._state(REGISTRY_KEYS.BATCH_KEY).get("categorical_mapping", ())
         if control is not None and control not in labels:
-            msg = f"control={control!r} is no label of .obs[{self._labels_key!r}], which has {few(labels)}. Name one of them."
+            msg = f"control={control!r} is not a label of .obs[{self._labels_key!r}], which has {few(labels)}. Name one of them."
             raise ValueError(msg)
         with generators_restored(torch.device("cpu")):
             seed_generators(torch.device("cpu"), rng)
@@ -197,7 +197,7 @@ class StateShift(UnsupervisedTrainingMixin, LabelledInput):
         [0, 1]
         """
         if self.adata is None:
-            msg = "This model has no data. Give `adata` to `StateShift.load`, or make a new model of registered data."
+            msg = "This model has no data. Pass `adata` to `StateShift.load`, or make a new model of registered data."
             raise ValueError(msg)
         n_epochs = get_max_epochs_heuristic(self.adata.n_obs) if max_epochs is None else max_epochs
         sets = draw_cells(

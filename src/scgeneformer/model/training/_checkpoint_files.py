@@ -60,7 +60,7 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             write_whole(path, write)
         except OSError as error:
-            msg = f"A checkpoint could not be written to {str(path.parent)!r} ({error.strerror}). The one before it is whole."
+            msg = f"A checkpoint could not be written to {str(path.parent)!r} ({error.strerror}). The previous one is intact."
             raise type(error)(error.errno, msg) from error
 
 
@@ -96,14 +96,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     before = path.with_name(PREVIOUS)
-    cure = f" Resume from the one before it: rename {PREVIOUS!r} to {path.name!r}." if before.is_file() else ""
+    cure = f" Resume from the previous one: rename {PREVIOUS!r} to {path.name!r}." if before.is_file() else ""
     cure = "" if path == before else cure
     if not path.is_file():
         msg = f"ckpt_path={str(path)!r} is not a file. Name the `last.ckpt` that `train(checkpoints=...)` wrote.{cure}"
         raise FileNotFoundError(msg)
     if not _is_whole(path):
         msg = (
-            f"The checkpoint {str(path)!r} is damaged: its checksum is that of another content.{cure or ' Start anew.'}"
+            f"The checkpoint {str(path)!r} is damaged: its checksum does not match its "
+            f"content.{cure or ' Start again.'}"
         )
         raise ValueError(msg)
     try:
@@ -112,7 +113,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         msg = f"{error}{cure}"
         raise ValueError(msg) from None
     if not isinstance(content, dict) or "fingerprint" not in content:
-        msg = f"{str(path)!r} is no checkpoint that `train(checkpoints=...)` wrote.{cure}"
+        msg = f"{str(path)!r} is not a checkpoint that `train(checkpoints=...)` wrote.{cure}"
         raise ValueError(msg)
     return content
 
@@ -173,7 +174,7 @@ def _check_resumed(ckpt_path: str | Path | None, identity: Identity) -> None:
     check_same_run(saved, identity.entries, ckpt_path)
     before, now = saved.get(VERSION, "an earlier version"), identity.entries[VERSION]
     if before != now:
-        logg.warning(f"This run was begun with scgeneformer {before}, and goes on with {now}.")
+        logg.warning(f"This run was started with scgeneformer {before} and continues with {now}.")
 
 
 def _check_replaced(folder: Path, identity: Identity) -> None:
@@ -188,8 +189,8 @@ def _check_replaced(folder: Path, identity: Identity) -> None:
         )
         raise ValueError(msg)
     logg.warning(
-        f"{str(last)!r} is of this very run, which begins anew, since ckpt_path is not given: the first checkpoint makes it {PREVIOUS!r}, "
-        "the second replaces it."
+        f"{str(last)!r} belongs to this run, which starts again, since ckpt_path is not given: the first new "
+        f"checkpoint renames it to {PREVIOUS!r}, the second replaces it."
     )
 
 

@@ -126,7 +126,7 @@ def score_elapsed(
 def report(scores: pd.DataFrame | None) -> None:
     """Log how well a model and its baselines told elapsed times of held-out cells, and warn of what speaks against the model."""
     if scores is None:
-        logg.warning("This model was trained without test cells: nothing is known of the error of its times.")
+        logg.warning("This model was trained without test cells: the error of its times is not known.")
         return
     errors = [f"{name} {row['mae']:.3g} ({row['low']:.3g} to {row['high']:.3g})" for name, row in scores.iterrows()]
     logg.info(f"mean absolute error of elapsed time on held-out cells, with 95 % interval: {', '.join(errors)}")
@@ -142,8 +142,8 @@ def verdict(scores: pd.DataFrame) -> list[str]:
     for what, told, true in (("elapsed time", "sd", "sd_true"), ("time", "sd_time", "sd_true_time")):
         if model[told] < CONSTANT * model[true] and not notes:
             notes.append(
-                f"The model tells nearly the same {what} whatever the cell is: on held-out cells it varies by {model[told]:.3g} (standard "
-                f"deviation), the true one by {model[true]:.3g}."
+                f"The model predicts nearly the same {what} for every cell: on held-out cells it varies by "
+                f"{model[told]:.3g} (standard deviation), the true one by {model[true]:.3g}."
             )
     if model["mae"] >= others.loc[best, "mae"]:
         notes.append(

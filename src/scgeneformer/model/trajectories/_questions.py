@@ -80,7 +80,7 @@ class TrajectoryQuestions(TimedCellsModel):
                 if self.is_trained_ and self.tasks_
                 else "has the weights of its first stage only, the next gene within one cell. Run `model.train()` on cells of several times"
             )
-            msg = f"This decoder {reason}: what it said of {task} would be chance."
+            msg = f"This decoder {reason}: its predictions of {task} would be random."
             raise ValueError(msg)
         tokens, lengths = self._training_tokens()
         if self._names_hash() != self.cells_:

@@ -165,8 +165,8 @@ class TimedCellsModel(TransformerModel):
         if (steps < 0).any() or (steps > n_steps).any():
             first, last = self._time(np.array([0, n_steps]))
             msg = (
-                f".obs[{self._time_key!r}] has times from {times.min():g} to {times.max():g}, and this model was set up with {first:g} to {last:g}. "
-                "Make a new model of all cells."
+                f".obs[{self._time_key!r}] has times from {times.min():g} to {times.max():g}, but this model was set "
+                f"up with {first:g} to {last:g}. Make a new model of all cells."
             )
             raise ValueError(msg)
         return steps

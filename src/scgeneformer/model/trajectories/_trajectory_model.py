@@ -104,7 +104,7 @@ class TrajectoryModel(TrajectoryQuestions):
         registry: dict[str, Any] | None = None,
     ) -> None:
         if not 2 <= n_cells[0] <= n_cells[1]:
-            msg = f"n_cells={n_cells} must be two numbers from 2 on, the second not below the first."
+            msg = f"n_cells={n_cells} must be two numbers of at least 2, the second not below the first."
             raise ValueError(msg)
         start = None
         if config is None:
@@ -115,7 +115,7 @@ class TrajectoryModel(TrajectoryQuestions):
             raise ValueError(msg)
         vocabulary = self._init_data(adata, registry, vocabulary)
         if not self.vocabulary.has_cls:
-            msg = f"Vocabulary {self.vocabulary.name!r} has no <cls> and <eos>, by which the cells of a trajectory begin and end. Use a model of V2 tokens, such as 'MaxToki-217M'."
+            msg = f"Vocabulary {self.vocabulary.name!r} has no <cls> and <eos>, which begin and end the cells of a trajectory. Use a model of V2 tokens, such as 'MaxToki-217M'."
             raise ValueError(msg)
         n_steps = self._times["n_steps"]
         self._tokens = TimeTokens(len(self.vocabulary), -n_steps, n_steps)

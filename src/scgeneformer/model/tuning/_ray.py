@@ -178,7 +178,7 @@ def run(
 
 
 def _listed(tuner: Tuner, folder: Path) -> list[Result]:
-    advice = "Make room, and call tune again with the same arguments: trials that ended are kept."
+    advice = "Make room, and call tune again with the same arguments: finished trials are kept."
     try:
         grid = tuner.fit()
         results = [grid[i] for i in range(len(grid))]
@@ -205,7 +205,7 @@ def _can_resume(trials: Path) -> bool:
         json.loads(states[-1].read_text())
     except (IndexError, ValueError):
         warnings.warn(
-            f"The state of the search in {str(trials)!r} was not written whole: all trials start again.", stacklevel=2
+            f"The state of the search in {str(trials)!r} is incomplete: all trials start again.", stacklevel=2
         )
         shutil.rmtree(trials)
         return False

@@ -105,10 +105,10 @@ def resolve_space(
     resolved = {}
     for name, values in space.items():
         if name in _SPLIT:
-            msg = f"{name!r} decides which cells validate, so trials could not be compared. Give it in train_params instead."
+            msg = f"{name!r} determines the validation cells, so trials could not be compared. Give it in train_params instead."
             raise ValueError(msg)
         if name not in arguments:
-            msg = f"{name!r} in the space is no argument of {model_cls.__name__} or its train: {sorted(arguments - _SPLIT)}."
+            msg = f"{name!r} in the space is not an argument of {model_cls.__name__} or its train: {sorted(arguments - _SPLIT)}."
             raise ValueError(msg)
         if name in fixed:
             msg = f"{name!r} is in the space and among the fixed arguments. Keep one of them."
