@@ -24,7 +24,7 @@ class Balance:
     covariates
         One row per item.
     units
-        Group of each item; the groups are then compared instead of the items, since items of one group are no
+        Group of each item; the groups are then compared instead of the items, since items of one group are not
         replicates: by the mean of a numeric covariate, and by the most frequent value of another.
     """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 
-MIN_GROUPS = 3  # whose resampling tells anything
+MIN_GROUPS = 3  # minimum number of groups worth resampling
 
 
 def groups_to_resample(groups: np.ndarray | None) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""How well numbers given to items foretell which of them are hits, or how large their effects are, and what one number adds to others."""
+"""How well scores of items predict which of them are hits, or how large their effects are, and what one score adds to others."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def _with_intervals(
 
 
 def _fraction_of_top(truth: np.ndarray, values: np.ndarray, k: int) -> float:
-    """Fraction of hits among the `k` largest values; of items that are tied at the end as many as fit, in proportion."""
+    """Fraction of hits among the `k` largest values; items tied at the end count in proportion."""
     last = np.sort(values)[-k]
     above, tied = values > last, values == last
     return float((truth[above].sum() + (k - above.sum()) * truth[tied].mean()) / k)

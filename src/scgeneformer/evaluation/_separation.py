@@ -1,4 +1,4 @@
-"""Whether two states of cells can be told apart at all, by what shifts are measured with: their centroids."""
+"""Whether two states of cells are separated at all by their centroids, with which shifts are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of cells of several batches, brought together; and how differently batches are composed."""
+"""Integration of the positions of cells of several batches, and differences in the composition of batches."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _prior(variance: np.ndarray, df: np.ndarray) -> tuple[float, float]:
     half = df / 2
     excess = np.log(variance) - psi(half) + np.log(half)
     spread = excess.var(ddof=1) - polygamma(1, half).mean()
-    if spread <= 0:  # no more than chance alone makes of one variance
+    if spread <= 0:  # no more spread than chance gives around one common variance
         return np.inf, float(np.exp(excess.mean()))
     d0 = 2 * _inverse_trigamma(spread)
     return d0, float(np.exp(excess.mean() + psi(d0 / 2) - np.log(d0 / 2)))

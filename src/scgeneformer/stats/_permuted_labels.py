@@ -1,4 +1,4 @@
-"""Shifts towards states whose labels are dealt out anew: what any two groups of these cells would give."""
+"""Shifts towards states with permuted labels: what any two groups of these cells would give."""
 
 from __future__ import annotations
 

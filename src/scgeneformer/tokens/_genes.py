@@ -1,4 +1,4 @@
-"""From whatever genes are called in an AnnData to the tokens of a vocabulary."""
+"""Map the names of genes in an AnnData to the tokens of a vocabulary."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class _Names:
 
 
 def _disagreement(chosen: _Names, other: _Names, vocabulary: Vocabulary) -> str | None:
-    """That two columns of ids mean different genes; None if not, or one is not of ids."""
+    """Message that two columns of ids mean different genes; None if they agree, or one does not hold ids."""
     both = (chosen.token_id >= 0) & (other.token_id >= 0)
     differ = both & (chosen.token_id != other.token_id)
     if differ.sum() <= _FEW * both.sum():
@@ -153,7 +153,7 @@ def _disagreement(chosen: _Names, other: _Names, vocabulary: Vocabulary) -> str 
 
 
 def _species(column: _Names, vocabulary: Vocabulary) -> str | None:
-    """That symbols are those of mouse genes, which are read as those of the human genes of the same name; None if not."""
+    """Message that symbols are those of mouse genes, which are read as the human genes of the same name; None if they are not."""
     symbols = [name for name in column.names[:_LOOKED_AT].tolist() if not name.upper().startswith("ENS")]
     if len(symbols) < _ENOUGH:
         return None

@@ -161,7 +161,7 @@ def _rank_slowly(rows: Rows, row: int, token_id: np.ndarray, weight: np.ndarray)
 def _draw(
     rows: Rows, tokens: np.ndarray, ranker: Ranker, token_id: np.ndarray, scale: np.ndarray, numbers: np.ndarray
 ) -> None:
-    """Of rows with more genes than there is room for, put a sample of them into `tokens`, in the order of their ranks.
+    """For rows with more genes than there is room for, put a sample of the genes into `tokens`, in the order of their ranks.
 
     Genes are drawn without replacement in proportion to their values, as those with the highest value over an exponential variate
     (Efraimidis & Spirakis 2006). Variates depend on the seed, the number of the row and the token alone.

@@ -281,7 +281,7 @@ def _check_block(
 
 
 def find_problem(tokens: np.ndarray, n_tokens: np.ndarray | None, vocabulary: Vocabulary) -> tuple[int, str] | None:
-    """Row of the first cell whose tokens are none of `vocabulary`, and what is wrong with it; None if all are sound.
+    """Row of the first cell whose tokens do not fit `vocabulary`, and what is wrong with it; None if all are sound.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Genes with values: the cells of a model that reads how much of a gene there is.
 
 Tokens and values of a cell belong together through all that is done to rows: selection, sorting, cutting, perturbation. They are one array of
-pairs, so that no step can move the ones without the others, and a comparison of pairs with a token is an error rather than a wrong answer.
+pairs, so that no step can move one without the other, and a comparison of pairs with a token is an error rather than a
+wrong answer.
 """
 
 from __future__ import annotations
