@@ -106,7 +106,7 @@ def for_each_batch(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is a device's or the host's lack of memory: CUDA has a class for it, MPS and the CPU only words."""
+    """Whether `error` is a device's or the host's lack of memory: CUDA has a class for it, MPS and the CPU only messages."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

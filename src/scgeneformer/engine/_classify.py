@@ -1,4 +1,4 @@
-"""What a classifier says of cells."""
+"""What a classifier predicts for cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a classifier says of genes, in the context of cells."""
+"""What a classifier predicts for genes, in the context of cells."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def classify_genes_together(
                 of_network.read(network, batch.tokens, hidden)
                 for network, of_network in zip(working, sums, strict=True)
             ]
-            # nothing is written before all is computed, for which memory may not suffice
+            # nothing is written before all is computed, since memory may not suffice
             for of_network, temperature, (where, there, scores, averaged, of_states) in zip(
                 sums, temperatures, read, strict=True
             ):
@@ -170,7 +170,7 @@ def classify_genes_together(
 
 
 class _Sums:
-    """Running sums of what a network says of the tokens that are `wanted`."""
+    """Running sums of what a network predicts for the tokens that are `wanted`."""
 
     def __init__(self, place: torch.device, wanted: np.ndarray, network: GeneClassifier, *, states: bool) -> None:
         self.exact = torch.float32 if place.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""Results that are no numbers are the model's fault, unless there was nothing to compute them from."""
+"""Results that are NaN or infinite are the model's fault, unless there was nothing to compute them from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scgeneformer.tokens import token_of
 
 
 def check_finite(values: np.ndarray, computed: np.ndarray | None = None) -> None:
-    """Raise if the model gives no number where it had something to read.
+    """Raise if the model gives NaN or infinite numbers where it had something to read.
 
     Parameters
     ----------

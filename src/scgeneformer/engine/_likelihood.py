@@ -1,4 +1,4 @@
-"""How well a model guesses the genes of cells."""
+"""How well a model predicts the genes of cells."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Likelihoods:
 
 
 class _Sums:
-    """Running sums over what was guessed, by cell and by token."""
+    """Running sums over what was predicted, by cell and by token."""
 
     def __init__(self, n_cells: int, n_tokens: int) -> None:
         self.of_cells, self.n_of_cell = np.zeros(n_cells), np.zeros(n_cells, np.int64)

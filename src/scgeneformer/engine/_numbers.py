@@ -1,4 +1,4 @@
-"""Numbers that a decoder tells by tokens of numbers."""
+"""Numbers that a decoder predicts by tokens of numbers."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _bring(_url: str, output: str, _pooch: pooch.Pooch, *, source: str, path: Pa
     url, part = f"{source}{file.path}", path.with_name(path.name + ".part")
     if part.is_symlink() or (part.exists() and not part.is_file()):  # writing there would change another file, or hang
         part.unlink()
-    if file.sha256 is None:  # nothing would tell that it was begun with another file
+    if file.sha256 is None:  # nothing would show that it was started with another file
         part.unlink(missing_ok=True)
     if _is_url(url):
         is_resumed = part.exists()

@@ -102,7 +102,7 @@ def read_gene_list(path: Path, reference: Vocabulary) -> Vocabulary:
     Raises
     ------
     ValueError
-        If the file is no such list.
+        If the file is not such a list.
     """
     symbols = _symbols(path)
     return Vocabulary(
@@ -117,7 +117,7 @@ def read_gene_list(path: Path, reference: Vocabulary) -> Vocabulary:
 
 
 def name_of_vocabulary(n_genes: int) -> str:
-    """Name of a list of so many genes."""
+    """Name of a list with this number of genes."""
     return f"CellFM-{n_genes}"
 
 

@@ -48,8 +48,8 @@ def without_password(address: str) -> str:
 def download(url: str, part: Path, size: int | None, *, progress: bool = False) -> bool:
     """Download the `size` bytes at `url` to `part`.
 
-    Bytes already in `part` are kept and the rest is requested by HTTP Range; the download starts anew if the server does not support that
-    range. Interrupted connections and busy servers are retried after growing pauses.
+    Bytes already in `part` are kept and the rest is requested by HTTP Range; the download starts over if the server
+    does not support that range. Interrupted connections and busy servers are retried after growing pauses.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def _transfer(url: str, part: Path, have: int, size: int, bar: tqdm) -> bool:
 def _answer(url: str, headers: dict[str, str]) -> requests.Response:
     """The answer of the server up to its body, which has `_WINDOW` seconds, however many redirections and bytes it consists of.
 
-    A timeout of a socket begins anew with every byte. The thread of a request that is given up ends with the connection.
+    A timeout of a socket restarts with every byte. The thread of a request that is given up ends with the connection.
     """
     answer: Future[requests.Response] = Future()
 

@@ -1,4 +1,4 @@
-"""The dictionary beside a decoder's checkpoint: which tokens are genes, and which tell of time."""
+"""The dictionary beside a decoder's checkpoint: which tokens are genes, and which are times."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def read_token_dictionary(path: Path) -> tuple[list[str], int]:
     Raises
     ------
     ValueError
-        If the file is no dictionary of tokens, or one in which special tokens, genes and times do not stand where MaxToki has them.
+        If the file is not a dictionary of tokens, or one in which special tokens, genes and times do not stand where
+        MaxToki has them.
     """
     try:
         tokens = json.loads(path.read_bytes())

@@ -29,7 +29,7 @@ _HF_NAMES = {
 }
 _AS_IN_BERT = {"positions": "learned", "n_decoder_layers": 0}  # not written, like anything that is None
 _ACTIVATIONS = ("relu", "gelu")
-# Far above any model of cells: a damaged or hostile config is refused before memory is claimed for it.
+# Far above any model of cells: a damaged or hostile config is refused before memory is allocated for it.
 _MOST = {
     "vocab_size": 2**16,
     "n_layers": 1000,
@@ -44,7 +44,7 @@ _MOST_WEIGHTS = 2 * 10**10
 
 
 def check_config(config: Any) -> None:
-    """Refuse a config, which has a method `_n_weights`, with a field of another type, or with a size that no model has, before memory is claimed for it.
+    """Refuse a config, which has a method `_n_weights`, with a field of another type, or with a size that no model has, before memory is allocated for it.
 
     Raises
     ------

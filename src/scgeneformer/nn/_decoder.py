@@ -31,7 +31,7 @@ class DecoderBlock(Layers):
         return self.finish(x, self.cross_attention(x, states, mask))
 
     def finish(self, read: Tensor, attended: Tensor) -> Tensor:
-        """All that comes behind the attention to the encoder, position by position: (B, L, H) -> (B, L, H)."""
+        """All that comes after the attention to the encoder, position by position: (B, L, H) -> (B, L, H)."""
         read = self.cross_attention_norm(read + self.dropout(attended))
         return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
 

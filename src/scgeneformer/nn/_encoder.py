@@ -109,7 +109,7 @@ class Block(Layers):
         return self.finish(read, self.attention(read, x, mask))
 
     def finish(self, read: Tensor, attended: Tensor) -> Tensor:
-        """All that comes behind the attention, position by position: (B, Q, H) -> (B, Q, H)."""
+        """All that comes after the attention, position by position: (B, Q, H) -> (B, Q, H)."""
         read = self.attention_norm(read + self.dropout(attended))
         return self.feed_forward_norm(read + self.dropout(self.feed_forward(read)))
 
@@ -166,7 +166,7 @@ class Encoder(Backbone):
         self.checkpoint_activations = False
         self.embedding = Embedding(config)
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
+        self.blocks = cast("Sequence[Block]", blocks)  # torch's list has no type of its elements
         self.apply(lambda module: init_weights(module, config.initializer_range))
         if config.positions == "sinusoidal":
             fix_positions(self.embedding.position)

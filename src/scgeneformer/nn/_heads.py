@@ -99,7 +99,8 @@ class MaskedGeneModel(nn.Module):
 class Standardise(nn.Module):
     """States in units of their standard deviation over some cells, from their mean there; the identity until both are set.
 
-    Both stay in float32 where the rest is cast to a lower precision: states of cells differ by little beside what they share.
+    Both stay in float32 where the rest is cast to a lower precision: states of cells differ by little compared with
+    what they share.
     """
 
     mean: Tensor

@@ -180,7 +180,7 @@ class Llama(Backbone):
         self.checkpoint_activations = False
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
+        self.blocks = cast("Sequence[Block]", blocks)  # torch's list has no type of its elements
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.apply(lambda module: init_weights(module, config.initializer_range))
 

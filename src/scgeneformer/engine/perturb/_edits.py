@@ -77,7 +77,7 @@ def edit(
         n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays behind all genes
         goal = new_rank(rank, n_genes, kind, quartiles, ranks).minimum(n_others)
         places = torch.where(same.any(1), first + goal, _NOWHERE)
-    # What is kept has odd keys 1, 3, 5, ...; a gene that shall have p kept tokens before it has the key 2 p.
+    # What is kept has odd keys 1, 3, 5, ...; a gene to be placed after p kept tokens has the key 2 p.
     keys = torch.cat([torch.where(kept, 2 * kept.cumsum(1) - 1, _NOWHERE), places.clamp(max=_NOWHERE // 2) * 2], 1)
     there = keys < _NOWHERE - 1
     lengths = there.sum(1)
@@ -92,7 +92,7 @@ def new_rank(rank: Tensor, n_genes: Tensor, kind: Kind, quartiles: int, ranks: i
 
     ``"overexpress"`` is the top. ``"activate"`` goes to the middle of the quartile `quartiles` higher, or to the top where there is none;
     ``"inhibit"`` to the middle of the quartile `quartiles` lower, or to the bottom. (Described, but refused, by the official tool.) If
-    `ranks` are given, they go up or down by so many, or to the top or bottom.
+    `ranks` are given, they go up or down by that number, or to the top or bottom.
     """
     if kind == "overexpress":
         return torch.zeros_like(rank)

@@ -265,6 +265,6 @@ def _look_at_base(layer: _Layer, q: Tensor, k: Tensor, v: Tensor, replaces: Tens
 
 
 def _tiles(n: int, per_row: int, device: torch.device) -> list[slice]:
-    """Slices of `n` rows so that a tile of `per_row` numbers a row is no larger than the processor likes."""
+    """Slices of `n` rows so that a tile of `per_row` numbers a row is no larger than what a cache holds."""
     step = max(1, _TILE.get(device.type, _TILE_ELSEWHERE) // max(1, per_row))
     return [slice(start, start + step) for start in range(0, n, step)]

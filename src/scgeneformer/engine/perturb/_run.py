@@ -191,7 +191,7 @@ class _Total:
 
 
 def _finished(store: Store | None, i: int, cells: np.ndarray) -> dict[str, np.ndarray] | None:
-    """A part that was kept, if it is of just these cells: parts were cut otherwise if their size was another."""
+    """A stored part, if it has exactly these cells: parts of another size were cut differently."""
     done = None if store is None else store.read(i)
     return done if done is not None and np.array_equal(done[_OF], cells) else None
 

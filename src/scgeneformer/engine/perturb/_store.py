@@ -1,4 +1,4 @@
-"""Finished parts of a long computation in a folder, so that it can be stopped and gone on with."""
+"""Finished parts of a long computation in a folder, so that it can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Store:
                 msg = f"The folder {str(self.folder)!r} holds parts of another run: {was}. Use another folder, or remove it."
                 raise ValueError(msg)
         text = json.dumps(self.run, indent=2)
-        # also when it is there: tells that one can write
+        # also if it exists: shows that the folder can be written to
         write_whole(manifest, lambda path: path.write_text(text, encoding="utf-8"))
 
     @contextmanager

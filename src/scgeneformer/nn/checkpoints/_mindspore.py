@@ -35,11 +35,11 @@ _LONGEST_NUMBER = 10  # bytes of 64 bits, 7 in each
 _MOST_SIZES = 16
 _NUMBER, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # kinds of fields
 
-Span = tuple[int, int]  # first byte and that behind the last
+Span = tuple[int, int]  # first byte and that after the last
 
 
 class CheckpointError(ValueError):
-    """A file is no MindSpore checkpoint, or is damaged."""
+    """A file is not a MindSpore checkpoint, or is damaged."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, int, Span]]:
 
 
 def _number(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number of variable length, and the place behind it."""
+    """A number of variable length, and the place after it."""
     value = 0
     for i in range(_LONGEST_NUMBER):
         if at + i >= end:

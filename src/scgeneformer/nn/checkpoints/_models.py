@@ -274,7 +274,7 @@ def save_checkpoint(
         msg = "The model has adapters or quantized layers. Call `merge_lora` or `dequantize` on a copy of it first."
         raise ValueError(msg)
     config = shape.config.to_hf() | {"architectures": [HF_CLASS[type(model)]]}
-    # with another pooling or head than BERT's, or on another backbone, it is, to others, a backbone and some more weights
+    # others read it as a backbone with further weights if its pooling or head is not BERT's, or its backbone is another
     is_bert = not isinstance(shape, Llama | CellFM)
     bare = {"architectures": [HF_CLASS[Encoder if is_bert else type(shape)]]}
     if isinstance(model, CellClassifier) and not (is_bert and (model.pooling, model.head) == ("cls", "bert")):

@@ -167,7 +167,7 @@ class CellFM(Backbone):
         self.checkpoint_activations = False
         self.embedding = Embedding(config)
         blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
-        self.blocks = cast("Sequence[Block]", blocks)  # torch's list does not tell of what it is
+        self.blocks = cast("Sequence[Block]", blocks)  # torch's list has no type of its elements
         self._draw()
 
     def _draw(self) -> None:
