@@ -77,7 +77,7 @@ def scvi_latent(counts: sparse.csr_matrix, batches: np.ndarray, *, rng: int) -> 
 
 @contextmanager
 def _lightning_quiet() -> Iterator[None]:
-    """Neither devices nor tips: whoever asks for a table has not asked for a trainer."""
+    """Without messages about devices and tips: a caller who wants a table did not ask for a trainer."""
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
     lightning.setLevel(logging.WARNING)

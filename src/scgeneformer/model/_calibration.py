@@ -1,4 +1,4 @@
-"""What the validation cells of a training are good for afterwards: temperatures of scores, and how far new cells are from known ones."""
+"""What the validation cells of a training are used for afterwards: temperatures of scores, and how far new cells are from known ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST = 200  # training cells of a class whose states are kept
 
 @dataclass(frozen=True)
 class CellAnswer:
-    """What a classifier says of cells; NaN for cells without tokens.
+    """What a classifier predicts for cells; NaN for cells without tokens.
 
     Attributes
     ----------
@@ -71,8 +71,8 @@ def novelty_of(
     """Relative distance and conformal p of cells with these states and probabilities, each float64 (n_cells,); NaN without a reference.
 
     Validation cells, of which the training has seen as little as of new ones, are compared all together and not class by class, since small
-    classes have few; distances are made comparable by what is typical of the predicted class. Training cells are no standard: states that were
-    trained on lie closer together.
+    classes have few; distances are made comparable by what is typical of the predicted class. Training cells are not a
+    standard: states that were trained on lie closer together.
     """
     distance, novelty = np.full((2, len(states)), np.nan)
     read = np.isfinite(states[:, 0])

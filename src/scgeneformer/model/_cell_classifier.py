@@ -103,7 +103,7 @@ class CellClassifier(LabelledCells):
         if head is None:  # with a config: of a model that was saved when all had that of BERT
             head = "linear" if config is None else "bert"
         n_outputs = sum(task.n_outputs for task in self.tasks)
-        with torch.random.fork_rng(devices=[]):  # what is drawn here, the first training draws anew
+        with torch.random.fork_rng(devices=[]):  # what is drawn here, the first training draws again
             network = nn.CellClassifier(start.config, n_outputs, pooling, self.vocabulary.n_special, head)
             start.fill(network.encoder)
             limit_training(network, freeze=freeze, lora=lora, quantize=quantize)

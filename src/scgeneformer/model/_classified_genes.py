@@ -1,4 +1,4 @@
-"""Classes of genes: which genes are of which, and what a classifier says of genes in the context of cells."""
+"""Classes of genes: which genes are of which, and what a classifier predicts for genes in the context of cells."""
 
 from __future__ import annotations
 

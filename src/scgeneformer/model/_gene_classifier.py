@@ -98,7 +98,7 @@ class GeneClassifier(ClassifiedGenes):
         self._classes = (GeneClasses.of if config is None else GeneClasses.restored)(lists, self.vocabulary)
         if head is None:  # with a config: of a model that was saved when all had that of BERT
             head = "linear" if config is None else "bert"
-        with torch.random.fork_rng(devices=[]):  # what is drawn here, the first training draws anew
+        with torch.random.fork_rng(devices=[]):  # what is drawn here, the first training draws again
             network = nn.GeneClassifier(start.config, len(self._classes.names), head)
             start.fill(network.encoder)
             limit_training(network, freeze=freeze, lora=lora, quantize=quantize)

@@ -30,7 +30,7 @@ VOCABULARY, WEIGHTS = "vocabulary.json.gz", "model.safetensors"
 _DATA = {"adata.h5ad": anndata.read_h5ad, "mdata.h5mu": mudata.read_h5mu}
 _FORMAT = "scgeneformer model 1"
 _SETUPS = ("setup_anndata", "setup_mudata")
-_KIND = "__kind__"  # marks what JSON has no word for
+_KIND = "__kind__"  # marks what JSON cannot express
 _NETWORK, _MODULE = "network.", "module."
 
 
@@ -47,7 +47,7 @@ def save_model(
     Raises
     ------
     ValueError
-        If the folder exists and shall not be overwritten, or there are no data to save.
+        If the folder exists and must not be overwritten, or there are no data to save.
     TypeError
         If an attribute is of a type that cannot be saved.
     """
@@ -79,7 +79,7 @@ def save_model(
             model.adata.write(part / data, **write_kwargs)
         save_file(tensors, part / TENSORS)
         (part / STATE).write_text(json.dumps(content) + "\n", encoding="utf-8")
-        # without it a folder is no saved model, so that files of two are never taken for one
+        # a folder without it is not a saved model, so files of two models are never taken for one
         (folder / f"{prefix}{STATE}").unlink(missing_ok=True)
         for path in sorted(part.iterdir(), key=lambda path: path.name == STATE):
             path.replace(folder / f"{prefix}{path.name}")

@@ -55,7 +55,7 @@ class Blocks:
         return len(self.file_of)
 
     def read(self, steps: Iterator[Step]) -> Iterator[tuple[Step, dict[int, np.ndarray]]]:
-        """Each step, with the tokens of those of its cells that are in its blocks, by the number of the cell in the corpus."""
+        """Each step, with the tokens of its cells that lie in its blocks, by the number of the cell in the corpus."""
         opened = lru_cache(_OPEN_FILES)(open_file)
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             for step in steps:

@@ -40,9 +40,10 @@ class TokenBatches(Sampler[tuple[int, np.ndarray]]):
     lengths
         Number of tokens of each cell, shape (n_cells,).
     token_budget
-        Most tokens in a process' share of a batch, padding included. A single cell may exceed it, and rounding may by less than one cell.
+        Maximum number of tokens in a process's share of a batch, padding included. A single cell may exceed it, and
+        rounding may by less than one cell.
     batch_size
-        Cells in a process' share of a batch; overrides `token_budget`.
+        Number of cells in a process's share of a batch; overrides `token_budget`.
     shuffle
         If False, every epoch has the same batches, longest first.
     seed
@@ -194,7 +195,7 @@ class TokenLoader(DataLoader[dict[str, torch.Tensor]]):
         return {"place": self._place % len(self.sampler)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass start after the batches that were given out."""
+        """Start the next pass after the batches that were given out."""
         self.sampler.skip = state["place"]
 
 

@@ -43,7 +43,7 @@ class CellTask:
 
     @classmethod
     def of(cls, column: pd.Series, kind: str | None = None, unlabeled_category: str | None = None) -> CellTask:
-        """The task that a column of ``obs`` sets.
+        """The task given by a column of ``obs``.
 
         Parameters
         ----------

@@ -185,7 +185,7 @@ def choose_genes(
 
 
 def _check_range(split: Any, n: int, what: str) -> None:
-    """Raise if `split` is no split, or one of more than `n` items."""
+    """Raise if `split` is not a split, or has more than `n` items."""
     if not isinstance(split, evaluation.Split):
         msg = (
             f"split={split!r} is a {type(split).__name__}. Give a `sg.evaluation.Split`, or another form that `train` "

@@ -89,7 +89,7 @@ def score_tasks(tasks: Sequence[CellTask], scores: np.ndarray, labels: np.ndarra
     tasks
         The columns of labels.
     scores
-        What a network says, (n, outputs of all tasks).
+        What a network predicts, (n, outputs of all tasks).
     labels
         (n, tasks), NaN where missing.
     """

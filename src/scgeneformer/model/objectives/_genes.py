@@ -56,7 +56,7 @@ class GeneLabels(Objective):
     cells
         Rows of tokens to train on, by which, as by `split`, a resumed run is recognised.
     network
-        What is trained, of which depends what is averaged.
+        What is trained; it determines what is averaged.
     """
 
     def __init__(self, genes: GeneClasses, split: evaluation.Split, cells: np.ndarray, network: GeneClassifier) -> None:
@@ -69,7 +69,7 @@ class GeneLabels(Objective):
         self._sums = torch.zeros(n_tokens, len(genes.names) + 1)  # and the number of cells
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        """Add what is said of the genes of the batch to what was said before."""
+        """Add the predictions for the genes of the batch to earlier ones."""
         averaged, tokens = self.network.averaged(outputs["logits"]), batch["tokens"][batch["labels"] >= 0]
         values = torch.cat([averaged, torch.ones_like(averaged[:, :1])], 1)
         self._sums = self._sums.to(values.device).index_add_(0, tokens, values)

@@ -103,7 +103,7 @@ class TokenModule(BaseModuleClass):
         return inference_outputs
 
     def sample(self, *args: object, **kwargs: object) -> None:
-        """Not defined: the network is no distribution over whole cells."""
+        """Not defined: the network is not a distribution over whole cells."""
         msg = f"{type(self.network).__name__} is not a generative model of cells: it cannot be sampled from."
         raise TypeError(msg)
 

@@ -1,4 +1,4 @@
-"""Vectors of genes, what is made of the vectors of two, and what expression says of both."""
+"""Vectors of genes, features made from the vectors of two genes, and features of their expression."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Learner:
 
 
 def check_kinds(features: str, classifier: str, *, has_cells: bool) -> None:
-    """Refuse features and classifiers that need what there is not.
+    """Refuse features and classifiers that need what is missing.
 
     Raises
     ------

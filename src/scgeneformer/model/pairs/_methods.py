@@ -1,4 +1,4 @@
-"""What tells pairs of genes apart: classifiers of the vectors of their genes, and what needs no model."""
+"""Methods that classify pairs of genes: classifiers of the vectors of their genes, and methods without a model."""
 
 from __future__ import annotations
 

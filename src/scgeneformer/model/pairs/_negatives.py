@@ -1,4 +1,4 @@
-"""Pairs of genes that are not known to belong together, drawn to tell known ones from."""
+"""Pairs of genes that are not known to belong together, drawn for comparison with known ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def uniform_negatives(
     Parameters
     ----------
     n
-        Number of pairs wanted. There are fewer where the pools do not have so many.
+        Number of pairs wanted. There are fewer where the pools are too small.
     pools
         Genes of either side.
     excluded
@@ -195,7 +195,7 @@ def occurring(pairs: np.ndarray, n_genes: int) -> np.ndarray:
 
 
 def _flip_some(pairs: np.ndarray, rows: np.ndarray, rng: Generator) -> None:
-    """Turn about half of the `rows` of `pairs` round, in place."""
+    """Swap the genes of about half of the `rows` of `pairs`, in place."""
     some = rows[rng.random(len(rows)) < 0.5]
     pairs[some] = pairs[some][:, ::-1]
 

@@ -1,4 +1,4 @@
-"""An encoder that is fine-tuned to tell pairs of genes apart by the states of both in the same cells."""
+"""An encoder that is fine-tuned to classify pairs of genes by the states of both in the same cells."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class PairEncoder:
         Raises
         ------
         ValueError
-            If the head is not whole.
+            If the head is incomplete.
         """
         encoder = nn.load_backbone(folder)
         with torch.random.fork_rng(devices=[]):  # of weights that are replaced

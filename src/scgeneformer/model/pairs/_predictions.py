@@ -1,4 +1,4 @@
-"""The table of what a classifier says of pairs of genes."""
+"""The table of what a classifier predicts for pairs of genes."""
 
 from __future__ import annotations
 

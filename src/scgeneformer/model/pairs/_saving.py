@@ -36,7 +36,7 @@ def write_folder(
     Raises
     ------
     ValueError
-        If there is something that is not to be overwritten, or that is no saved PairClassifier.
+        If there is something that is not to be overwritten, or that is not a saved PairClassifier.
     """
     if folder.exists() and not overwrite:
         msg = f"{folder} exists. Give another folder, or overwrite=True."

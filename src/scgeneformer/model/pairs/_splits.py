@@ -54,8 +54,8 @@ def pair_folds(
     tested with the one or the other gene unseen, as drawn.
 
     Two genes of one family are always in the same group, and others in one of `n_folds` cases. Where both genes are unseen, pairs within a
-    family are therefore tested with probability ``1 / n_folds``, so that they are not more frequent than in the table: family members
-    are easily told to be alike. Where one is unseen there are none.
+    family are therefore tested with probability ``1 / n_folds``, so that they are not more frequent than in the table:
+    family members are easily recognised as similar. Where one is unseen there are none.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class TrainingItems(ABC):
     plain
         Options of a plain run.
     least
-        Number of validation items, and of those of each class, that tell anything.
+        Minimum number of validation items, and of those of each class, for a comparison.
     """
 
     model: Classifier
@@ -90,18 +90,18 @@ class TrainingItems(ABC):
 
     @abstractmethod
     def scores(self, items: np.ndarray) -> np.ndarray:
-        """What the model says of them, (n, outputs)."""
+        """What the model predicts for them, (n, outputs)."""
 
     def groups(self, items: np.ndarray) -> np.ndarray | None:
         """What keeps some of them together, such as donors."""
         return None
 
     def references(self, rng: int) -> dict[str, np.ndarray]:
-        """Scores of the validation items by models of other features, to stand beside those of the classifiers."""
+        """Scores of the validation items by models of other features, reported beside those of the classifiers."""
         return {}
 
     def judge(self) -> Judge:
-        """Who compares classifiers on the validation items."""
+        """What compares classifiers on the validation items."""
         return Judge(self.tasks, self.labels[self.with_states("validation")], self.task_weights, self.least)
 
     def longest(self) -> int:

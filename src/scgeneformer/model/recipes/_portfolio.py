@@ -37,7 +37,7 @@ EPOCHS, LEAST_STEPS, MOST_STEPS = 8, 250, 3000  # of a run
 RATES = {"small": (5e-5, 2e-4), "large": (1e-5, 3e-5), "adapters": (1e-4, 3e-4)}  # of run A and of run B
 LARGE = 50_000_000  # parameters
 RUNS = ("A", "B")
-FEW_CLASSES = 3  # of which a shrunk probe keeps all, and larger steps pay
+FEW_CLASSES = 3  # up to this number, a shrunk probe keeps all classes, and larger steps pay
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def check_portfolio(options: Mapping[str, Any]) -> None:
 def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, options: Mapping[str, Any]) -> Selection:
     """Make the linear probe the head of the model and, if the recipe is ``"auto"``, train from there and keep what validates best.
 
-    Whatever ends a run before its time, the model is left with the best classifier so far.
+    If a run ends early, for whatever reason, the model is left with the best classifier so far.
     """
     model, network = items.model, items.model.module.network
     training, held_out = items.with_states("train"), items.with_states("validation")

@@ -136,7 +136,7 @@ def _classes(
     states: np.ndarray, codes: np.ndarray, n_classes: int, strength: float | None, **options: Any
 ) -> evaluation.LinearModel:
     present = np.unique(codes[codes >= 0])
-    if len(present) < 2:  # nothing to tell apart
+    if len(present) < 2:  # nothing to distinguish
         intercept = np.where(np.isin(np.arange(n_classes), present), 0.0, _UNLEARNED)
         return evaluation.LinearModel(np.zeros((n_classes, states.shape[1])), intercept, 1.0)
     strength = None if strength is None else strength / SHRINKAGE
@@ -155,7 +155,8 @@ def _numbers(states: np.ndarray, values: np.ndarray, strength: float | None) -> 
 def _mean_and_sd(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both (H,), as those that the regressions scale by; the sd of what does not vary is 1.
 
-    In the precision of the network, so that a probe allows for their rounding: states may vary little beside their mean.
+    In the precision of the network, so that a probe allows for their rounding: states may vary little compared with
+    their mean.
     """
     from sklearn.preprocessing import StandardScaler
 

@@ -1,4 +1,4 @@
-"""Which classifier is kept: losses of validation cells, their paired differences, and what is said of them."""
+"""Which classifier is kept: losses of validation cells, their paired differences, and the reason that is reported."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Judge:
     task_weights
         Weight of each task.
     least
-        Number of items, and of those of each class, that tell anything.
+        Minimum number of items, and of those of each class, for a comparison.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Judge:
                 self.weights[items, i] = self.shares[i] / (len(groups) * len(items))
 
     def too_few(self) -> bool:
-        """Whether there are too few items, or too few of some class, to tell classifiers apart."""
+        """Whether there are too few items, or too few of some class, to compare classifiers."""
         least, of_a_class = self.least
         groups = [self._classes(i) for i in range(len(self.tasks))]
         few = [sum(map(len, of_task)) < least for of_task in groups]
@@ -131,7 +131,7 @@ class Judge:
         return losses
 
     def criterion(self, losses: np.ndarray) -> float:
-        """What is compared; less is better."""
+        """What is compared; lower is better."""
         return float((self.weights * losses).sum())
 
     def standard_error(self, differences: np.ndarray) -> float:
@@ -188,7 +188,7 @@ def _balanced(task: CellTask, scores: np.ndarray, codes: np.ndarray) -> np.ndarr
 
 
 def reason_of(kept: str, table: pd.DataFrame, where: str) -> str:
-    """One line that says what the table says of the classifiers on `where`."""
+    """One line that sums up the table of classifiers on `where`."""
     probe = f"{table.loc[PROBE, 'criterion']:.3g}"
     runs = table[table["steps"].notna()]
     if kept == PROBE:

@@ -65,7 +65,7 @@ def read_counts(adata: AnnData, layer: str | None) -> Any:
     KeyError
         If the layer is missing.
     ValueError
-        If values are no counts, or genes have the same name.
+        If values are not counts, or genes have the same name.
     """
     slot = ".X" if layer is None else f".layers[{layer!r}]"
     if layer is not None and layer not in adata.layers:
@@ -93,7 +93,7 @@ def read_placed(adata: AnnData, key: str) -> np.ndarray:
     KeyError
         If there is none.
     ValueError
-        If it is no matrix of numbers, or cells have no place in it.
+        If it is not a matrix of numbers, or cells have no place in it.
     """
     values = read_embedding(adata, key)
     missing = ~np.isfinite(values).all(axis=1)

@@ -119,7 +119,7 @@ class StateShiftModule(BaseModuleClass):
         return {"mean": mean, "var": var, "latent": latent}
 
     def _corrupted(self, x: Tensor) -> Tensor:
-        """`x` with some genes, drawn anew for each batch, permuted across cells."""
+        """`x` with some genes, drawn for each batch, permuted across cells."""
         genes = torch.rand(x.shape[1], device=x.device) < self.corruption
         order = torch.rand(len(x), int(genes.sum()), device=x.device).argsort(0)
         x = x.clone()
@@ -170,6 +170,6 @@ class StateShiftModule(BaseModuleClass):
         )
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Not offered, and no method of the model: scvi-tools' base class asks every module for it."""
+        """Not offered, and not a method of the model: scvi-tools' base class asks every module for it."""
         msg = "StateShift draws no cells."
         raise NotImplementedError(msg)

@@ -75,7 +75,7 @@ class LastCheckpoint(Callback):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
-        """Add what validation found to the checkpoint of this step, since a resumed run goes on behind it."""
+        """Add what validation found to the checkpoint of this step, since a resumed run continues after it."""
         if trainer.global_step == self._saved:
             self._save(trainer)
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ._fingerprint import Identity
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-_MARK = b"\nscgeneformer sha256 "  # behind the archive of torch, which readers find by its end, whatever follows
+_MARK = b"\nscgeneformer sha256 "  # after the archive of torch, which readers find by its end, whatever follows
 _SEAL = len(_MARK) + 64
 _BLOCK = 1 << 20
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints of Lightning's trainer with their sha256 behind them; beside their place first, not in a temporary folder."""
+    """Writes checkpoints of Lightning's trainer followed by their sha256; first to a file beside their place, not in a temporary folder."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write `checkpoint` to the file `path`.
@@ -119,7 +119,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the content of a file is what it was sealed with; also if it was not."""
+    """Whether the content of a file matches its seal; True if it has none."""
     size, sha256 = path.stat().st_size - _SEAL, hashlib.sha256()
     with path.open("rb") as file:
         file.seek(max(size, 0))
@@ -141,7 +141,7 @@ def alone_in(folder: str | Path | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def reserved(folder: str | Path | None, ckpt_path: str | Path | None, identity: Identity) -> Iterator[None]:
-    """Keep the folder for checkpoints for one run, once it is known that this run may write there, and go on from `ckpt_path`.
+    """Keep the folder for checkpoints for one run, once it is known that this run may write there, and continue from `ckpt_path`.
 
     Raises
     ------

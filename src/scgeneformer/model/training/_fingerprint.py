@@ -1,4 +1,4 @@
-"""What the weights at the end of a run depend on, by which a checkpoint tells whether it is of that run."""
+"""What the weights at the end of a run depend on, by which a checkpoint is matched to that run."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def train_options(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
 
 
 def check_trainer_options(names: Iterable[str]) -> None:
-    """Refuse what is no option of Lightning's trainer either.
+    """Refuse names that are not options of Lightning's trainer either.
 
     Raises
     ------

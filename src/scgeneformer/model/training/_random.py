@@ -1,4 +1,4 @@
-"""The global generators of torch, from which dropout and new weights are drawn: seeded for a while, and then as they were."""
+"""The global generators of torch, from which dropout and new weights are drawn: seeded for a while, and then restored."""
 
 from __future__ import annotations
 

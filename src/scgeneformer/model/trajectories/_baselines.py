@@ -35,7 +35,7 @@ class TimeRegression:
     known
         The times of the cells that it was fitted to, ascending.
     n_special
-        Tokens below it are no genes.
+        Tokens below it are not genes.
     """
 
     components: np.ndarray
@@ -61,15 +61,15 @@ class TimeRegression:
         return self.linear(ranks @ self.components.T)[:, 0]
 
     def nearest(self, told: np.ndarray) -> np.ndarray:
-        """The nearest known time to each that it told, which is fairer where there are few times."""
+        """The known time nearest to each prediction, which is fairer where there are few times."""
         return self.known[np.abs(told[:, None] - self.known).argmin(axis=1)]
 
 
 def rank_features(matrix: np.ndarray, n_tokens: int, n_special: int) -> sparse.csr_matrix:
-    """From 1 for the first gene of a cell towards 0 for its last, 0 for those that it has not, CSR (n, n_tokens)."""
+    """From 1 for the first gene of a cell towards 0 for its last, 0 for those that it lacks, CSR (n, n_tokens)."""
     row, place = np.nonzero(matrix >= n_special)
     n_genes = np.bincount(row, minlength=len(matrix))
-    rank = place - (matrix < n_special).argmin(axis=1)[row]  # behind <cls>
+    rank = place - (matrix < n_special).argmin(axis=1)[row]  # after <cls>
     return sparse.csr_matrix((1 - rank / n_genes[row], (row, matrix[row, place])), shape=(len(matrix), n_tokens))
 
 
@@ -102,7 +102,7 @@ def with_interval(values: pd.DataFrame, name: str, samples: np.ndarray) -> pd.Da
 def score_elapsed(
     times: np.ndarray, last: np.ndarray, elapsed: Mapping[str, np.ndarray], samples: np.ndarray
 ) -> pd.DataFrame:
-    """Mean absolute error of elapsed times, its interval, and how much what is told varies.
+    """Mean absolute error of elapsed times, its interval, and how much predictions vary.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def score_elapsed(
     last
         Time of the last cell of each of its contexts, (n_queries, n_contexts).
     elapsed
-        What each method tells of the time from that cell to the query, of the same shape.
+        Time from that cell to the query that each method predicts, of the same shape.
     samples
         As of `with_interval`.
     """

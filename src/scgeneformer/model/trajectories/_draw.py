@@ -66,7 +66,7 @@ class Pool:
         ]
 
     def with_times(self, rows: np.ndarray, n_times: int) -> np.ndarray:
-        """Those of `rows` whose group has cells other than themselves of so many times, in ascending order."""
+        """Those of `rows` whose group has cells other than themselves at this number of times, in ascending order."""
         kept = [np.zeros(0, np.int64)]
         for group, of_time in self.of_group.items():
             members = rows[self.cells.groups[rows] == group]
@@ -92,7 +92,7 @@ class Pool:
         group
             The group.
         n_cells
-            Least and most cells.
+            Minimum and maximum number of cells.
         without
             Row that is not drawn.
         but

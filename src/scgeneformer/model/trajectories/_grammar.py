@@ -34,17 +34,17 @@ def time_question(cell: np.ndarray, tokens: TimeTokens) -> list[np.ndarray]:
 
 
 def cell_question(n_steps: int, tokens: TimeTokens) -> list[np.ndarray]:
-    """What the cell is like so many steps later."""
+    """What the cell is like after this number of steps."""
     return [np.array([tokens.boq, tokens.of(n_steps), tokens.eoq])]
 
 
 def joined(parts: Sequence[np.ndarray], max_length: int) -> np.ndarray:
-    """One row of tokens; what is too much of it is cut from the end of its first cell, before the token that ends the cell.
+    """One row of tokens; what exceeds the maximum length is cut from the end of its first cell, before the token that ends the cell.
 
     Raises
     ------
     ValueError
-        If the first cell has not as much to cut: two of its genes stay.
+        If the first cell is too short to be cut: two of its genes stay.
     """
     excess = sum(map(len, parts)) - max_length
     if excess > 0:

@@ -1,4 +1,4 @@
-"""Cells that a model draws for a later time beside those of that time, in an embedding."""
+"""Cells that a model draws for a later time, compared with those of that time in an embedding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NextCells:
     def between(
         cls, cells: TimedCells, train: np.ndarray, test: np.ndarray, n_steps: int, most: int, rng: int
     ) -> NextCells:
-        """At most so many test cells, in the order of `test`, that have others `n_steps` later.
+        """Test cells, `most` at most and in the order of `test`, that have others `n_steps` later.
 
         Raises
         ------

@@ -42,9 +42,9 @@ class Trajectories:
     tokens
         Tokens of time.
     n_cells
-        Least and most cells of a trajectory.
+        Minimum and maximum number of cells of a trajectory.
     max_length
-        Most tokens of a trajectory.
+        Maximum number of tokens of a trajectory.
     p_time
         Probability that it asks for the elapsed time, and not for the next cell.
     seed
@@ -136,7 +136,7 @@ class TrajectoryTasks(Objective):
         self._batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        """Keep what was told of each trajectory."""
+        """Keep the predictions for each trajectory."""
         expected, elapsed, losses = (
             value.float().cpu().numpy() for value in (outputs["expected"], batch["elapsed"], outputs["losses"])
         )
@@ -210,8 +210,9 @@ class TrajectoryModule(TokenModule):
     ) -> LossOutput:
         """Mean over trajectories.
 
-        Of elapsed time: the squared error of the expected number of steps, about 1 if it is constant, and the penalty on what is no number. Of the
-        next cell: the mean cross-entropy of its tokens, the first and the last included.
+        Of elapsed time: the squared error of the expected number of steps, about 1 if it is constant, and the penalty
+        on what is not a number. Of the next cell: the mean cross-entropy of its tokens, the first and the last
+        included.
         """
         elapsed, errors = tensors["elapsed"], generative_outputs["errors"]
         missed = (generative_outputs["expected"] - elapsed.nan_to_num()) / self.scale

@@ -22,7 +22,7 @@ _AT_ONCE = 500  # cells whose prompts are in memory
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Cells that something is asked of.
+    """Cells that questions are asked about.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Queries:
     groups
         Group of each, int64 (n,).
     rows
-        Its row among the cells of the model, -1 if it is none of them, int64 (n,).
+        Its row among the cells of the model, -1 if it is not among them, int64 (n,).
     keys
         What its draws depend on, beside the seed, int64 (n,).
     """
@@ -54,7 +54,7 @@ class Queries:
         return np.random.default_rng([seed, _STREAM, int(self.keys[i])])
 
     def answerable(self, trajectories: Trajectories, n_times: int, but: np.ndarray | None = None) -> np.ndarray:
-        """Which cells have genes, and cells of so many times to compare them with, bool (n,)."""
+        """Which cells have genes, and cells of `n_times` times to compare them with, bool (n,)."""
         answerable = has_genes(engine.row_lengths(self.matrix))
         for i in np.flatnonzero(answerable).tolist():
             other = None if but is None else int(but[i])
@@ -66,7 +66,7 @@ class Queries:
 def tell_elapsed(
     network: NextGeneModel, trajectories: Trajectories, queries: Queries, n_contexts: int, seed: int, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps from the last cell of each context to each query as the model tells them, and the time of that cell, float64 (n, n_contexts).
+    """Steps from the last cell of each context to each query as the model predicts them, and the time of that cell, float64 (n, n_contexts).
 
     NaN for queries without genes or contexts.
     """
@@ -104,7 +104,7 @@ def draw_next(
     seed: int,
     **options: Any,
 ) -> np.ndarray:
-    """A cell so many steps after each query, whose times are `steps`: uint16 (n, max_length), empty rows for queries without genes or contexts."""
+    """A cell drawn some steps after each query, whose times are `steps`: uint16 (n, max_length), empty rows for queries without genes or contexts."""
     lo, hi = (max(n - 2, 0) for n in trajectories.n_cells)
     answerable, tokens = queries.answerable(trajectories, lo, but=steps), trajectories.tokens
     prompts, contexts = np.zeros((len(queries), 1), np.uint16), [np.zeros(0, np.int64)] * len(queries)

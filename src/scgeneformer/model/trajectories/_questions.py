@@ -67,7 +67,7 @@ class TrajectoryQuestions(TimedCellsModel):
         return pool, pool.joined_with(Pool.of(cells, rest[has_genes(lengths[rest])]))
 
     def _trajectories(self, task: Literal["elapsed time", "next cell"]) -> Trajectories:
-        """What contexts of questions are drawn of.
+        """What contexts of questions are drawn from.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class TrajectoryQuestions(TimedCellsModel):
 
     @property
     def scores(self) -> pd.DataFrame:
-        """How well the model and its baselines tell the elapsed time of held-out cells, as :meth:`evaluate` gives it after training.
+        """How well the model and its baselines predict the elapsed time of held-out cells, as :meth:`evaluate` gives it after training.
 
         Raises
         ------
@@ -128,11 +128,11 @@ class TrajectoryQuestions(TimedCellsModel):
         rng: int = 0,
         **engine_kwargs: Any,
     ) -> pd.DataFrame:
-        """Tell the time of cells: that of the last cell of a context, and the time elapsed since.
+        """Predict the time of cells: that of the last cell of a context, and the time elapsed since.
 
-        Contexts are drawn from the training cells of the group of a cell. The error on held-out cells is logged beside those of baselines. A
-        warning says what is known against the answers: that the model did no better than a baseline, tells nearly the same of all cells, or was
-        not tested.
+        Contexts are drawn from the training cells of the group of a cell. The error on held-out cells is logged beside
+        those of baselines. A warning says what speaks against the predictions: that the model did no better than a
+        baseline, predicts nearly the same for all cells, or was not tested.
 
         Parameters
         ----------
@@ -150,9 +150,10 @@ class TrajectoryQuestions(TimedCellsModel):
 
         Returns
         -------
-        DataFrame indexed by cell: ``time``, the mean over contexts, in the unit of the data; ``sd``, the standard deviation over contexts; and
-        what baselines say: ``most common interval`` after the last cells of the same contexts; ``ridge regression`` of time on the ranks of
-        genes; and the ``nearest time to it`` among those of the training cells. NaN for cells without genes, or of groups with too few times.
+        DataFrame indexed by cell: ``time``, the mean over contexts, in the unit of the data; ``sd``, the standard
+        deviation over contexts; and the predictions of baselines: ``most common interval`` after the last cells of the
+        same contexts; ``ridge regression`` of time on the ranks of genes; and the ``nearest time to it`` among those of
+        the training cells. NaN for cells without genes, or of groups with too few times.
 
         Raises
         ------
@@ -250,7 +251,7 @@ class TrajectoryQuestions(TimedCellsModel):
         return score_elapsed(step * trajectories.pool.cells.steps[rows], step * last, elapsed, units)
 
     def _test_cells(self, most: int, rng: int) -> np.ndarray:
-        """Test cells in random order, at most so many."""
+        """Test cells in random order, `most` at most."""
         if not len(self.split.test):
             msg = "No cells were held out for a test. Train a new model with test_size= above 0."
             raise ValueError(msg)
@@ -270,8 +271,9 @@ class TrajectoryQuestions(TimedCellsModel):
     ) -> AnnData:
         """Draw, for each of some cells, a cell a given time later, gene by gene; no gene twice.
 
-        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The answer is a sample of what
-        the model expects, and no later state of this very cell; see :meth:`evaluate_next_cell` for what it is worth.
+        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The
+        answer is a sample of what the model expects, not a later state of this very cell; see
+        :meth:`evaluate_next_cell` for what it is worth.
 
         Parameters
         ----------
@@ -282,7 +284,7 @@ class TrajectoryQuestions(TimedCellsModel):
         indices
             Cells, as numbers or as a mask. Defaults to all.
         top_k
-            Draw among so many genes of the highest probability; 1 always takes the first. Defaults to all.
+            Number of genes of highest probability to draw from; 1 always takes the first. Defaults to all.
         max_length
             Maximum number of tokens of a cell. Defaults to that of the longest cell of the data of this model.
         rng
@@ -365,7 +367,7 @@ class TrajectoryQuestions(TimedCellsModel):
         -------
         A row for each method: mean ``distance`` to the mean of the test cells of the target time in the same group, and its interval as in
         :meth:`evaluate`. Methods: ``model``; ``copy``, the cell that it starts from; ``another cell``, a training cell of the target time and
-        group, as near as a cell can be expected to be; ``mean``, the mean of these, which is no cell.
+        group, as near as a cell can be expected to be; ``mean``, the mean of these, which is not a cell.
 
         Raises
         ------

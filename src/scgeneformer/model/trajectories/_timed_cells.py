@@ -67,7 +67,7 @@ class TimedCellsModel(TransformerModel):
         KeyError
             If there are no tokens, or no such column.
         TypeError
-            If times are no numbers.
+            If times are not numbers.
         ValueError
             If times or groups are missing, or all times are within one step or too many steps apart.
 
@@ -185,7 +185,7 @@ class TimedCellsModel(TransformerModel):
         return self._cells() if adata is None else adata if mod is None else _keys.as_adata(adata, mod)
 
     def _timed_cells(self, n_times: int) -> TimedCells:
-        """Times and groups of the data of this model, each group with cells of so many times."""
+        """Times and groups of the data of this model, each group with cells of at least `n_times` times."""
         steps, names = self._steps(self._cells()), self._group_names(self._cells())
         check_groups(steps, names, n_times, self._group_keys, self._time_key)
         return TimedCells(steps, pd.factorize(names, sort=True)[0])
@@ -205,7 +205,7 @@ class TimedCellsModel(TransformerModel):
         return groups
 
     def _queries(self, adata: AnnData | MuData | None, indices: Any) -> Queries:
-        """Cells that something is asked of; those with the names of cells of this model are taken for these."""
+        """Cells that questions are asked about; those with the names of cells of this model are taken for these."""
         data, names = self._data_of(adata), self._cells().obs_names
         keys = np.arange(data.n_obs) if indices is None else np.arange(data.n_obs)[np.asarray(indices)]
         rows = names.get_indexer(data.obs_names) if names.is_unique else np.full(data.n_obs, -1)

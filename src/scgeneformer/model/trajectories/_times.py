@@ -38,7 +38,7 @@ def read_times(column: pd.Series) -> np.ndarray:
     Raises
     ------
     TypeError
-        If they are no numbers.
+        If they are not numbers.
     ValueError
         If there are none, or some are missing or infinite.
     """

@@ -18,7 +18,7 @@ MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class TimeTokens:
-    """Tokens behind those of genes: numbers in ascending order, ``<boq>``, ``<eoq>``, as in the dictionary published with MaxToki.
+    """Tokens after those of genes: numbers in ascending order, ``<boq>``, ``<eoq>``, as in the dictionary published with MaxToki.
 
     Attributes
     ----------

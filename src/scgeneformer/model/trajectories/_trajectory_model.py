@@ -296,7 +296,7 @@ def _first_stage(pretrained: hub.Pretrained) -> hub.Pretrained:
     Raises
     ------
     ValueError
-        If it is none, or has further tokens already.
+        If it is not a decoder, or has further tokens already.
     """
     pretrained.encoder.check_offers("completion of cells", "TrajectoryModel")
     n_tokens, n_known = pretrained.encoder.config.vocab_size, len(pretrained.vocabulary)

@@ -199,7 +199,7 @@ def tune(
     arguments |= {"max_epochs": max_epochs, "model_params": fixed_model, "train_params": fixed_train, "rng": rng}
     arguments |= {"searcher": searcher, "scheduler": scheduler, "grace_period": grace_period}
     arguments |= {"reduction_factor": reduction_factor, "setup": registry["setup_args"], "data": digest(manager)}
-    # not at the last epoch, so that a finished trial can be told from a stopped one
+    # not at the last epoch, so that a finished trial can be distinguished from a stopped one
     asha: Asha = {
         "max_t": longest(resolved, max_epochs) - 1,
         "grace_period": grace_period,
@@ -239,7 +239,7 @@ def tune(
             asha=asha if scheduler == "asha" and grace_period <= asha["max_t"] else None,
         )
         if len(results) < n_trials or any(not ended(result) for result in results):
-            msg = f"Tuning was interrupted. Call it again with the same arguments to go on from {str(folder)!r}."
+            msg = f"Tuning was interrupted. Call it again with the same arguments to continue from {str(folder)!r}."
             raise KeyboardInterrupt(msg)
         return _read_result(results, search, adata, folder)
 
