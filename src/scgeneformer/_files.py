@@ -90,7 +90,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def recover(path: Path) -> list[str]:
-    """Put back a folder that a killed process had moved aside, and tell of this and of what else such a process left."""
+    """Put back a folder that a killed process had moved aside, and report this and what else such a process left."""
     path = path.resolve()
     notes = []
     replaced = sorted(path.parent.glob(f".{escape(path.name)}.????????.replaced"))

@@ -39,7 +39,7 @@ def memory_for_reuse() -> Iterator[None]:
     """Keep memory that tensors have left, for the next ones.
 
     Dask sets ``MALLOC_TRIM_THRESHOLD_`` for its workers. With that, glibc no longer adapts its thresholds, and asks the system for the memory of every
-    tensor above 128 KiB anew: networks on the CPU take 1.5 times as long.
+    tensor above 128 KiB again: networks on the CPU take 1.5 times as long.
     """
     trim = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -36,7 +36,7 @@ def complete(
     token_budget: int | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Go on with cells by genes that they do not have yet, drawn one after the other, until the model ends them.
+    """Continue cells by genes that they do not have yet, drawn one after the other, until the model ends them.
 
     Parameters
     ----------
@@ -47,15 +47,17 @@ def complete(
     n_special, n_tokens
         Tokens of genes are those from `n_special` to below `n_tokens`; no other is drawn but `eos_id`.
     eos_id
-        Token that ends a cell. It is put behind cells that reach `max_length` otherwise.
+        Token that ends a cell. It is put after cells that reach `max_length` otherwise.
     max_length
         Maximum number of tokens of a cell.
     top_k
-        Draw among so many tokens of the highest probability, the first of equal ones; 1 always takes the highest. None for all.
+        Number of tokens of the highest probability to draw from, the first in case of ties; 1 always takes the highest.
+        None for all.
     rng
         Generator.
     context
-        uint16 (n, C), right-padded with 0: what is read before each cell and is no part of it, so that its genes may be drawn again.
+        uint16 (n, C), right-padded with 0: what is read before each cell and is not part of it, so that its genes may
+        be drawn again.
     device, precision, token_budget, progress
         As in `embed`. A batch holds as many cells as would fill the budget with `max_length` tokens each, and those of the context.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def expected_number(scores: Tensor, first: int, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of the numbers, each with the probability of its token, and the probability of all that are no numbers.
+    """The mean of the numbers, each with the probability of its token, and the probability of all tokens that are not numbers.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def read_numbers(
     token_budget: int | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """The number that a decoder expects behind each prompt.
+    """The number that a decoder expects after each prompt.
 
     Parameters
     ----------

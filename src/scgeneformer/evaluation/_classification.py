@@ -48,7 +48,7 @@ class Report:
 def classification(truth: np.ndarray, proba: np.ndarray, classes: Sequence[object]) -> Report:
     """Score predicted probabilities of classes.
 
-    The prediction is the most probable class, the first of equal ones.
+    The prediction is the most probable class, the first in case of ties.
 
     Parameters
     ----------

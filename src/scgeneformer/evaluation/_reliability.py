@@ -50,7 +50,7 @@ def reliability(truth: np.ndarray, proba: np.ndarray, *, n_bins: int = 15) -> Re
     truth
         Codes of classes of shape (n,), -1 for unlabelled, which are left out.
     proba
-        Probabilities of shape (n, n_classes). The prediction is the most probable class, the first of equal ones.
+        Probabilities of shape (n, n_classes). The prediction is the most probable class, the first in case of ties.
     n_bins
         Number of bins of equal width.
 

@@ -23,7 +23,7 @@ def separation(
     n_folds: int = 5,
     rng: int | Generator | None = 0,
 ) -> float:
-    """Area under the ROC curve by which centroids of other cells tell the cells of two states apart.
+    """Area under the ROC curve with which centroids of other cells separate the cells of two states.
 
     The score of a cell is its cosine similarity to the mean of the target less that to the mean of the other state, of cells in other folds.
     0.5 is chance; where states are not separated, shifts from one towards the other mean nothing.

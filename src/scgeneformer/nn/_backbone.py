@@ -97,7 +97,7 @@ class Backbone(nn.Module, ABC):
         Raises
         ------
         ValueError
-            If there are not so many.
+            If there are fewer blocks.
         """
         n_blocks = self.config.n_layers
         if n_layers is not None and not 0 <= n_layers <= n_blocks:

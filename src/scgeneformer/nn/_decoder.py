@@ -40,8 +40,8 @@ class EncoderDecoder(nn.Module):
     """Encoder, and a decoder that is trained to restore the cell from which the encoder's input was made (Vaswani et al. 2017).
 
     The decoder guesses each gene from the genes ranked above it and from the encoder's states. It shares the encoder's embedding, which
-    is also the matrix of its scores. Its input is the cell moved on by one position, behind a start token: the padding token, as in T5,
-    which every vocabulary has. Right padding needs no mask there, since nothing looks ahead.
+    is also the matrix of its scores. Its input is the cell moved on by one position, after a start token: the padding
+    token, as in T5, which every vocabulary has. Right padding needs no mask there, since nothing looks ahead.
 
     Parameters
     ----------

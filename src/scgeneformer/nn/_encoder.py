@@ -126,7 +126,7 @@ class Encoder(Backbone):
     ----------
     checkpoint_activations
         Keep only the input of each block for the backward pass and compute the rest of it again: less memory, a third more time,
-        the same numbers. False to begin with; it is no part of the weights.
+        the same numbers. False to begin with; it is not part of the weights.
     kind
         ``"BERT encoder"``.
     causal

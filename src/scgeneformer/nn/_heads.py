@@ -135,7 +135,7 @@ class CellClassifier(nn.Module):
         Which state: ``"cls"``, the first token's, as BERT's; ``"eos"``, the last token's of a decoder; ``"mean"`` over genes; ``"attention"``, a mean over all tokens with weights
         that are learned. Padding has no part in any of them.
     n_special
-        Token ids below this one are no genes.
+        Token ids below this one are not genes.
     head
         ``"bert"``: a layer with tanh and a linear one, as in BERT's sequence classification. ``"linear"``: one linear layer on states that
         are standardised by a mean and a standard deviation that are saved with the weights.
@@ -177,7 +177,7 @@ class CellClassifier(nn.Module):
         init_weights(self.classifier, config.initializer_range)
 
     def draw_head(self) -> None:
-        """Draw all weights behind the encoder anew, from torch's global generator."""
+        """Draw all weights after the encoder again, from torch's global generator."""
         parts = [getattr(self, name) for name in ("attention", "pooler", "classifier") if hasattr(self, name)]
         for part in parts:
             init_weights(part, self.encoder.config.initializer_range)
@@ -247,7 +247,7 @@ class GeneClassifier(nn.Module):
         init_weights(self.classifier, config.initializer_range)
 
     def draw_head(self) -> None:
-        """Draw the weights behind the encoder anew, from torch's global generator."""
+        """Draw the weights after the encoder again, from torch's global generator."""
         init_weights(self.classifier, self.encoder.config.initializer_range)
 
     def scores(self, states: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ class Llama(Backbone):
         mask
             True at tokens, False at padding, (B, L). Padding is on the right, where no token looks, and its states mean nothing.
         n_layers
-            How many blocks to run; None for all, behind which comes the final norm, 0 for the embedding.
+            How many blocks to run; None for all, followed by the final norm, 0 for the embedding.
         positions
             Return the states at these positions only (Q of them).
         ranks
@@ -262,5 +262,5 @@ class NextGeneModel(nn.Module):
         init_weights(self.head, config.initializer_range)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, *, cache: Cache | None = None) -> Tensor:
-        """Scores of the token behind each token, (B, L) -> (B, L, V)."""
+        """Scores of the token after each token, (B, L) -> (B, L, V)."""
         return self.head(self.encoder(tokens, mask, cache=cache))

@@ -113,7 +113,7 @@ class LlamaConfig:
     pooling
         Default readout of a cell: ``"mean"`` over genes, or ``"eos"``, the state of the last token, the only one that sees the whole cell.
     emb_layer
-        Default layer of embeddings, 0 for the last, behind the final norm.
+        Default layer of embeddings, 0 for the last, after the final norm.
     poolings
         ``"mean"`` and ``"eos"``.
 

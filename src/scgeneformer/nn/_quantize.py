@@ -155,8 +155,8 @@ def _check_device(bnb: ModuleType, make: Any, kind: str, place: torch.device) ->
         small(torch.zeros(1, 1, 64, device=place))
     except (RuntimeError, NotImplementedError, AssertionError, AttributeError, OSError) as error:
         msg = (
-            f"bitsandbytes {bnb.__version__} cannot run {kind} layers on device {str(place)!r} of this machine: {error} "
-            "It needs a CUDA GPU, or a build for this processor. Leave out `quantize` to go on in float32."
+            f"bitsandbytes {bnb.__version__} cannot run {kind} layers on device {str(place)!r} of this machine: "
+            f"{error} It needs a CUDA GPU, or a build for this processor. Leave out `quantize` to continue in float32."
         )
         raise RuntimeError(msg) from error
 

@@ -33,7 +33,7 @@ def export_official(
     key: str | None = None,
     mod: str = "rna",
 ) -> None:
-    """Write tokens, a ranking or embeddings as official Geneformer writes them, to go on there or to compare.
+    """Write tokens, a ranking or embeddings as official Geneformer writes them, to continue there or to compare.
 
     Parameters
     ----------

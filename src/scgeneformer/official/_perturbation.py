@@ -27,7 +27,7 @@ def read(path: Path, vocabulary: Vocabulary) -> pd.DataFrame:
     Raises
     ------
     PickleError
-        If a file does not hold values of a perturbation, or tokens that the vocabulary has not. It is a ValueError.
+        If a file does not hold values of a perturbation, or tokens that the vocabulary lacks. It is a ValueError.
     """
     files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
     tables = [_read_file(file, vocabulary) for file in files]

@@ -55,7 +55,7 @@ def read_official(
     tokens
         AnnData of cells and all genes of the vocabulary, without counts: ``.obsm["geneformer_tokens"]``, ``.obs["n_tokens"]``,
         ``.obs["token_vocabulary"]``, ``.var["token_id"]`` and ``.var["gene_symbols"]`` as :func:`scgeneformer.pp.tokenize` writes them, so
-        that :func:`scgeneformer.tl.embed` and :func:`scgeneformer.tl.perturb` go on from there; counts, if kept, in
+        that :func:`scgeneformer.tl.embed` and :func:`scgeneformer.tl.perturb` continue from there; counts, if kept, in
         ``.obsm["geneformer_tokens_counts"]``; the other columns of the data set in ``.obs``.
     perturbation
         DataFrame with a row for each value: ``perturbed`` and ``affected`` (Ensembl id; ids of a set are joined by ``|``; `affected` is

@@ -22,7 +22,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Drawn = TypeVar("Drawn", bound="Axes | list[Axes]")
 
-# Okabe and Ito's vermillion and blue: told apart with every common colour vision deficiency, and in print by lightness.
+# Okabe and Ito's vermillion and blue: distinguishable with every common colour vision deficiency, and in print by
+# lightness.
 ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
 # For values around 0, and for values from 0 on; both hold with colour vision deficiencies.
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"

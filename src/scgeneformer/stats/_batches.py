@@ -69,7 +69,7 @@ def meet_neighbors(
     reference
         Batch that stays.
     n_neighbors
-        Two points are mutual neighbours if each is among so many nearest ones of the other's batch.
+        Number of nearest points of the other's batch among which each of two mutual neighbours must be.
     rng
         For the index of large batches.
 

@@ -1,7 +1,8 @@
 """What a deletion does to a cell, in three parts that add up to its shift.
 
-A deleted gene leaves the mean over genes, other tokens lose it as a key, and all tokens behind it move up by one position. The first is a
-closed form over the states of the original cell, the first two together are the deletion with positions kept, and the third is the rest.
+A deleted gene leaves the mean over genes, other tokens lose it as a key, and all tokens after it move up by one
+position. The first is a closed form over the states of the original cell, the first two together are the deletion with
+positions kept, and the third is the rest.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def edit(
     else:
         rank = same.int().argmax(1) - first  # (B, K)
         n_genes = (tokens >= n_special).sum(1, keepdim=True)
-        n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays behind all genes
+        n_others = (kept & (tokens >= n_special)).sum(1, keepdim=True)  # <eos> stays after all genes
         goal = new_rank(rank, n_genes, kind, quartiles, ranks).minimum(n_others)
         places = torch.where(same.any(1), first + goal, _NOWHERE)
     # What is kept has odd keys 1, 3, 5, ...; a gene to be placed after p kept tokens has the key 2 p.
@@ -112,6 +112,6 @@ def edited_values(values: Tensor, edited: Edited, targets: Tensor, kind: Kind, f
     if kind == "scale":
         scaled = (edited.source >= values.shape[1]) & (edited.tokens > 0)
         return torch.where(scaled, torch.log1p(values.expm1() * factor), values)
-    highest = values[:, 1:].amax(1, keepdim=True)  # behind <cls>, whose value is the depth
+    highest = values[:, 1:].amax(1, keepdim=True)  # after <cls>, whose value is the depth
     after = torch.cat([values, highest.expand(-1, targets.shape[1])], 1).gather(1, edited.source)
     return torch.where(edited.tokens > 0, after, 0)

@@ -23,8 +23,8 @@ class Perturbation:
     kind, quartiles, ranks
         As for `edit`.
     positions
-        Where tokens stand behind one that was deleted: each one position higher (``"renumbered"``), or where they stood before
-        (``"kept"``), so that the cell loses the gene and nothing else. ``"kept"`` is for ``"delete"`` only.
+        Where tokens stand after one that was deleted: each one position higher (``"renumbered"``), or where they stood
+        before (``"kept"``), so that the cell loses the gene and nothing else. ``"kept"`` is for ``"delete"`` only.
     genes
         int64 (G,), tokens to perturb one by one, ascending; or None, if `sets` are perturbed.
     sets
@@ -154,7 +154,7 @@ def _select_genes(
 def _with_absent(
     tokens: np.ndarray, genes: np.ndarray, n_special: int, cells: np.ndarray, what: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add those of `genes` that a cell does not express, behind those that it does."""
+    """Add those of `genes` that a cell does not express, after those that it does."""
     absent = ~_held(tokens, genes)[:, genes]
     more_cells, column = np.nonzero(absent & np.any(tokens >= n_special, axis=1, keepdims=True))
     cells, what = np.r_[cells, more_cells], np.r_[what, genes[column]]

@@ -187,7 +187,7 @@ class _GeneComparison:
         self.kept: dict[int, Tensor] = {}
 
     def originals(self, rows: np.ndarray, place: torch.device) -> Tensor:
-        """States of each perturbation's original row, (B, L, H), and zero behind its end."""
+        """States of each perturbation's original row, (B, L, H), and zero after its end."""
         needed, of = np.unique(rows, return_inverse=True)
         self.kept = {row: self.kept[row] for row in needed if row in self.kept}
         for row in needed:

@@ -44,8 +44,8 @@ class Outcome:
     what
         int32 (P,), token of the perturbed gene or number of the perturbed set.
     values
-        (P, S), float64 if exact and float32 if estimated; as `measure` returns them. If decomposed (P, 4 S): the shifts and, behind
-        them, their parts, as `decompose_shifts` returns them.
+        (P, S), float64 if exact and float32 if estimated; as `measure` returns them. If decomposed (P, 4 S): the shifts
+        and, after them, their parts, as `decompose_shifts` returns them.
     effects
         On genes, if asked for.
     directions

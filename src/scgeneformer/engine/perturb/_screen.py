@@ -218,7 +218,7 @@ class _Screen:
         there = (batch > 0).cpu().numpy()
         steps[~there] = 0.0
         steps[:, : first + up] = 0.0  # <cls> stays, and no token can rise above the first gene
-        # curve[i]: all tokens behind gene i rise by one rank, or all genes before it fall
+        # curve[i]: all tokens after gene i rise by one rank, or all genes before it fall
         total = np.cumsum(steps, axis=1)
         curve = total[:, -1:] - total if up else total - steps
         before = found.values.cpu().double().numpy()

@@ -7,7 +7,8 @@ import pandas as pd
 class RankedPairs:
     """Pairs sorted by a score once, to be scored against many truths or samples of pairs.
 
-    Pairs of the same score are neither before nor behind each other: area and average precision are those of scikit-learn.
+    Pairs of the same score are neither before nor after each other: area and average precision are those of
+    scikit-learn.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ ROUNDS = 20  # in each, every edge is proposed for one swap
 
 
 def rewire(pairs: CandidatePairs, *, rng: int | Generator | None = 0) -> np.ndarray:
-    """Edges drawn anew so that every gene keeps its numbers of edges, among the same pairs.
+    """Edges drawn at random so that every gene keeps its numbers of edges, among the same pairs.
 
     Pairs of edges (a, b) and (c, d) become (a, d) and (c, b), unless one of these is an edge already or no candidate.
 
@@ -63,5 +63,5 @@ def rewire(pairs: CandidatePairs, *, rng: int | Generator | None = 0) -> np.ndar
 
 
 def _place(place_of: np.ndarray, size: int, a: np.ndarray, b: np.ndarray, pairs: CandidatePairs) -> np.ndarray:
-    """Place of the pairs (a, b), -1 if they are no candidates."""
+    """Place of the pairs (a, b), -1 if they are not candidates."""
     return place_of[a * size + b] if pairs.directed else place_of[np.minimum(a, b) * size + np.maximum(a, b)]

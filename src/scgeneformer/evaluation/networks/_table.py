@@ -51,7 +51,7 @@ def score_pairs(
     One row for each predictor with
 
     ``auroc``, ``average_precision``, ``ap_ratio``
-        See :class:`RankedPairs`; with the ends of the 95 % interval behind each (``_low``, ``_high``).
+        See :class:`RankedPairs`; with the ends of the 95 % interval after each (``_low``, ``_high``).
     ``base_rate``
         Fraction of pairs that are edges, which is the average precision of a coin.
     ``epr``, ``odds_ratio``

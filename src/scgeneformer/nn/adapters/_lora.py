@@ -80,7 +80,7 @@ def add_lora(
 
 
 def draw_adapters(encoder: nn.Module) -> None:
-    """Draw the adapters anew, if there are any, from torch's global generator: they change nothing then."""
+    """Draw the adapters again, if there are any, from torch's global generator: they change nothing then."""
     if hasattr(encoder, "peft_config"):
         for layer in adapted_layers(encoder).values():
             layer.reset_lora_parameters(NAME, init_lora_weights=True)

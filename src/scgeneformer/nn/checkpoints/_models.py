@@ -50,7 +50,7 @@ def read_state(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
     KeyError
         If weights are missing.
     ValueError
-        If weights have another shape than the model's, are there twice, or are not finite floating-point numbers.
+        If weights have another shape than the model's, occur twice, or are not finite floating-point numbers.
 
     Examples
     --------

@@ -147,7 +147,7 @@ class CellFM(Backbone):
     had from its authors only.
 
     Genes have no order: states are the same whatever the order of the columns. The two tokens by which the 80M model is told how many counts a cell had
-    before and behind a thinning, which here are the same, have no states in what is returned.
+    before and after a thinning, which here are the same, have no states in what is returned.
 
     Examples
     --------

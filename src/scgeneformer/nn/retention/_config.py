@@ -45,7 +45,7 @@ class CellFMConfig:
     totals
         Whether two tokens tell the number of counts of a cell, as of the 80M model.
     dropout
-        Dropout rate behind the last block; that of block i of N is i / N of it.
+        Dropout rate after the last block; that of block i of N is i / N of it.
     layer_norm_eps
         Added to the variance in layer norms.
     initializer_range

@@ -135,7 +135,7 @@ def integrate(
     if method == "center":
         of_label = None if labels is None else labels.codes.astype(np.int64)
         moved[placed] = stats.center(points[placed], codes, labels=of_label, reference=anchor)
-    elif anchor is not None:  # which "mnn" has, and Harmony has not
+    elif anchor is not None:  # which "mnn" has, and Harmony does not
         moved[placed] = stats.meet_neighbors(
             points[placed], codes, reference=anchor, n_neighbors=n_neighbors, rng=generator
         )

@@ -104,7 +104,7 @@ def _draw(alike: list[np.ndarray], others: np.ndarray, rng: np.random.Generator)
 def _detection_and_rank(
     tokens: np.ndarray, candidates: np.ndarray, sets: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each token, number of cells that have it and mean position in those, behind all others where none has it."""
+    """For each token, number of cells that have it and mean position in those, after all others where none has it."""
     size = int(max(tokens.max(initial=0), candidates.max(initial=0), *(genes.max(initial=0) for genes in sets))) + 1
     place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     n_cells = np.bincount(tokens.ravel(), minlength=size)

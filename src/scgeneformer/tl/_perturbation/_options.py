@@ -275,7 +275,8 @@ DOCS = {
         key_added
             Name of the results.
         rng
-            Seed or generator, for `max_cells`, `max_state_cells`, and random genes or sets. A seed starts anew for each group.
+            Seed or generator, for `max_cells`, `max_state_cells`, and random genes or sets. A seed starts again for
+            each group.
         mod
             Modality to use of a MuData.
         copy

@@ -1,4 +1,4 @@
-"""Whether the states between which cells are shifted can be told apart, and whether they are of one type of cells."""
+"""Whether the states between which cells are shifted are separated, and whether they are of one type of cells."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     Separation = dict[str, float | str]
 
-LOW = 0.7  # below, states are hardly told apart
+LOW = 0.7  # below, states are hardly separated
 MOST = 2000  # cells of each state
 RARE = 0.05  # share of a type below which it does not count as one
 
 
 def separations(runs: Sequence[PerturbRun], obs: pd.DataFrame) -> Separation | dict[str, Separation]:
-    """How well source and target are told apart, by group if there are groups; empty where that cannot be said.
+    """How well source and target are separated, by group if there are groups; empty where that cannot be said.
 
-    Warns by the log, where they are hardly told apart in the embedding.
+    Warns by the log, where they are hardly separated in the embedding.
 
     Returns
     -------

@@ -225,7 +225,7 @@ def _state(
         case "random_genes" if ranks is not None:
             result, columns["null_percentile"], tested = _against_matched(ranking, ranks, columns, tested)
         case "permuted_labels":
-            return columns  # tested together, since all states are labelled anew
+            return columns  # tested together, since the labels of all states are permuted
         case "mixture":
             impact, found = _impact(ranking, shifts, columns["effect"], tested)
             components |= found
