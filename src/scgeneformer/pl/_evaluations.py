@@ -1,4 +1,4 @@
-"""What plots of an evaluation show: who answered, how well, and in which colour."""
+"""What plots of an evaluation show: predictions, their scores and their colours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Evaluation:
     truth
         Codes of the evaluated cells' classes, (n,).
     proba
-        Probabilities, (n, n_classes), by the name of who gave them, the model first.
+        Probabilities, (n, n_classes), by the name of the model or baseline, the model first.
     metrics
         Scores, one row per name.
     """

@@ -1,4 +1,4 @@
-"""How every figure begins and ends: axes, units, legend, and who shows it."""
+"""How every figure begins and ends: axes, units, legend, and how it is shown."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Ranking:
 
     @property
     def caption(self) -> str:
-        """What has to be known of the states and of the ranking as a whole, a line each; empty if nothing is."""
+        """What a reader must know about the states and the ranking as a whole, one line each; empty if nothing is."""
         texts = []
         if "embedding" in self.separation:
             beside = f", by expression {self.separation['expression']:.2f}" if "expression" in self.separation else ""

@@ -1,4 +1,4 @@
-"""Expression of the cells that were tokenized, for what stands beside the model."""
+"""Expression of the cells that were tokenized, for comparison with the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tl.likelihood``: how well a model guesses the genes of cells."""
+"""``tl.likelihood``: how well a model predicts the genes of cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``tl.score_sets``: how near cells are to sets of genes in the embedding, beside what expression says."""
+"""``tl.score_sets``: how close cells are to sets of genes in the embedding, beside scores of expression."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def label_volcano(ax: Axes, ranking: Ranking, n_top: int) -> None:
     by_p = np.lexsort((-np.abs(score), -y))
     up, down = (by_p[(eligible & side)[by_p]] for side in (score > 0, score <= 0))
     if not (ranking.two_sided or "null_effect" in ranking.frame):
-        down = down[:0]  # less effect than other genes is nothing to point at
+        down = down[:0]  # a smaller effect than that of other genes needs no label
     n_up = min(len(up), max(n_top - n_top // 2, n_top - len(down)))
     rows = np.concatenate([up[:n_up], down[: n_top - n_up]])
     rows = rows[np.argsort(-y[rows], kind="stable")]

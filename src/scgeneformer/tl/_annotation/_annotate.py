@@ -188,7 +188,7 @@ def annotate(
 
 
 def _check_reference(target: CellTask, reference: Mapping[str, np.ndarray] | None, unknown: float) -> None:
-    """Raise if no cell could be pretrained unknown."""
+    """Raise if no cell could be called unknown."""
     if target.kind == "continuous":
         msg = f"unknown={unknown} is for classes, but {target.name!r} is continuous. Leave it out."
         raise ValueError(msg)

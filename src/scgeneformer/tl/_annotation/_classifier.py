@@ -1,4 +1,4 @@
-"""A trained classifier, or the one of a name or in a folder."""
+"""A trained classifier, given as such, by name or as a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_classifier(model: Any, kind: str, adata: AnnData | MuData | None = None
     model
         Classifier, the name of one in :func:`scgeneformer.hub.available`, or a folder that its ``save`` or ``export``, or transformers, has written.
     kind
-        Class of :mod:`scgeneformer.model` that it is to be of.
+        Class of :mod:`scgeneformer.model` that it must be of.
     adata
         Data to load a saved classifier with; None for none.
 

@@ -1,4 +1,4 @@
-"""What the baselines of an evaluation see of a cell: an embedding without training, or its most variable genes."""
+"""Features of cells for the baselines of an evaluation: an embedding without training, or its most variable genes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def answer(
     scaled: bool,
     rng: int,
 ) -> np.ndarray:
-    """What a linear model of the training rows says of the others: probabilities of classes, or numbers.
+    """What a linear model of the training rows predicts for the others: probabilities of classes, or numbers.
 
     Parameters
     ----------

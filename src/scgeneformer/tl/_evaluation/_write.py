@@ -27,7 +27,7 @@ BASELINES = {"probe": "linear probe", "hvg": "regression on HVGs"}
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was asked, of whom, and who answered what.
+    """The labels and cells of an evaluation, and the predictions of the model and its baselines.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ def write_evaluation(
 
 
 def _all_answers(evaluated: Evaluated) -> dict[str, np.ndarray]:
-    """The answers by name, and that of someone who knows only the labels of the training cells."""
+    """The answers by name, and that of a baseline that knows only the labels of the training cells."""
     answers = {evaluated.named(baseline): answer for baseline, answer in evaluated.answers.items()}
     if evaluated.kind == "continuous":
         return answers | {"mean of training cells": np.full(len(evaluated.rows), evaluated.training.mean())}

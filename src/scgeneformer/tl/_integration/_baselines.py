@@ -1,4 +1,4 @@
-"""Embeddings that stand beside those to be compared: genes, their principal components, batches brought together."""
+"""Baseline embeddings of a comparison: genes, their principal components, integrated batches."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def categories_of(
 
 
 def check_condition(batches: pd.Categorical, conditions: pd.Categorical, batch_key: str, condition_key: str) -> None:
-    """Refuse to remove batches that cannot be told from the condition, and warn where some cannot.
+    """Refuse to remove batches that cannot be distinguished from the condition, and warn where some cannot.
 
     Raises
     ------

@@ -173,7 +173,7 @@ def points_of(cells: AnnData, use_rep: str) -> np.ndarray:
     KeyError
         If there is none.
     ValueError
-        If it is no matrix of numbers, or no cell has a place in it.
+        If it is not a matrix of numbers, or no cell has a place in it.
     """
     points = read_embedding(cells, use_rep)
     if not np.isfinite(points).all(axis=1).any():

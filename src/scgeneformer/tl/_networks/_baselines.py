@@ -1,4 +1,4 @@
-"""What tells edges without the model: expression, the vectors of tokens, degrees of the true network, and chance."""
+"""Predictors of edges without the model: expression, the vectors of tokens, degrees of the true network, and chance."""
 
 from __future__ import annotations
 

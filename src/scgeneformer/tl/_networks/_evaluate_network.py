@@ -1,4 +1,4 @@
-"""``tl.evaluate_network``: networks of genes against known edges, beside what tells edges without the model."""
+"""``tl.evaluate_network``: networks of genes against known edges, beside predictors without the model."""
 
 from __future__ import annotations
 

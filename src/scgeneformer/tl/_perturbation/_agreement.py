@@ -1,4 +1,4 @@
-"""How well the estimates of a screen agree with exact values: measured in each run, said, and refused where it is poor."""
+"""How well the estimates of a screen agree with exact values: measured and reported in each run, and refused where it is poor."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sample_cells(run: PerturbRun, screened: Sequence[tuple[Perturbation, Outcome
 
 
 def agreement_of(samples: Sequence[Sample], states: Sequence[str], *, allow_poor: bool) -> pd.DataFrame | None:
-    """Agreement by state, said by the log; None without samples.
+    """Agreement by state, reported in the log; None without samples.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a classifier predicts of cells, in place of states."""
+"""What a classifier predicts for cells, in place of states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def with_outputs(model: Any, options: PerturbOptions) -> tuple[Any, PerturbOptio
     Raises
     ------
     TypeError
-        If `model` is no classifier of cells.
+        If `model` is not a classifier of cells.
     ValueError
         If it has no such labels, is not trained, or has no linear head.
     """

@@ -1,4 +1,4 @@
-"""The groups of cells of a perturbation: who is perturbed in each, and towards where."""
+"""The groups of cells of a perturbation: which cells are perturbed in each, and towards what."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def plan_runs(
     Raises
     ------
     ValueError
-        If centroids cannot be had, or no group has all states.
+        If centroids cannot be computed, or no group has all states.
     """
     width, groups = inputs.pretrained.encoder.config.width, groups_of(data, options.within, mod)
     allowed = choose_cells(data, options.cells, None if options.source is None else members[options.source], mod)

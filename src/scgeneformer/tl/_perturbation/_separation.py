@@ -27,9 +27,9 @@ RARE = 0.05  # share of a type below which it does not count as one
 
 
 def separations(runs: Sequence[PerturbRun], obs: pd.DataFrame) -> Separation | dict[str, Separation]:
-    """How well source and target are separated, by group if there are groups; empty where that cannot be said.
+    """How well source and target are separated, by group if there are groups; empty where that cannot be measured.
 
-    Warns by the log, where they are hardly separated in the embedding.
+    Warns in the log where they are hardly separated in the embedding.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def _held_out(values: np.ndarray, is_target: np.ndarray, groups: np.ndarray | No
 
 
 def warn_of_types(obs: pd.DataFrame, source: np.ndarray, target: np.ndarray, options: PerturbOptions) -> None:
-    """Say by the log that cells of several types are perturbed together, and how states differ in their types."""
+    """Warn in the log that cells of several types are perturbed together, and how states differ in their types."""
     column = type_column(obs)
     if column is None or column == options.groupby:
         return

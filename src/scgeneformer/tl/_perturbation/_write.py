@@ -73,7 +73,7 @@ def shift_slots(key: str, states: list[str], options: PerturbOptions, *, sets: b
     sets
         Whether sets are perturbed.
     marked
-        Whether exact values are told from estimates.
+        Whether exact values are distinguished from estimates.
     """
     slots = [f"uns/{key}"]
     if sets:

@@ -1,4 +1,4 @@
-"""``tl.evaluate_shifts``: a ranking of genes against what an experiment found."""
+"""``tl.evaluate_shifts``: a ranking of genes against the results of an experiment."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _read_ranking(data: AnnData, key: str, group: str | None) -> pd.DataFrame:
 
 
 def _truth_of(ranking: pd.DataFrame, truth: Any) -> tuple[pd.Series, int]:
-    """What was found for each ranked gene, NaN where nothing was, and how many genes of `truth` are not ranked."""
+    """Outcome for each ranked gene, NaN where there is none, and how many genes of `truth` are not ranked."""
     if isinstance(truth, pd.Series | Mapping):
         given = pd.Series(truth)
     else:

@@ -1,4 +1,4 @@
-"""What expression alone says of genes, beside what the model says: between the states, and along the line between them."""
+"""What expression alone shows for genes, beside the model: between the states, and along the line between them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rank_sets(ranking: Ranking) -> pd.DataFrame:
-    """Effects of sets with intervals and, where random sets were perturbed beside them, tests against those; one row a set."""
+    """Effects of sets with intervals and, where random sets were perturbed beside them, tests against those; one row per set."""
     table: dict[str, np.ndarray] = {}
     names: list[str] = []
     for state in ranking.states:

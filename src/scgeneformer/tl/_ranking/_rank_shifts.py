@@ -351,7 +351,7 @@ def _state_labels(adata: AnnData | MuData, run: dict[str, Any], mod: str) -> np.
 
 
 def _expression(ranking: Ranking, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """What expression alone says of the genes; nothing, and why, where it is not there."""
+    """What expression alone shows for the genes; nothing, and the reason, where it is missing."""
     shifts = read_shifts(ranking.data, ranking.key, goal=ranking.goal)
     try:
         return expression_columns(ranking.data, labels, ranking.run, shifts)

@@ -1,4 +1,4 @@
-"""What a ranking is asked for, checked, and what it reads, found."""
+"""Arguments of a ranking, checked, and the data that it reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resolve(
     labels: np.ndarray | None,
     rng: int | np.random.Generator | None,
 ) -> Ranking:
-    """Find everything the ranking is to read."""
+    """Find everything that the ranking reads."""
     run = _keys.params(data, key, cure=CURE)
     states = _keys.end_states(run) or [""]  # one without a name
     goal = states != [""]
