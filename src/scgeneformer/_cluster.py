@@ -82,7 +82,7 @@ def map_parts(
     ModuleNotFoundError
         If workers lack a package.
     RuntimeError
-        If workers have other versions, or end again and again while they compute the same part.
+        If workers have other versions, or die repeatedly while they compute the same part.
     """
     client = active_client()
     if client is not None:
@@ -116,7 +116,7 @@ def _on_workers(
 
         return loads(compute[1])(*others)
 
-    # a local function goes as its code: without the package a worker fails in it, and does not wait for ever
+    # a local function goes as its code: without the package a worker fails in it, and does not wait forever
     contents = [_send(client, each) for each in (_compute, function, *shared)]
     _sent[:] = contents
     name, left, finished = f"scgeneformer-part-{uuid.uuid4().hex}", iter(parts), as_completed()
@@ -161,7 +161,7 @@ def _room(client: Client) -> int:
 
 
 def _result(client: Client, part: Future[Any]) -> Any:
-    """What a worker computed, or why it did not, in words."""
+    """What a worker computed, or an error that says why it did not."""
     from concurrent.futures import CancelledError
 
     from distributed import KilledWorker

@@ -44,7 +44,7 @@ def read(path: Path) -> AnnData | MuData:
 
 
 def check_no_pipe(path: Path) -> None:
-    """Raise if `path` is a pipe, socket or device: a reader of HDF5 would wait for ever, and needs to go back and forth in a file.
+    """Raise if `path` is a pipe, socket or device: a reader of HDF5 would wait forever, and needs to go back and forth in a file.
 
     Raises
     ------

@@ -132,8 +132,8 @@ def state_layer(key: str, state: str) -> str:
 def state_column(name: str, state: str) -> str:
     """Name of the column of a ranking with `name` with respect to `state`, where it is not the target.
 
-    ``effect_low`` and ``effect_high`` are the ends of an interval, and ``effect_elsewhere`` is that in other groups, so states of these names
-    are told from them.
+    ``effect_low`` and ``effect_high`` are the ends of an interval, and ``effect_elsewhere`` is that in other groups, so
+    states of these names are distinguished from them.
     """
     return state_layer(name, f"state_{state}" if state in ("low", "high", "elsewhere") else state)
 
@@ -251,7 +251,7 @@ def centrality_key(key: str, measure: str) -> str:
 
 
 def answer_key(key: str, baseline: str = "", *, proba: bool = True) -> str:
-    """Name of the `obsm` slot with what the model or a baseline told evaluated cells, or of the `obs` column if numbers."""
+    """Name of the `obsm` slot with what the model or a baseline predicted for evaluated cells, or of the `obs` column if numbers."""
     return "_".join(part for part in (key, baseline, "proba" if proba else "predicted") if part)
 
 

@@ -1,6 +1,7 @@
 """Messages by scanpy's logger, which follow `scanpy.settings.verbosity`.
 
-Importing scanpy takes a second. By default it shows no information, and nobody has changed that who has not imported it: until then there is nothing to show.
+Importing scanpy takes a second. By default it shows no information, and only a user who has imported it can have
+changed that: until then there is nothing to show.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threads and memory of this process, for the time of a computation."""
+"""Threads and memory of this process during a computation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder in which one run at a time writes, and files in it that are whole or not there."""
+"""A folder in which one run at a time writes, and files in it that are either whole or absent."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        if not is_folder:  # of which some file systems know nothing
+        if not is_folder:  # which some file systems do not support
             raise
     finally:
         os.close(descriptor)

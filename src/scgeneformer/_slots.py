@@ -211,7 +211,7 @@ def read_embedding(
     KeyError
         If there is none; the error says how to make it.
     ValueError
-        If it is no matrix of numbers.
+        If it is not a matrix of numbers.
     """
     if use_rep not in adata.obsm:
         call = embed_call(name or "adata", use_rep, like or {})
@@ -237,7 +237,7 @@ def provenance(adata: AnnData, use_rep: str) -> dict[str, Any]:
 
 
 def check_alike(ours: Mapping[str, Any], theirs: Mapping[str, Any], use_rep: str, whose: str) -> None:
-    """Raise if a query, `ours`, was embedded in another way than `theirs`, those of `whose`: numbers would have no meaning.
+    """Raise if a query, `ours`, was embedded in another way than `theirs`, those of `whose`: the numbers would be meaningless.
 
     Raises
     ------

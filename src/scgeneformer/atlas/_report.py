@@ -71,7 +71,7 @@ def _overall(
 
 
 def _isotonic(share: np.ndarray, right: np.ndarray, donors: np.ndarray | None, rng: Generator) -> np.ndarray:
-    """Probability to be right by an isotonic regression on other donors or, without them, other cells; NaN never."""
+    """Probability of being right, by an isotonic regression on other donors or, without them, other cells; NaN never."""
     from sklearn.isotonic import IsotonicRegression
 
     units = np.arange(len(share)) if donors is None else np.unique(donors, return_inverse=True)[1]

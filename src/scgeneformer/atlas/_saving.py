@@ -41,7 +41,7 @@ def save(reference: Reference, folder: Path, *, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        If there is a reference, and it shall not be overwritten.
+        If there is a reference, and it must not be overwritten.
     OSError
         If the folder cannot be written.
     """
@@ -68,7 +68,7 @@ def save(reference: Reference, folder: Path, *, overwrite: bool) -> None:
             "sha256": {path.name: _sha256(path) for path in sorted(part.iterdir())},
         }
         (part / MANIFEST).write_text(json.dumps(content | {"checksum": _checksum(content)}, indent=1) + "\n")
-        # without it a folder is no reference, so that files of two are never taken for one
+        # a folder without it is not a reference, so files of two are never taken for one
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in sorted(part.iterdir(), key=lambda path: path.name == MANIFEST):
             path.replace(folder / path.name)

@@ -1,4 +1,4 @@
-"""Labels that say when they do not know."""
+"""Labels that can be unknown."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def with_unknown(labels: pd.Categorical, novelty: np.ndarray, unknown: float | N
 
 
 def _warn_of_many(n_unknown: int, n: int, unknown: float) -> None:
-    """Say that more cells are unknown than if all were like those compared with: twice as many, and more than chance explains."""
+    """Warn if more cells are unknown than if all were like those compared with: twice as many, and more than chance explains."""
     if n_unknown > max(2 * unknown * n, unknown * n + 3 * np.sqrt(unknown * (1 - unknown) * n)):
         logg.warning(
-            f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} finds at most "
-            f"{unknown:.0%} among cells that are like the labelled ones. Either their types are missing there, or "
-            "studies or technologies differ, which makes known types look new: compare their distances by cluster and "
-            "batch before you believe either."
+            f"{n_unknown:,} of {n:,} cells ({n_unknown / n:.0%}) are unknown, but unknown={unknown:g} flags at most "
+            f"{unknown:.0%} of cells that are like the labelled ones. Either their types are missing there, or studies "
+            "or technologies differ, which makes known types look new: compare their distances by cluster and batch "
+            "before you believe either."
         )
 
 

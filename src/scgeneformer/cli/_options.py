@@ -31,7 +31,7 @@ _MARKUP = re.compile(r":\w+:`~?([^`<]*?)(?: *<[^`]*>)?`|``(.+?)``|`([^`]+)`")
 
 
 class Unchecked:
-    """Mark of a type that stands for an option in help only: Cyclopts has pydantic check values and defaults by it if anything has imported pydantic."""
+    """Mark of a type that stands for an option in help only: Cyclopts lets pydantic check values and defaults against it if anything has imported pydantic."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return handler(Any)

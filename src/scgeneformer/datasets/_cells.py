@@ -111,19 +111,19 @@ def read(path: Path) -> ad.AnnData:
 
 
 def ensembl_ids(genes: pd.Index) -> np.ndarray:
-    """Ensembl ids of symbols by the official V2 dictionaries, or the bundled vocabulary where these cannot be had; empty if unknown."""
+    """Ensembl ids of symbols by the official V2 dictionaries, or the bundled vocabulary where these are not available; empty if unknown."""
     vocabulary = names_of_genes()
     tokens = vocabulary.tokens_of(genes.astype(str).tolist())
     return np.where(tokens >= 0, vocabulary.ids[tokens], "").astype(object)
 
 
 def counts_of_normalised(values: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Counts of cells whose values are proportional to counts and whose least count is 1.
+    """Counts of cells whose values are proportional to counts and whose smallest count is 1.
 
     Raises
     ------
     ValueError
-        If they are not multiples of the least value in each cell.
+        If they are not multiples of the smallest value in each cell.
     """
     least = np.minimum.reduceat(values.data, values.indptr[:-1])
     counts = values.multiply(1 / least[:, None]).tocsr()

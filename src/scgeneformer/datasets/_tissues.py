@@ -94,7 +94,7 @@ def _of_scgps(*paths: Path) -> AnnData:
 
 
 def _ending(parts: dict[str, Any], end: str) -> Any:
-    """The part whose name ends so."""
+    """The part whose name ends with `end`."""
     (value,) = (value for name, value in parts.items() if str(name).endswith(end))
     return value
 

@@ -22,7 +22,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If it is no table.
+        If it is not a table.
     """
     return _read(path)
 

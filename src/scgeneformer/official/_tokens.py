@@ -34,7 +34,7 @@ def read(path: Path, vocabulary: Vocabulary, *, model: str | None, obs_names: st
     Raises
     ------
     ValueError
-        If the folder is no data set of tokenized cells, is damaged, or is of another vocabulary.
+        If the folder is not a data set of tokenized cells, is damaged, or is of another vocabulary.
     """
     pa = _pyarrow()
     tokens, lengths, counts, columns = [], [], [], []
@@ -179,7 +179,7 @@ def _padded(batch: Any, column: str, vocabulary: Vocabulary, path: Path) -> tupl
 
 
 def _check_vocabulary(tokens: np.ndarray, lengths: np.ndarray, vocabulary: Vocabulary, path: Path) -> None:
-    """Raise if the tokens are none of `vocabulary`."""
+    """Raise if the tokens do not fit `vocabulary`."""
     cure = "Name the model that it was made for"
     if problem := find_problem(tokens, lengths, vocabulary):
         row, what = problem
