@@ -52,7 +52,7 @@ def save_model(
         If an attribute is of a type that cannot be saved.
     """
     if folder.exists() and not overwrite:
-        msg = f"{folder} exists. Give another folder, or overwrite=True."
+        msg = f"{folder} exists. Choose another folder, or pass overwrite=True."
         raise ValueError(msg)
     if save_anndata and model.adata is None:
         msg = "save_anndata=True, but this model has no data. Leave it out."
@@ -162,7 +162,7 @@ def _refuse(folder: Path, prefix: str, wanted: str) -> NoReturn:
             "allow_pickle=True)`, then save the model again."
         )
         raise ValueError(msg)
-    cure = "Give the folder of `model.save`."
+    cure = "Pass the folder that `model.save` wrote."
     if (folder / f"{prefix}{WEIGHTS}").is_file():
         cure = (
             f"Load a folder of `export`, or of transformers, with `sg.model.{wanted}.from_pretrained({str(folder)!r})`."

@@ -110,7 +110,7 @@ def test_too_few_pairs_are_refused_before_vectors_are_made(pairs, monkeypatch):
 
 
 def test_contextual_features_need_cells_and_genes_that_are_expressed(pairs, genes):
-    with pytest.raises(ValueError, match='needs tokenized cells. Give adata, or features="token"'):
+    with pytest.raises(ValueError, match='needs tokenized cells. Pass adata, or features="token"'):
         sg.model.PairClassifier(None, pairs, features="contextual")
     adata = cells(genes[:40])
     before = sorted(adata.obsm), sorted(adata.uns), sorted(adata.var)

@@ -87,7 +87,7 @@ OPTIONS = {
 def test_other_options_are_refused_by_name(begun, name):
     value, words = OPTIONS[name]
     model, before = masked_genes(begun.cells, begun.vocabulary), sorted(begun.folder.iterdir())
-    with pytest.raises(ValueError, match=f"is of another run: .*{words}.*Give the same data and arguments"):
+    with pytest.raises(ValueError, match=f"is of another run: .*{words}.*Pass the same data and arguments"):
         model.train(**begun.again | {name: value})
     assert not model.is_trained_
     with pytest.raises(ValueError, match=f"holds a checkpoint of another run: .*{words}.*Name another folder"):

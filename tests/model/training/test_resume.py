@@ -123,7 +123,7 @@ def test_resumed_run_is_the_run_that_never_stopped(new, quick, tmp_path, kind, k
     assert set(model.history) == set(whole.history)
     for name in set(whole.history) - {"train_loss", "train_accuracy"}:
         pd.testing.assert_frame_equal(model.history[name], whole.history[name])
-    with pytest.raises(ValueError, match="Give the same data and arguments, including rng"):
+    with pytest.raises(ValueError, match="Pass the same data and arguments, including rng"):
         train("parts", first=1, rng=3)
 
 

@@ -127,7 +127,7 @@ def test_resumed_run_is_the_run_that_never_stopped(model, cells, quick, tmp_path
     third.train(max_steps=20, checkpoints=tmp_path / "parts", ckpt_path=tmp_path / "parts" / "last.ckpt", **quick)
     assert torch.equal(weights(model), weights(third))
     np.testing.assert_array_equal(third.history["train_loss_step"], model.history["train_loss_step"])
-    with pytest.raises(ValueError, match="Give the same data and arguments, including rng"):
+    with pytest.raises(ValueError, match="Pass the same data and arguments, including rng"):
         third.train(max_steps=20, ckpt_path=tmp_path / "parts" / "last.ckpt", rng=5, **quick)
 
 

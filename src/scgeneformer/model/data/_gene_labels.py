@@ -72,7 +72,7 @@ class GeneClasses:
         code_of: dict[int, int] = {}
         for code, (name, genes) in enumerate(classes.items()):
             if isinstance(genes, str):
-                msg = f"classes[{name!r}] is one string. Give a list of genes: classes={_EXAMPLE}."
+                msg = f"classes[{name!r}] is one string. Pass a list of genes: classes={_EXAMPLE}."
                 raise ValueError(msg)
             tokens = tokens_of(genes, vocabulary, f"class {str(name)!r}", stacklevel=5)  # who makes the model
             if len(tokens) == 0:

@@ -56,7 +56,7 @@ class Places:
         kinds = {"setup_anndata": AnnData, "setup_mudata": MuData}
         fitting = next((name for name, kind in kinds.items() if isinstance(data, kind)), None)
         if fitting != method:
-            msg = f"{method} got {type(data).__name__}. {f'Use {fitting}.' if fitting else 'Give an AnnData or a MuData.'}"
+            msg = f"{method} got {type(data).__name__}. {f'Use {fitting}.' if fitting else 'Pass an AnnData or a MuData.'}"
             raise TypeError(msg)
         self.mods: dict[str, str | None] | None = None
         self.cells = data

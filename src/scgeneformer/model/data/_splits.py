@@ -188,7 +188,7 @@ def _check_range(split: Any, n: int, what: str) -> None:
     """Raise if `split` is not a split, or has more than `n` items."""
     if not isinstance(split, evaluation.Split):
         msg = (
-            f"split={split!r} is a {type(split).__name__}. Give a `sg.evaluation.Split`, or another form that `train` "
+            f"split={split!r} is a {type(split).__name__}. Pass a `sg.evaluation.Split`, or another form that `train` "
             "accepts."
         )
         raise TypeError(msg)

@@ -83,10 +83,10 @@ def check_kinds(features: str, classifier: str, *, has_cells: bool) -> None:
         If so.
     """
     if features == "contextual" and not has_cells:
-        msg = 'features="contextual" needs tokenized cells. Give adata, or features="token".'
+        msg = 'features="contextual" needs tokenized cells. Pass adata, or features="token".'
         raise ValueError(msg)
     if classifier == TUNED and features != "contextual":
-        msg = f'classifier="{TUNED}" reads the states of genes in cells. Give adata and features="contextual".'
+        msg = f'classifier="{TUNED}" reads the states of genes in cells. Pass adata and features="contextual".'
         raise ValueError(msg)
 
 

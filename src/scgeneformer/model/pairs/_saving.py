@@ -39,10 +39,10 @@ def write_folder(
         If there is something that is not to be overwritten, or that is not a saved PairClassifier.
     """
     if folder.exists() and not overwrite:
-        msg = f"{folder} exists. Give another folder, or overwrite=True."
+        msg = f"{folder} exists. Choose another folder, or pass overwrite=True."
         raise ValueError(msg)
     if folder.exists() and not (folder / STATE).is_file():
-        msg = f"{folder} is not a saved PairClassifier and is not replaced. Give another folder."
+        msg = f"{folder} is not a saved PairClassifier and is not replaced. Choose another folder."
         raise ValueError(msg)
 
     def write(new: Path) -> None:
@@ -68,7 +68,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Vo
         If it is of another format, or damaged.
     """
     if not (folder / STATE).is_file():
-        msg = f"No PairClassifier in {folder}, which has no {STATE}. Give the folder that `model.save` wrote."
+        msg = f"No PairClassifier in {folder}, which has no {STATE}. Pass the folder that `model.save` wrote."
         raise FileNotFoundError(msg)
     try:
         state = json.loads((folder / STATE).read_bytes())

@@ -39,7 +39,7 @@ def resolve_recipe(
     if recipe in SINGLE:
         return recipe
     if model.module.network.head != "linear":
-        msg = f"recipe={recipe!r} needs a linear head, and this model has that of BERT. Make it with head='linear', or train with recipe='plain'."
+        msg = f"recipe={recipe!r} needs a linear head, but this model has BERT's head. Make it with head='linear', or train with recipe='plain'."
         raise ValueError(msg)
     if recipe == AUTO:
         check_portfolio(options)

@@ -219,11 +219,11 @@ def _check_same(cells: AnnData, registered: dict[str, Any]) -> None:
             key = state["original_key"]
             new = pd.unique(cells.obs[key][~cells.obs[key].isin(state["categorical_mapping"])].astype(str))
             if len(new):
-                msg = f"The model was not set up with these values of .obs[{key!r}]: {few(new)}. Leave `adata` out, and give it to `get_latent_representation`."
+                msg = f"The model was not set up with these values of .obs[{key!r}]: {few(new)}. Leave `adata` out, and pass it to `get_latent_representation`."
                 raise ValueError(msg)
         elif "n_vars" in state and not np.array_equal(cells.var_names, state["column_names"]):
             msg = (
-                "Genes in .var_names are not those that the model was set up with, in the same order. Leave `adata` out, and give it to "
-                "`get_latent_representation`, which aligns genes."
+                "Genes in .var_names are not those that the model was set up with, in the same order. Leave `adata` "
+                "out, and pass it to `get_latent_representation`, which aligns genes."
             )
             raise ValueError(msg)

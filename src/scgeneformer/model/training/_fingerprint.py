@@ -83,7 +83,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], path: Any) 
     """
     if differs := differences(saved, now):
         msg = (
-            f"The checkpoint {str(path)!r} is of another run: {'; '.join(differs)}. Give the same data and arguments, "
+            f"The checkpoint {str(path)!r} is of another run: {'; '.join(differs)}. Pass the same data and arguments, "
             "including rng, to resume it, or train without ckpt_path and with checkpoints in another folder."
         )
         raise ValueError(msg)

@@ -56,7 +56,7 @@ class NextCells:
         answerable = (row for row in test.tolist() if len(later(row, test)) and len(later(row, train)))
         starts = np.array(list(islice(answerable, most)), dtype=np.int64)
         if not len(starts):
-            msg = f"No test cell has test and training cells {n_steps} steps later in its group. Give another elapsed=, or train with a larger test_size=."
+            msg = f"No test cell has test and training cells {n_steps} steps later in its group. Use another elapsed=, or train with a larger test_size=."
             raise ValueError(msg)
         return cls(starts, [later(row, train) for row in starts], [later(row, test) for row in starts], rng)
 

@@ -86,7 +86,7 @@ class TrajectoryQuestions(TimedCellsModel):
         if self._names_hash() != self.cells_:
             msg = (
                 "The data of this model are not the cells that it was trained on, in their order, from which contexts are drawn. Load it with "
-                "them, `TrajectoryModel.load(folder, adata)`, and give other cells to `predict` or `next_cell`."
+                "them, `TrajectoryModel.load(folder, adata)`, and pass other cells to `predict` or `next_cell`."
             )
             raise ValueError(msg)
         pool = self._pools(self.split, lengths)[1]
@@ -271,9 +271,8 @@ class TrajectoryQuestions(TimedCellsModel):
     ) -> AnnData:
         """Draw, for each of some cells, a cell a given time later, gene by gene; no gene twice.
 
-        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The
-        answer is a sample of what the model expects, not a later state of this very cell; see
-        :meth:`evaluate_next_cell` for what it is worth.
+        Each cell is the last of its context, whose other cells are drawn from the training cells of its group. The answer is a sample of what
+        the model expects, not a later state of this very cell; see :meth:`evaluate_next_cell` for what it is worth.
 
         Parameters
         ----------

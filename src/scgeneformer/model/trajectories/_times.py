@@ -78,10 +78,10 @@ def count_steps(times: np.ndarray, name: str, time_step: float) -> int:
     """
     n_steps = int(np.rint((times.max() - times.min()) / time_step))
     if n_steps == 0:
-        msg = f"All times in .obs[{name!r}] are within one step ({times.min():g} to {times.max():g}, time_step={time_step:g}). Give cells of several times, or a smaller time_step=."
+        msg = f"All times in .obs[{name!r}] are within one step ({times.min():g} to {times.max():g}, time_step={time_step:g}). Use cells of several times, or a smaller time_step=."
         raise ValueError(msg)
     if n_steps > MOST_STEPS:
-        msg = f"Times in .obs[{name!r}] span {n_steps:,} steps of time_step={time_step:g}, more than {MOST_STEPS:,}. Give a larger time_step=."
+        msg = f"Times in .obs[{name!r}] span {n_steps:,} steps of time_step={time_step:g}, more than {MOST_STEPS:,}. Use a larger time_step=."
         raise ValueError(msg)
     return n_steps
 
@@ -117,7 +117,7 @@ def check_groups(steps: np.ndarray, names: pd.Series, n_times: int, keys: Sequen
     lacking = counts[counts < n_times]
     if not len(lacking):
         return
-    cure = "Give cells of more times."
+    cure = "Use cells of more times."
     if keys:
         cure = f"Remove the cells of these groups, or name fewer columns by group_keys= (now {list(keys)})."
     where = f"Groups with cells of fewer than {n_times} times: {few(list(lacking.index))}" if keys else "All cells"

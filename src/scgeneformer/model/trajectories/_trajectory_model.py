@@ -226,8 +226,8 @@ class TrajectoryModel(TrajectoryQuestions):
         usable = {name: pools[name != "train"].with_times(rows, n_times) for name, rows in sets.items()}
         if len(usable["train"]) < LEAST_ITEMS:
             msg = (
-                f"{len(usable['train'])} training cells have other training cells of {n_times} times in their group, and {LEAST_ITEMS} are needed. "
-                "Give cells of more times, or a larger train_size=."
+                f"{len(usable['train'])} training cells have other training cells of {n_times} times in their group, "
+                f"and {LEAST_ITEMS} are needed. Use cells of more times, or a larger train_size=."
             )
             raise ValueError(msg)
         drawn: dict[str, Any] = {

@@ -78,7 +78,7 @@ def remember(file: Path, search: dict[str, Any]) -> None:
     before = json.loads(file.read_text())
     differs = _differences(before, now)
     if differs:
-        msg = f"{str(file.parent)!r} holds another search: {'; '.join(differs)}. Give the same arguments to resume it, or another folder."
+        msg = f"{str(file.parent)!r} holds another search: {'; '.join(differs)}. Pass the same arguments to resume it, or choose another folder."
         raise ValueError(msg)
 
 

@@ -105,7 +105,7 @@ def resolve_space(
     resolved = {}
     for name, values in space.items():
         if name in _SPLIT:
-            msg = f"{name!r} determines the validation cells, so trials could not be compared. Give it in train_params instead."
+            msg = f"{name!r} determines the validation cells, so trials could not be compared. Set it in train_params instead."
             raise ValueError(msg)
         if name not in arguments:
             msg = f"{name!r} in the space is not an argument of {model_cls.__name__} or its train: {sorted(arguments - _SPLIT)}."
@@ -120,7 +120,8 @@ def resolve_space(
         if not isinstance(domain, tune.search.sample.Domain) or not _plain(getattr(domain, "categories", [])):
             msg = (
                 f"space[{name!r}] must be a list of plain values, such as numbers, or a distribution such as "
-                f"ray.tune.loguniform(1e-5, 1e-3), not {values!r}. Give fixed arguments in model_params or train_params."
+                f"ray.tune.loguniform(1e-5, 1e-3), not {values!r}. Put fixed arguments into model_params or "
+                "train_params."
             )
             raise ValueError(msg)
         resolved[name] = domain

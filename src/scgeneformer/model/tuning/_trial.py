@@ -89,7 +89,7 @@ def run_trial(config: dict[str, Any], search: Search) -> dict[str, Any]:
     report = Report(model, search.metric, search.mode)
     model.train(**arguments | {"callbacks": [*arguments.get("callbacks", ()), report]})
     if not report.last:
-        msg = f"There was no validation, so {search.metric!r} is not known. Give train_params a `validation_size` above 0."
+        msg = f"There was no validation, so {search.metric!r} is not known. Set `validation_size` in train_params above 0."
         raise ValueError(msg)
     return report.last | {"finished": True}
 

@@ -180,7 +180,7 @@ def tune(
         msg = "All trials would write the same checkpoints: leave them out of train_params. The best model of each is kept anyway."
         raise ValueError(msg)
     if "recipe" in (space or {}):
-        msg = "space has recipe, but a trial is one run, whose options are searched. Give one of ('plain', 'official') in train_params."
+        msg = "space has recipe, but a trial is one run, whose options are searched. Set recipe to one of ('plain', 'official') in train_params."
         raise ValueError(msg)
     resolved = resolve_space(model_cls, space, [*fixed_model, *fixed_train], metric)
     if mode is None:
