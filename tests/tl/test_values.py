@@ -200,7 +200,7 @@ def test_a_reference_scores_of_states_and_integration(adata):
 )
 def test_verbs_that_need_more_say_so_before_work(adata, call, message):
     keys = set(adata.layers) | set(adata.varp) | set(adata.uns)
-    with pytest.raises(ValueError, match=f"{message}, and {OFFERS}"):
+    with pytest.raises(ValueError, match=f"{message}, but {OFFERS}"):
         call(adata)
     assert set(adata.layers) | set(adata.varp) | set(adata.uns) == keys
 
@@ -225,7 +225,7 @@ def test_a_factor_and_the_kind_that_takes_it_go_together(adata, options):
 def test_likelihoods_completion_and_pretraining_are_for_others(adata, cellfm_folder):
     with pytest.raises(TypeError, match="CellFM"):
         sg.tl.likelihood(adata, cellfm_folder)
-    with pytest.raises(ValueError, match=f"needs completion of cells, and {OFFERS}"):
+    with pytest.raises(ValueError, match=f"needs completion of cells, but {OFFERS}"):
         sg.tl.complete(adata, cellfm_folder, n_genes=3)
     with pytest.raises(TypeError, match="CellFM encoder.*not a model with a masked-gene head"):
         sg.model.Geneformer.from_pretrained(cellfm_folder)

@@ -46,7 +46,7 @@ def save(reference: Reference, folder: Path, *, overwrite: bool) -> None:
         If the folder cannot be written.
     """
     if (folder / MANIFEST).exists() and not overwrite:
-        msg = f"{folder} holds a reference. Give another folder, or overwrite=True."
+        msg = f"{folder} holds a reference. Choose another folder, or pass overwrite=True."
         raise ValueError(msg)
     for name, column in reference.cells.items():
         if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.inferred_type.startswith("mixed"):
@@ -105,7 +105,7 @@ def load(folder: Path) -> tuple[dict[str, Any], stats.Neighbors]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        msg = f"There is no {MANIFEST} in {str(path.parent)!r}. Give the folder of `Reference.save`."
+        msg = f"There is no {MANIFEST} in {str(path.parent)!r}. Pass the folder that `Reference.save` wrote."
         raise FileNotFoundError(msg)
     if path.stat().st_size > LARGEST_MANIFEST:
         raise _damaged(path, "it is too large")

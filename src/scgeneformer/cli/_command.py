@@ -97,7 +97,9 @@ class Command:
         described.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: (p.kind, p.default is not EMPTY)))
         described.__annotations__ = {p.name: p.annotation for p in parameters}
         called = ", ".join(f"sg.{name}" for name in self.names if not name.startswith("_"))
-        described.__doc__ = f"{self.summary}\n\nThe documentation of {called} says more." if called else self.summary
+        described.__doc__ = (
+            f"{self.summary}\n\nFor details, see the documentation of {called}." if called else self.summary
+        )
         return run
 
 

@@ -77,7 +77,7 @@ def report(
         msg = f"The name of a report must end in .html, not {path.name}."
         raise ValueError(msg)
     if path.exists() and not overwrite:
-        msg = f"{path} exists. Give `overwrite=True`, or choose another name."
+        msg = f"{path} exists. Pass `overwrite=True`, or choose another name."
         raise FileExistsError(msg)
     check_output(path, overwrite=True)
     cells = keys.as_adata(adata, mod)

@@ -173,7 +173,7 @@ class PairEncoder:
 
     def _cells(self) -> np.ndarray:
         if self.tokens is None:
-            msg = "A fine-tuned encoder reads pairs in cells, and this model was loaded without any. Pass them: `PairClassifier.load(folder, adata)`."
+            msg = "A fine-tuned encoder reads pairs in cells, but this model was loaded without any. Pass them: `PairClassifier.load(folder, adata)`."
             raise ValueError(msg)
         return self.tokens
 

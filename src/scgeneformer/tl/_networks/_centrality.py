@@ -125,8 +125,7 @@ def _centralities(
     if len(weights) == 0:
         msg = (
             f"No edge in .varp[{slot!r}] has a weight above 0 and enough cells ({supported.sum():,} of {matrix.nnz:,} "
-            "have enough cells). Run `sg.tl.network(adata)` with other genes or another score, or give a lower "
-            "min_cells."
+            "have enough cells). Run `sg.tl.network(adata)` with other genes or another score, or lower min_cells."
         )
         raise ValueError(msg)
     graph, n = as_graph(len(genes), sources, targets), len(genes)

@@ -126,8 +126,8 @@ def check_arguments(
         )
         raise ValueError(msg)
     if (null is not None) != (test == "vs_null"):
-        msg = "test='vs_null' and `null`, the other perturbation, go together: give both or neither."
+        msg = "test='vs_null' and `null`, the other perturbation, go together: pass both or neither."
         raise ValueError(msg)
     if (singles is not None) != (test == "interaction"):
-        msg = "test='interaction' and `singles`, the perturbation of single genes, go together: give both or neither."
+        msg = "test='interaction' and `singles`, the perturbation of single genes, go together: pass both or neither."
         raise ValueError(msg)
