@@ -84,7 +84,7 @@ def test_a_preset_has_a_size_and_a_recipe(run, counts, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        ([], "What is to be trained?"),
+        ([], "Nothing to train"),
         (["--model", "default", "--width", "32"], "has its own size and vocabulary"),
     ],
 )

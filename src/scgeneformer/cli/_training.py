@@ -118,7 +118,9 @@ def pretrain(
 
     sizes = {name: value for name, value in options.items() if name in parameters_of(Geneformer)}
     if model is None and preset is None and vocabulary is None:
-        msg = "What is to be trained? Give --model to continue with a model, or --preset, --vocabulary or both for a new one."
+        msg = (
+            "Nothing to train. Give --model to continue with a model, or --preset, --vocabulary or both for a new one."
+        )
         raise ValueError(msg)
     if model is not None and (sizes.keys() - parameters_of(Corpus).keys() or preset or vocabulary):
         msg = f"--model {model} has its own size and vocabulary: leave out --preset, --vocabulary and {sorted(sizes)}."
