@@ -94,7 +94,7 @@ def locked(folder: Path, argument: str, *, name: str = LOCK, wait: float = 0.0) 
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file `path`: a killed process leaves it as it was, or new, also if the machine goes down with it.
+    """Let `write` make the file `path`: a killed process leaves it as it was, or new, even if the machine goes down with it.
 
     Such a process may leave a file, which :func:`remove_unfinished` removes.
     """

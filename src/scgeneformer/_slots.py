@@ -1,4 +1,4 @@
-"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else. Networks and embeddings are read here, too."""
+"""The gate to the slots: a run replaces what it wrote before under the same key, and nothing else. Networks and embeddings are also read here."""
 
 from __future__ import annotations
 

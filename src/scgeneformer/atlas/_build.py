@@ -72,7 +72,7 @@ def build(
 def _held_out_last(codes: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
     """Order of cells in which those that are held out come last, and how many there are: none in small references.
 
-    Drawn at random, but for one cell of each label, so that no label is lost.
+    Drawn at random, except one cell of each label, so that no label is lost.
     """
     n = len(codes)
     if n <= stats.LARGEST_EXACT:

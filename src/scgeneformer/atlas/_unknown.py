@@ -22,7 +22,7 @@ def novelty_slots(key: str, *, nearest: bool) -> list[str]:
 
 
 def novelty_values(distance: np.ndarray, novelty: np.ndarray, nearest: pd.Categorical | None) -> list[Any]:
-    """Relative distances, conformal p and, where they may be others than those written, the labels of the cells by themselves."""
+    """Relative distances, conformal p and, where they may differ from those written, the labels of the cells by themselves."""
     return [distance, novelty, *([] if nearest is None else [nearest])]
 
 

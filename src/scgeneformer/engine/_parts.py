@@ -25,7 +25,7 @@ def map_cells(
     precision: str,
     here: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``function(network, *shared, *arguments)`` and the number of each part, as `map_parts`, with the network on its device once for all.
+    """Yield ``function(network, *shared, *arguments)`` and the number of each part, as `map_parts`, with the network moved to its device only once.
 
     ``"auto"`` is the device of this process, or of each worker.
     """

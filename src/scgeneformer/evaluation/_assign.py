@@ -57,7 +57,7 @@ def grouped(counts: np.ndarray, sizes: np.ndarray, *, cover_first: bool, rng: np
     Groups come in random order, and each goes to the set that most lacks what it has: where the sum over sets and classes of
     squared differences from the shares asked for, relative to the size of the class, falls most; a choice that gets noise, more from
     candidate to candidate, since what is best for one group after another need not be best in the end. All classes together count as
-    one more, so that sets get their sizes also where every group is of one class.
+    one more, so that sets get their sizes even where every group is of one class.
 
     Parameters
     ----------

@@ -143,7 +143,7 @@ class EncoderConfig:
             raise ValueError(msg)
 
     def _n_weights(self) -> int:
-        """Number of weights, but for biases and norms."""
+        """Number of weights, except biases and norms."""
         block = 4 * self.width**2 + 2 * self.width * self.feed_forward
         rows = self.vocab_size + self.max_length + self.n_segments
         return (self.n_layers + 2 * self.n_decoder_layers) * block + rows * self.width

@@ -11,7 +11,8 @@ _LEVELS = 2**16  # probabilities are rounded to multiples of 1 / _LEVELS
 class Dropout(nn.Dropout):
     """As :class:`torch.nn.Dropout`, with four decisions from each number that a CPU draws.
 
-    On CPUs torch draws one number after the other and for every value one, on one core, which took a seventh of a training step.
+    On CPUs torch draws one number for every value, one after the other on one core, which took a seventh of a training
+    step.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class LlamaConfig:
             raise ValueError(msg)
 
     def _n_weights(self) -> int:
-        """Number of weights, but for norms; the table of tokens and the matrix of scores are two."""
+        """Number of weights, except norms; the table of tokens and the matrix of scores are two."""
         attention = 2 * self.width * (self.n_heads + self.n_kv_heads) * self.head_width
         return self.n_layers * (attention + 3 * self.width * self.feed_forward) + 2 * self.vocab_size * self.width
 

@@ -74,7 +74,7 @@ def finish(drawn: Drawn, *, own_figure: bool, show: bool | None, return_fig: boo
 
 
 def whole_figure(ax: Axes) -> Figure:
-    """Figure of `ax`, also where `ax` is part of a subfigure."""
+    """Figure of `ax`, even where `ax` is part of a subfigure."""
     return ax.figure.figure
 
 

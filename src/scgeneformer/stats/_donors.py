@@ -33,7 +33,7 @@ def donor_differences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each group in every donor less the mean of all other values of that donor.
 
-    Takes what :func:`donor_means` takes and returns the same, without pairs in which there is nothing else to compare with.
+    Takes what :func:`donor_means` takes and returns the same, without pairs in which there is nothing to compare with.
     """
     n, total = _tables(values, groups, donors, n_groups, n_donors)
     n_rest = n.sum(axis=1, keepdims=True) - n

@@ -140,7 +140,7 @@ class Source:
 
     def _blocks(self) -> Iterator[tuple[int, Rows]]:
         if not is_lazy(self.matrix):
-            _ = self.inspection  # checks the indices, also if `total_counts` are given
+            _ = self.inspection  # checks the indices, even if `total_counts` are given
             yield from slabs(self.matrix, self.label)
             return
         start = 0

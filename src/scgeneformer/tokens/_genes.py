@@ -131,7 +131,7 @@ class _Names:
         return cls(str(source), names, vocabulary.tokens_of(names))
 
     def agrees_with(self, other: _Names) -> bool:
-        """Whether the genes that both columns map have the same tokens, but for a few."""
+        """Whether the genes that both columns map have the same tokens, except a few."""
         both = (self.token_id >= 0) & (other.token_id >= 0)
         return bool(both.any()) and (self.token_id[both] == other.token_id[both]).mean() >= _AGREEMENT
 

@@ -148,7 +148,7 @@ def _summed(rows: Rows, token_id: np.ndarray, n_tokens: int) -> Rows:
 
 
 def _rank_slowly(rows: Rows, row: int, token_id: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ranked tokens of one row and their counts, also where values are out of the range of the kernel's keys."""
+    """Ranked tokens of one row and their counts, even where values are out of the range of the kernel's keys."""
     stored = slice(rows.indptr[row], rows.indptr[row + 1])
     genes, values = rows.indices[stored], rows.data[stored].astype(np.float64)
     expressed = (token_id[genes] >= 0) & (values > 0)

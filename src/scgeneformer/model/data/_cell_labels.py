@@ -52,7 +52,7 @@ class CellTask:
         kind
             None: ordinal for an ordered categorical, continuous for floating numbers, else categorical.
         unlabeled_category
-            A value that stands for a missing label, too.
+            A value that also stands for a missing label.
 
         Raises
         ------

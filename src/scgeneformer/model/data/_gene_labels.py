@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scgeneformer.tokens import Vocabulary
 
-RESERVED = ("cell", "rank", "n_cells", "predicted")  # columns of tables that have a column for each class, too
+RESERVED = ("cell", "rank", "n_cells", "predicted")  # columns of tables that also have a column for each class
 _SHOWN = 5  # names in a message
 _EXAMPLE = "{'sensitive': ['GATA4', ...], 'insensitive': [...]}"
 

@@ -19,7 +19,7 @@ _MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint6
 
 
 def _hash(keys: np.ndarray, stream: int) -> np.ndarray:
-    """splitmix64 (Steele et al. 2014): 64 well-mixed bits for every uint64 key, another set for every `stream`."""
+    """splitmix64 (Steele et al. 2014): 64 well-mixed bits for every uint64 key, different ones for every `stream`."""
     with np.errstate(over="ignore"):
         x = keys + _ODD * np.uint64(stream + 1)
         for shift, factor in _MIX:

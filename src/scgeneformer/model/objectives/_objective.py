@@ -118,6 +118,6 @@ def gathered(values: Any) -> list[Any]:
 
 
 def fingerprint_of_sets(sets: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Size and sum of each set, which checkpoints of earlier versions have, too, and a hash of all their members."""
+    """Size and sum of each set, which checkpoints of earlier versions also have, and a hash of all their members."""
     sums = {name: [len(items), int(items.sum())] for name, items in sets.items()}
     return sums | {"members of the sets": digest(*(np.sort(items).astype(np.int64) for items in sets.values()))}

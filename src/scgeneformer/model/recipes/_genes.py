@@ -34,7 +34,7 @@ class StatesOfGenes:
         self._states: dict[bytes, np.ndarray] = {}
 
     def of(self, cells: np.ndarray, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """Those in these cells, (n_genes, H), which `read` makes at the first time."""
+        """Those in these cells, (n_genes, H), which `read` makes the first time."""
         key = cells.tobytes()
         if key not in self._states:
             self._states[key] = read()

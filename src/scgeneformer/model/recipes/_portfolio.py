@@ -171,7 +171,7 @@ class _Contest:
 
 
 def _compete(contest: _Contest, candidate: Candidate, max_epochs: int | None, options: Mapping[str, Any]) -> None:
-    """Run the candidate, and leave the model with the better classifier, also if the run fails."""
+    """Run the candidate, and leave the model with the better classifier, even if the run fails."""
     items, model, name = contest.items, contest.items.model, candidate.name
     before = dict(model.history_ or {})
     try:
@@ -200,7 +200,7 @@ def _fitted(items: TrainingItems, states: np.ndarray, rng: int, shrunk: Probe | 
 
 
 def _why_no_run(contest: _Contest) -> str | None:
-    """Why the probe is kept without a run; None if there is to be one."""
+    """Why the probe is kept without a run; None if a run follows."""
     items = contest.items
     trained = [name for name, p in items.model.module.network.named_parameters() if p.requires_grad]
     if all(name.startswith("classifier.") for name in trained):

@@ -195,7 +195,7 @@ def _check_replaced(folder: Path, identity: Identity) -> None:
 
 
 def replace_last(trainer: Trainer, folder: Path, *, keep: bool) -> None:
-    """Write ``last.ckpt`` of a run, and then make the one before ``previous.ckpt`` if it is to be kept.
+    """Write ``last.ckpt`` of a run, after which the one before becomes ``previous.ckpt`` if it is to be kept.
 
     There is a whole ``last.ckpt`` at every moment, where files can have two names.
     """

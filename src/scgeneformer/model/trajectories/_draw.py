@@ -58,7 +58,7 @@ class Pool:
         return Pool(self.cells, {**other.of_group, **self.of_group})
 
     def times(self, group: int, without: int = -1, but: int | None = None) -> list[int]:
-        """Times at which a group has a cell other than the row `without`, but for the time `but`."""
+        """Times at which a group has a cell other than the row `without`, except the time `but`."""
         return [
             step
             for step, members in self.of_group.get(group, {}).items()

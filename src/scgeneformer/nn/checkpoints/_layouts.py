@@ -1,4 +1,4 @@
-"""Where each weight lies in a Hugging Face folder: names of ours and of theirs, for every model that is read or written."""
+"""Where each weight lies in a Hugging Face folder: our names and theirs, for every model that is read or written."""
 
 from __future__ import annotations
 

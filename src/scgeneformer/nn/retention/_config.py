@@ -86,7 +86,7 @@ class CellFMConfig:
             raise ValueError(msg)
 
     def _n_weights(self) -> int:
-        """Number of weights, but for norms and the encoders of values."""
+        """Number of weights, except norms and the encoders of values."""
         return 8 * self.n_layers * self.width**2 + self.vocab_size * self.width
 
     @property

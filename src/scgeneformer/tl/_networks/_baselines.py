@@ -47,7 +47,7 @@ def trees(expression: np.ndarray, pairs: CandidatePairs, targets: np.ndarray, rn
     expression
         Of the genes that `pairs` number, (n_cells, n_genes).
     pairs
-        Candidate pairs. Of unordered ones the mean of the importances in both directions, as far as there are both.
+        Candidate pairs. For unordered ones, the mean of the importances in both directions, where there are both.
     targets
         Genes for which trees are grown; pairs without one of them have NaN.
     rng

@@ -44,7 +44,7 @@ def _state(ranking: Ranking, state: str, shifts: Shifts, n_sets: int) -> dict[st
     centred = Shifts(effects[compared], shifts.genes[compared], shifts.cells[compared])
     columns, _ = describe(centred, n_sets, ranking.donors)
 
-    # a set is one draw of genes: what it does is judged by what other draws do, not by how alike cells are
+    # a set is one draw of genes: what it does is judged by what other draws do, not by how similar cells are
     values = np.full(center.shape, np.nan)
     values[centred.cells, centred.genes] = centred.effects
     null = np.where(np.isnan(values)[..., None], np.nan, random - center[..., None])
