@@ -20,6 +20,7 @@ from scgeneformer._keys import (
     vocabulary_key,
 )
 from scgeneformer.tokens import encode, inspect, resolve_genes, vocabulary_column
+from scgeneformer.tokens._genes import FEW_COUNTS, FEW_GENES, TOO_FEW_COUNTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scgeneformer.tokens import GeneMap, Inspection, Vocabulary
-
-FEW_COUNTS, FEW_GENES = (
-    0.5,
-    0.25,
-)  # shares of the counts and of the vocabulary below which a warning is due, here and in reports
-_FAIL_BELOW = 0.05
 
 
 @checked
@@ -251,7 +246,7 @@ def _coverage(adata: AnnData, genes: GeneMap, inspection: Inspection, vocabulary
     by_gene = genes.n_mapped / max(1, adata.n_vars)
     fraction = inspection.fraction_mapped
     fraction = by_gene if np.isnan(fraction) else fraction
-    if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
+    if genes.n_mapped == 0 or fraction < TOO_FEW_COUNTS:
         var_names = ", ".join(map(repr, adata.var_names[:3].astype(str)))
         ids = ", ".join(map(repr, vocabulary.ids[vocabulary.n_special :][:2].tolist()))
         symbols = "" if vocabulary.symbols is None else ", or symbols such as " + _examples(vocabulary.symbols)

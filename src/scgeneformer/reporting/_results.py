@@ -10,9 +10,9 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import get, pl
 from scgeneformer.pl._ranking import read_ranking
-from scgeneformer.pp._tokenize import FEW_COUNTS, FEW_GENES
 from scgeneformer.tl._perturbation._agreement import FAIR
 from scgeneformer.tl._perturbation._separation import LOW
+from scgeneformer.tokens._genes import FEW_COUNTS, FEW_GENES
 
 from ._section import Section
 

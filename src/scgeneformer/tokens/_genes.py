@@ -26,6 +26,10 @@ _MOUSE_ONLY = re.compile(
 _AGREEMENT = 0.9  # share of the genes mapped by two columns that have the same token, where both name the same genes
 
 
+# Of the counts: a fraction too small for any use, and one worth a warning. Of the genes of the vocabulary: one worth a warning.
+TOO_FEW_COUNTS, FEW_COUNTS, FEW_GENES = 0.05, 0.5, 0.25
+
+
 @dataclass(frozen=True)
 class GeneMap:
     """Token of each gene of an AnnData.

@@ -14,6 +14,7 @@ from scipy import sparse
 from scgeneformer import tokens
 from scgeneformer._files import check_no_pipe
 from scgeneformer.model.data._digest import digest, digest_of_all
+from scgeneformer.tokens._genes import FEW_COUNTS, TOO_FEW_COUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _HDF5 = (".h5ad", ".h5")
 SUFFIXES = (*_HDF5, ".zarr")
 _SAMPLES, _SAMPLE_ROWS = 4, 256
-_WARN_BELOW, _FAIL_BELOW = 0.5, 0.05  # shares of the counts, as in `pp.tokenize`
 
 
 def find_files(files: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -206,12 +206,12 @@ def _sample(stored: Any) -> sparse.csr_matrix:
 
 def _check_coverage(label: str, vocabulary: Vocabulary, genes: tokens.GeneMap, fraction: float) -> None:
     fraction = genes.n_mapped / max(1, len(genes.token_id)) if np.isnan(fraction) else fraction
-    if genes.n_mapped and fraction >= _WARN_BELOW:
+    if genes.n_mapped and fraction >= FEW_COUNTS:
         return
     msg = (
         f"Vocabulary {vocabulary.name!r} knows the genes of {fraction:.1%} of the counts in {label} ({genes.n_mapped:,} of "
         f"{len(genes.token_id):,} genes, named by {genes.source}). Name the column of .var with Ensembl ids by `gene_ids=`."
     )
-    if genes.n_mapped == 0 or fraction < _FAIL_BELOW:
+    if genes.n_mapped == 0 or fraction < TOO_FEW_COUNTS:
         raise ValueError(msg)
     warnings.warn(msg, UserWarning, stacklevel=5)
