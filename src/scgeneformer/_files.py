@@ -43,6 +43,13 @@ def read(path: Path) -> AnnData | MuData:
     return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions of any new file. Safetensors leaves its files to their owner alone, and folders of models are shared."""
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def check_no_pipe(path: Path) -> None:
     """Raise if `path` is a pipe, socket or device: a reader of HDF5 would wait forever, and needs to go back and forth in a file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -230,3 +231,21 @@ def test_files_that_are_damaged_or_newer_are_named(model, tmp_path):
     assert json.loads(honest)["class"] == "Geneformer"
     with pytest.raises(ValueError, match=r"Geneformer\.load"):
         Geneformer.convert_legacy_save(str(tmp_path), str(tmp_path / "new"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_saved_models_can_be_read_by_whom_other_files_can_be_read(vocabulary, tmp_path, mask):
+    """Safetensors writes files that only their owner may read; a model in a folder of a group could not be loaded by the others."""
+    model = Geneformer(vocabulary=vocabulary, n_layers=1, width=8, n_heads=2, feed_forward=8)
+    before = os.umask(mask)
+    try:
+        model.save(tmp_path / "saved")
+        model.export(tmp_path / "exported")
+        (tmp_path / "plain").write_text("")
+    finally:
+        os.umask(before)
+    expected = (tmp_path / "plain").stat().st_mode
+    found = {path: path.stat().st_mode for folder in ("saved", "exported") for path in (tmp_path / folder).iterdir()}
+    assert len(found) > 4
+    assert set(found.values()) == {expected}, found

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from scgeneformer import nn
+from scgeneformer._files import share
 from scgeneformer.tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def save_model(
             data = "mdata.h5mu" if isinstance(model.adata, mudata.MuData) else "adata.h5ad"
             model.adata.write(part / data, **write_kwargs)
         save_file(tensors, part / TENSORS)
+        share(part / TENSORS)
         (part / STATE).write_text(json.dumps(content) + "\n", encoding="utf-8")
         # a folder without it is not a saved model, so files of two models are never taken for one
         (folder / f"{prefix}{STATE}").unlink(missing_ok=True)

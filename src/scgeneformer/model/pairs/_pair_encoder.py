@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 
 from scgeneformer import engine, evaluation, nn
+from scgeneformer._files import share
 from scgeneformer._settings import engine_options
 from scgeneformer.model._classifier import Backbone, limit_training
 from scgeneformer.model.objectives._pairs import PairClassifierModule, PairLabels
@@ -200,6 +201,7 @@ class PairEncoder:
         nn.save_checkpoint(folder, network.encoder)
         head = {name: part for name, part in network.state_dict().items() if not name.startswith("encoder.")}
         save_file({name: part.detach().cpu().contiguous() for name, part in head.items()}, folder / _HEAD)
+        share(folder / _HEAD)
         text = json.dumps({"temperature": self.temperature, "selected": self.selected.state})
         (folder / _TRAINING).write_text(text + "\n", encoding="utf-8")
 

@@ -49,6 +49,7 @@ def write_folder(
         new.mkdir(parents=True)
         (new / STATE).write_text(json.dumps({"format": _FORMAT, **state}) + "\n", encoding="utf-8")
         save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, new / ARRAYS)
+        _files.share(new / ARRAYS)
         vocabulary.save(new / VOCABULARY)
         if encoder is not None:
             encoder.write(new / ENCODER)

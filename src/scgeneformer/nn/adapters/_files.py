@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from scgeneformer._arguments import check
+from scgeneformer._files import share
 from scgeneformer.nn._encoder import Encoder
 from scgeneformer.nn._heads import CellClassifier, GeneClassifier
 from scgeneformer.nn._weights import checked, read_weights
@@ -95,6 +96,7 @@ def save_adapter(folder: str | Path, model: nn.Module, *, base_model: str | None
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    share(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
 
 

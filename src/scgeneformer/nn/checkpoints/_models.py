@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from scgeneformer._files import share
 from scgeneformer.nn._backbone import Backbone
 from scgeneformer.nn._decoder import EncoderDecoder
 from scgeneformer.nn._encoder import Encoder
@@ -289,4 +290,5 @@ def save_checkpoint(
     state = {names[k]: v for k, v in model.state_dict().items()} | folded_head(model)
     state = {name: v.detach().to("cpu", dtype or v.dtype).contiguous() for name, v in state.items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    share(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
