@@ -92,17 +92,34 @@ def test_no_positions_cost_nothing(given):
     assert weight.grad.abs().max() == 0
 
 
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    """Numbers of elements of the tensors that torch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = torch.utils._pytree.tree_leaves(out)
+        is_view = str(func) in ("aten.t.default", "aten.detach.default")
+        self.seen.extend(each.numel() for each in made if torch.is_tensor(each) and not is_view)
+        return out
+
+
 def test_no_tensor_of_all_scores_is_made(given, monkeypatch):
-    """The largest tensor that torch makes has the scores of the positions at once."""
+    """The largest tensor that torch makes is the gradient of the matrix; scores of all positions would be V * M."""
     monkeypatch.setattr(_cross_entropy, "_SCORES", V * 3)
-    seen = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            seen.extend(each.numel() for each in torch.utils._pytree.tree_leaves(out) if torch.is_tensor(each))
-            return out
-
-    with Watch():
+    with Watch() as watch:
         with_gradients(linear_cross_entropy, *given)
-    assert max(seen) == V * H  # the gradient of the matrix; scores of all positions would be V * M
+    assert max(watch.seen) == V * H
+
+
+def test_no_gradient_is_computed_in_validation(given, monkeypatch):
+    """Parameters ask for gradients there too. Scores of three positions are the largest tensor, and there is no gradient of the matrix."""
+    monkeypatch.setattr(_cross_entropy, "_SCORES", V * 3)
+    inputs = [value.requires_grad_() for value in given[:3]]
+    with torch.no_grad(), Watch() as watch:
+        total, _ = linear_cross_entropy(*inputs, given[3])
+    assert max(watch.seen) == V * 3
+    torch.testing.assert_close(total, whole(*given)[0].detach())
