@@ -12,11 +12,12 @@ from glob import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from anndata import AnnData
     from mudata import MuData
+    from torch import Tensor
 
 FORMATS = (".h5ad", ".h5mu", ".zarr")
 READABLE = (*FORMATS, ".h5")
@@ -43,8 +44,14 @@ def read(path: Path) -> AnnData | MuData:
     return anndata.read_zarr(path) if path.suffix == ".zarr" else anndata.read_h5ad(path)
 
 
-def share(path: Path) -> None:
-    """Give a file the permissions of any new file. Safetensors leaves its files to their owner alone, and folders of models are shared."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of any device to a file of safetensors, with the permissions of any new file.
+
+    Safetensors leaves its files to their owner alone, and folders of models are shared. Transformers and peft want to read ``"format": "pt"``.
+    """
+    from safetensors.torch import save_file
+
+    save_file({name: values.detach().cpu().contiguous() for name, values in tensors.items()}, path, {"format": "pt"})
     mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)

@@ -183,7 +183,7 @@ def test_a_save_that_fails_leaves_the_old_model(model, start, tmp_path, monkeypa
         msg = "disk full"
         raise OSError(msg)
 
-    monkeypatch.setattr(saving, "save_file", full)
+    monkeypatch.setattr(saving, "write_tensors", full)
     with pytest.raises(OSError, match="disk full"):
         start.save(tmp_path / "saved", overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == before

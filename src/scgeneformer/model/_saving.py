@@ -13,10 +13,9 @@ import mudata
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 
 from scgeneformer import nn
-from scgeneformer._files import share
+from scgeneformer._files import write_tensors
 from scgeneformer.tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def save_model(
     exported = is_transformer and is_plain(model.module.network)
     for name, value in model.module.state_dict().items():
         if not (exported and name.startswith(_NETWORK)):
-            tensors[_MODULE + name] = value.detach().cpu().contiguous()
+            tensors[_MODULE + name] = value
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
         part = Path(name)
@@ -78,8 +77,7 @@ def save_model(
         if save_anndata:
             data = "mdata.h5mu" if isinstance(model.adata, mudata.MuData) else "adata.h5ad"
             model.adata.write(part / data, **write_kwargs)
-        save_file(tensors, part / TENSORS)
-        share(part / TENSORS)
+        write_tensors(part / TENSORS, tensors)
         (part / STATE).write_text(json.dumps(content) + "\n", encoding="utf-8")
         # a folder without it is not a saved model, so files of two models are never taken for one
         (folder / f"{prefix}{STATE}").unlink(missing_ok=True)

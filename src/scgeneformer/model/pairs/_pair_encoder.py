@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.special import softmax
 
 from scgeneformer import engine, evaluation, nn
-from scgeneformer._files import share
+from scgeneformer._files import write_tensors
 from scgeneformer._settings import engine_options
 from scgeneformer.model._classifier import Backbone, limit_training
 from scgeneformer.model.objectives._pairs import PairClassifierModule, PairLabels
@@ -200,8 +200,7 @@ class PairEncoder:
         network = self.module.network
         nn.save_checkpoint(folder, network.encoder)
         head = {name: part for name, part in network.state_dict().items() if not name.startswith("encoder.")}
-        save_file({name: part.detach().cpu().contiguous() for name, part in head.items()}, folder / _HEAD)
-        share(folder / _HEAD)
+        write_tensors(folder / _HEAD, head)
         text = json.dumps({"temperature": self.temperature, "selected": self.selected.state})
         (folder / _TRAINING).write_text(text + "\n", encoding="utf-8")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.numpy import load_file
 
 from scgeneformer import _files
 from scgeneformer.tokens import Vocabulary
@@ -16,6 +16,8 @@ from ._pair_encoder import PairEncoder
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
 
 STATE, ARRAYS, VOCABULARY = "pair_classifier.json", "pair_classifier.safetensors", "vocabulary.json.gz"
 ENCODER = "encoder"  # folder of a fine-tuned one
@@ -48,8 +50,8 @@ def write_folder(
     def write(new: Path) -> None:
         new.mkdir(parents=True)
         (new / STATE).write_text(json.dumps({"format": _FORMAT, **state}) + "\n", encoding="utf-8")
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, new / ARRAYS)
-        _files.share(new / ARRAYS)
+        # copies, since safetensors takes no two names for the same memory
+        _files.write_tensors(new / ARRAYS, {name: torch.tensor(values) for name, values in arrays.items()})
         vocabulary.save(new / VOCABULARY)
         if encoder is not None:
             encoder.write(new / ENCODER)

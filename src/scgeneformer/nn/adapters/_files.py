@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
 from scgeneformer._arguments import check
-from scgeneformer._files import share
+from scgeneformer._files import write_tensors
 from scgeneformer.nn._encoder import Encoder
 from scgeneformer.nn._heads import CellClassifier, GeneClassifier
 from scgeneformer.nn._weights import checked, read_weights
@@ -94,9 +92,7 @@ def save_adapter(folder: str | Path, model: nn.Module, *, base_model: str | None
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    share(folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, state)
     (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
 
 

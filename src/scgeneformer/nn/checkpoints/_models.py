@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
-from scgeneformer._files import share
+from scgeneformer._files import write_tensors
 from scgeneformer.nn._backbone import Backbone
 from scgeneformer.nn._decoder import EncoderDecoder
 from scgeneformer.nn._encoder import Encoder
@@ -288,7 +287,5 @@ def save_checkpoint(
         config |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     names = names_of(model)
     state = {names[k]: v for k, v in model.state_dict().items()} | folded_head(model)
-    state = {name: v.detach().to("cpu", dtype or v.dtype).contiguous() for name, v in state.items()}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    share(folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {name: values.to(dtype or values.dtype) for name, values in state.items()})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
