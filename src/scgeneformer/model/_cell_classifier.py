@@ -146,8 +146,8 @@ class CellClassifier(LabelledCells):
             error (:attr:`selected`). For two or three classes, the fine-tuning run ("B") starts from a probe with a hundred times stronger
             penalties and balanced classes, with a higher learning rate; for more classes or continuous labels, it starts from the probe itself
             ("A"). It takes 8 epochs, with a minimum of 250 and a maximum of 3,000 steps of at most 16 cells, and the weights at its end are
-            compared. With fewer than 50 validation cells, or fewer than 3 of a class, or ``freeze="all"``, there is no run. With a given
-            `learning_rate`, the run starts from the probe.
+            compared. Classes with fewer than 3 validation cells take no part in the comparison. With fewer than 50 cells or two classes that do, or
+            ``freeze="all"``, there is no run. With a given `learning_rate`, the run starts from the probe.
 
             ``"probe"``: the linear probe only. ``"plain"``, the default for the BERT head: one run of 10 epochs at a learning rate of 2e-4, which
             keeps the weights with the lowest ``validation_loss``. ``"official"``: one run with the options of the official tool, one epoch at
@@ -191,7 +191,7 @@ class CellClassifier(LabelledCells):
         >>> model = sg.model.CellClassifier(adata, "default", freeze=2)
         >>> model.train(class_weights="balanced", balance=["cell_type"])
         >>> model.selected.reason
-        'too few validation cells to tell (3; it takes 50, and 3 of each class)'
+        'too few validation cells to tell (3; it takes 50, and 3 of each of two classes)'
 
         One run, of which each epoch is validated:
 

@@ -141,9 +141,8 @@ class GeneClassifier(ClassifiedGenes):
             ``"auto"``, the default for a linear head: fit a linear probe (:func:`scgeneformer.evaluation.fit_logistic` on the mean states of the
             training genes in the pretrained encoder, which becomes the head), fine-tune from there, and keep the classifier with the lowest
             loss on the validation genes. The probe is kept unless the difference is larger than its standard error (:attr:`selected`). The run is
-            as in :meth:`CellClassifier.train`. With fewer than 20 validation genes, or fewer than 5 of a class, or ``freeze="all"``, there is no
-            run. With a given
-            `learning_rate`, the run starts from the probe.
+            as in :meth:`CellClassifier.train`. Classes with fewer than 5 validation genes take no part in the comparison. With fewer than 20 genes
+            or two classes that do, or ``freeze="all"``, there is no run. With a given `learning_rate`, the run starts from the probe.
 
             ``"probe"``: the linear probe only. ``"plain"``, the default for the BERT head: one run of one epoch at a learning rate of 2e-4, whose
             last weights are kept. ``"official"``: one run with the options of the official tool, one epoch at 5e-5, 12 cells per step, a
@@ -193,7 +192,7 @@ class GeneClassifier(ClassifiedGenes):
         >>> model = sg.model.GeneClassifier(adata, classes, "default")
         >>> model.train()
         >>> model.selected.kept, model.selected.reason
-        ('probe', 'too few validation genes to tell (8; it takes 20, and 5 of each class)')
+        ('probe', 'too few validation genes to tell (8; it takes 20, and 5 of each of two classes)')
 
         One run, of which each epoch is validated:
 

@@ -182,8 +182,8 @@ def test_it_is_said_if_the_expression_level_alone_does_better(make, cells, vocab
     ("kwargs", "validation", "reason"),
     [
         ({"freeze": "all"}, SPLIT.validation, "only the head is trained, and the probe is its best fit"),
-        ({}, SPLIT.validation[:19], "too few validation genes to tell (19; it takes 20, and 5 of each class)"),
-        ({}, SPLIT.validation[:0], "too few validation genes to tell (0; it takes 20, and 5 of each class)"),
+        ({}, SPLIT.validation[:19], "too few validation genes to tell (19; it takes 20, and 5 of each of two classes)"),
+        ({}, SPLIT.validation[:0], "too few validation genes to tell (0; it takes 20, and 5 of each of two classes)"),
     ],
 )
 def test_the_probe_is_kept_without_a_run_where_none_could_tell(make, short, kwargs, validation, reason):

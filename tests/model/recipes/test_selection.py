@@ -120,11 +120,23 @@ def test_the_probe_is_kept_without_a_run_where_none_could_tell(make, short, kwar
     assert all(torch.equal(value, before[name]) for name, value in model.encoder.state_dict().items())
 
 
-def test_rare_classes_tell_nothing(make, cells, short):
+def test_rare_classes_take_no_part_in_the_choice(make, cells, short):
+    """Two validation cells of a class say little of it, and do not stop the others from choosing."""
     cells.obs["rare"] = np.where(np.arange(260) % 40 == 0, "rare", cells.obs["half"])
     model = make("rare")
     model.train(**short)
-    assert model.selected.reason.startswith("too few validation cells")
+    assert "on 78 validation cells, without 1 class of fewer than 3" in model.selected.reason
+    assert list(model.selected.table.index) == ["probe", "B"]
+    common = model.split.validation[model.split.validation % 40 != 0]
+    found = balanced_loss(*scored(model, "rare", common))
+    assert model.selected.table.loc[model.selected.kept, "criterion"] == pytest.approx(found, rel=1e-4)
+
+
+def test_one_class_with_enough_cells_makes_no_choice(make, cells, short):
+    cells.obs["rare"] = np.where(np.arange(260) % 40 == 0, "rare", "frequent")
+    model = make("rare")
+    model.train(**short)
+    assert model.selected.reason == "too few validation cells to tell (80; it takes 50, and 3 of each of two classes)"
 
 
 def test_frozen_layers_stay_where_they_are(make, short):

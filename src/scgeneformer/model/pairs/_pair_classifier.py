@@ -161,8 +161,8 @@ class PairClassifier:
 
         An encoder is fine-tuned as by :meth:`GeneClassifier.train` with recipe ``"auto"``, from a linear probe on mean features of pairs. A quarter of
         the genes is held out with their families, and the model is trained on pairs without them. The run is kept if it predicts pairs of two
-        held-out genes better than the probe by more than the standard error (:attr:`selected`). Otherwise, or with fewer than 50 of these pairs
-        or 10 of a class, the model is the probe, fitted to all pairs. Pairs that share no cell are not learned.
+        held-out genes better than the probe by more than the standard error (:attr:`selected`). Otherwise, or with fewer than 50 of these pairs or
+        10 of each of two classes, the model is the probe, fitted to all pairs. Pairs that share no cell are not learned.
 
         Parameters
         ----------

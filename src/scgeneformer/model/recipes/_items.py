@@ -46,7 +46,7 @@ class TrainingItems(ABC):
     plain
         Options of a plain run.
     least
-        Minimum number of validation items, and of those of each class, for a comparison.
+        Minimum number of validation items for a comparison, and of those of a class that takes part in it.
     """
 
     model: Classifier

@@ -112,7 +112,7 @@ def train_portfolio(items: TrainingItems, recipe: str, max_epochs: int | None, o
         del of_training, of_held_out
         with alone_in(options["checkpoints"]):
             _compete(contest, candidate, max_epochs, options)
-        reason = reason_of(contest.kept, contest.table, f"{len(held_out)} validation {items.what}")
+        reason = reason_of(contest.kept, contest.table, contest.judge.told(items.what))
     reason += contest.better_references()
     logg.info(f"kept {'the linear probe' if contest.kept == PROBE else f'run {contest.kept}'}: {reason}")
     return Selection(contest.kept, reason, len(held_out), contest.table, contest.histories)
@@ -207,7 +207,7 @@ def _why_no_run(contest: _Contest) -> str | None:
         return "only the head is trained, and the probe is its best fit"
     if contest.judge.too_few():
         least, of_a_class = items.least
-        told = f"{len(contest.held_out)}; it takes {least}, and {of_a_class} of each class"
+        told = f"{len(contest.held_out)}; it takes {least}, and {of_a_class} of each of two classes"
         return f"too few validation {items.what} to tell ({told})"
     return None
 

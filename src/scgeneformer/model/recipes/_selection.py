@@ -90,7 +90,8 @@ class Judge:
     task_weights
         Weight of each task.
     least
-        Minimum number of items, and of those of each class, for a comparison.
+        Minimum number of items for a comparison, and of items of a class to take part in it: the mean of one or two losses would count as much
+        as that of all other cells of a class, and its error is unknown.
     """
 
     def __init__(
@@ -103,31 +104,42 @@ class Judge:
         self.tasks, self.labels, self.least = tasks, labels, least
         total = sum(task_weights.values()) or 1.0
         self.shares = [task_weights[task.name] / total for task in tasks]
+        self.classes = [self._classes(i) for i in range(len(tasks))]
         self.weights = np.zeros(labels.shape)  # of each loss in the criterion
-        for i, groups in enumerate(map(self._classes, range(len(tasks)))):
-            for items in groups:
-                self.weights[items, i] = self.shares[i] / (len(groups) * len(items))
+        for i, classes in enumerate(self.classes):
+            for items in classes:
+                self.weights[items, i] = self.shares[i] / (len(classes) * len(items))
 
     def too_few(self) -> bool:
-        """Whether there are too few items, or too few of some class, to compare classifiers."""
+        """Whether there are too few items, or fewer than two classes with enough of them, to compare classifiers."""
         least, of_a_class = self.least
-        groups = [self._classes(i) for i in range(len(self.tasks))]
-        few = [sum(map(len, of_task)) < least for of_task in groups]
+        few = [sum(map(len, classes)) < least for classes in self.classes]
         rare = [
-            len(of_task) < len(task.classes) or any(len(items) < of_a_class for items in of_task)
-            for task, of_task in zip(self.tasks, groups, strict=True)
+            len(classes) < 2 or min(map(len, classes)) < of_a_class
+            for task, classes in zip(self.tasks, self.classes, strict=True)
             if task.kind != "continuous"
         ]
         return any(few) or any(rare)
 
+    def told(self, what: str) -> str:
+        """The validation items of a comparison and the classes that take no part in it, in words."""
+        n_compared = int((self.weights > 0).any(axis=1).sum())
+        n_rare = sum(
+            len(task.classes) - len(classes)
+            for task, classes in zip(self.tasks, self.classes, strict=True)
+            if task.kind != "continuous"
+        )
+        left_out = f", without {n_rare} {'class' if n_rare == 1 else 'classes'} of fewer than {self.least[1]}"
+        return f"{n_compared} validation {what}{left_out if n_rare else ''}"
+
     def losses(self, scores: np.ndarray) -> np.ndarray:
-        """Loss of each item by these scores of all tasks, (n, outputs) -> (n, tasks); 0 where there is no label."""
+        """Loss of each item by these scores of all tasks, (n, outputs) -> (n, tasks); 0 where it takes no part."""
         by_task = np.split(scores, np.cumsum([task.n_outputs for task in self.tasks])[:-1], axis=1)
         losses = np.zeros(self.labels.shape)
         for i, (task, values) in enumerate(zip(self.tasks, by_task, strict=True)):
-            labelled = ~np.isnan(self.labels[:, i])
-            if labelled.any():
-                losses[labelled, i] = _losses(task, values[labelled], self.labels[labelled, i])
+            compared = self.weights[:, i] > 0
+            if compared.any():
+                losses[compared, i] = _losses(task, values[compared], self.labels[compared, i])
         return losses
 
     def criterion(self, losses: np.ndarray) -> float:
@@ -138,18 +150,20 @@ class Judge:
         """Standard error of the criterion of `differences` of losses, (n, tasks), over items within classes; an item is the same in all tasks."""
         residuals = np.zeros(len(differences))
         for i in range(len(self.tasks)):
-            for items in self._classes(i):
+            for items in self.classes[i]:
                 n, values = len(items), differences[items, i]
                 spread = (values - values.mean()) * np.sqrt(n / (n - 1)) if n > 1 else 0.0
                 residuals[items] += self.weights[items, i] * spread
         return float(np.sqrt(residuals @ residuals))
 
     def _classes(self, i: int) -> list[np.ndarray]:
-        """Items of each class of a task that occurs, or all labelled ones."""
+        """Items of each class of a task that takes part, of all that occur if fewer than two do, or all labelled items if there are no classes."""
         labels = self.labels[:, i]
         if self.tasks[i].kind == "continuous":
             return [items for items in [np.flatnonzero(~np.isnan(labels))] if len(items)]
-        return [np.flatnonzero(labels == code) for code in np.unique(labels[~np.isnan(labels)])]
+        classes = [np.flatnonzero(labels == code) for code in np.unique(labels[~np.isnan(labels)])]
+        enough = [items for items in classes if len(items) >= self.least[1]]
+        return enough if len(enough) > 1 else classes
 
 
 def _losses(task: CellTask, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
