@@ -168,7 +168,6 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     sc.settings.verbosity, sg.settings.progress = 0, False
-    md.set_options(pull_on_update=False)
     pretrained = sg.hub.load(args.model)
     lines = ["| cells | predicted from | mean R2 (95 %) | best for |", "|" + "---|" * 4]
     for title, path in SETS.items() if args.only != "deletions" else ():

@@ -141,7 +141,10 @@ def _check_fits(vocabulary: Vocabulary, *, keep_counts: bool, seed: int | None) 
         )
         raise ValueError(msg)
     if seed is not None and not vocabulary.values:
-        msg = f"Genes are drawn for models that read values; vocabulary {vocabulary.name!r} has ranks, of which the highest are taken. Leave it out."
+        msg = (
+            f"rng={seed} draws genes for models that read values, but vocabulary {vocabulary.name!r} has ranks, of which the highest are taken. "
+            "Leave out rng."
+        )
         raise ValueError(msg)
 
 
