@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import scgeneformer as sg
+from scgeneformer import _log as logg
 from scgeneformer import evaluation, nn
 from scgeneformer.model import CellClassifier, Geneformer
 
@@ -290,6 +291,19 @@ def test_saved_and_loaded(cells, start, quick, tmp_path):
     back.train(1, **quick)
     with pytest.raises(ValueError, match="is not known: it was loaded with its head"):
         back.cross_validate(2, task="type")
+
+
+def test_donors_that_were_not_named_are(cells, monkeypatch):
+    """Otherwise a model is chosen, and looks good, on cells of the donors that it was trained on."""
+    messages: list[str] = []
+    monkeypatch.setattr(logg, "warning", messages.append)
+    CellClassifier.setup_anndata(cells, "type", sample_key="donor")
+    CellClassifier.setup_anndata(cells, "donor")  # what is learned cannot be kept together
+    assert not messages
+    CellClassifier.setup_anndata(cells, "type")
+    mdata = md.MuData({"rna": cells})
+    CellClassifier.setup_mudata(mdata, "type")
+    assert ["sample_key='donor'" in message for message in messages] == [True, True]
 
 
 def test_modality_of_a_mudata(cells, start, quick):

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from scgeneformer import _keys, engine
+from scgeneformer import _log as logg
 from scgeneformer._arguments import checked
 from scgeneformer._settings import engine_options
+from scgeneformer.evaluation._obs_names import donor_column
 
 from ._calibration import CellAnswer, novelty_of
 from ._classifier import Classifier
@@ -65,7 +67,8 @@ class LabelledCells(Classifier):
             or None. By default ordered categoricals are ordinal, floating-point numbers continuous, and all others categorical. Labels may
             be missing (NaN) in some or all columns.
         sample_key
-            Column of ``.obs`` with samples, such as donors: no sample is in two sets of a split.
+            Column of ``.obs`` with samples, such as donors: no sample is in two sets of a split. Without it, a warning names a column that
+            looks like donors.
         unlabeled_category
             Value for cells without a label, such as ``"unknown"``.
         tokens_key
@@ -134,12 +137,19 @@ class LabelledCells(Classifier):
     def _set_up(cls, data: AnnData | MuData, setup: dict[str, Any], words: dict[str, Any]) -> None:
         places, given = Places(data, ["tokens_key", "labels_key", "sample_key"], setup), setup["setup_args"]
         fields = [places.field("tokens_key", TokensField, TOKENS_FIELD, given["tokens_key"])]
-        for name, kind in kinds_of(given["labels_key"]).items():
+        kinds = kinds_of(given["labels_key"])
+        for name, kind in kinds.items():
             of_labels = LABELS_PREFIX + name, name, kind, given["unlabeled_category"]
             fields.append(places.field("labels_key", LabelsField, *of_labels))
         if given["sample_key"] is not None:
             fields.append(places.field("sample_key", ColumnField, SAMPLE_FIELD, given["sample_key"]))
         register(cls, data, fields, setup, words)
+        donor = donor_column(places.cells.obs.drop(columns=list(kinds), errors="ignore"))
+        if given["sample_key"] is None and donor is not None:
+            logg.warning(
+                f"Cells of one donor are alike. If .obs[{donor!r}] are donors, set up with sample_key={donor!r}: without it, classifiers are "
+                "chosen and tested on cells of the donors that they were trained on, which is easier than new donors."
+            )
 
     @checked
     def task(self, name: str | None = None) -> CellTask:

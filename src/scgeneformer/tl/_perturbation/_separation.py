@@ -10,8 +10,8 @@ import pandas as pd
 from scgeneformer import _keys as keys
 from scgeneformer import _log as logg
 from scgeneformer import evaluation
+from scgeneformer.evaluation._obs_names import donor_column, type_column
 from scgeneformer.tl._expression import log_profile
-from scgeneformer.tl._obs_names import donor_column, type_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import pandas as pd
 from scgeneformer import _keys, _slots
 from scgeneformer import _log as logg
 from scgeneformer._arguments import checked
-from scgeneformer.tl._obs_names import donor_column
+from scgeneformer.evaluation._obs_names import donor_column
 from scgeneformer.tl._perturbation._agreement import FAIR
 from scgeneformer.tl._perturbation._states import groups_of
 
