@@ -167,7 +167,7 @@ def test_options_that_need_values_or_have_no_meaning_with_them():
     with pytest.raises(ValueError, match="come with values"):
         sg.pp.tokenize(adata, vocabulary(), keep_counts=True)
     ranks = sg.Vocabulary.from_adata(adata, name="ranks", max_length=64)
-    with pytest.raises(ValueError, match="drawn for models that read values"):
+    with pytest.raises(ValueError, match="draws genes for models that read values"):
         sg.pp.tokenize(adata, ranks, rng=0)
     assert not adata.obsm.keys()
 
