@@ -59,9 +59,10 @@ class TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out = torch.empty_like(q)
-        for b, there, rows in _tiles(q, k, mask):
-            weights = _weights(q[b, :, rows], k[b][:, there])  # (N, step, L)
-            out[b, :, rows] = weights @ v[b][:, there]
+        for b, there, tiles in _cells(q, k, mask):
+            keys, values = _of_cell(k, b, there), _of_cell(v, b, there)  # (N, L, D)
+            for rows in tiles:
+                out[b, :, rows] = _weights(q[b, :, rows], keys) @ values  # (N, step, D)
         ctx.save_for_backward(q, k, v, out)
         ctx.mask = mask
         return out
@@ -70,24 +71,28 @@ class TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
+        wide = torch.promote_types(q.dtype, torch.float32)
         dq, dk, dv = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-        for b, there, rows in _tiles(q, k, ctx.mask):
-            keys, values = k[b][:, there], v[b][:, there]  # (N, L, D)
-            part, g = q[b, :, rows], grad[b, :, rows]  # (N, step, D)
-            weights = _weights(part, keys)  # (N, step, L)
-            dv[b, :, there] += weights.transpose(1, 2) @ g
+        for b, there, tiles in _cells(q, k, ctx.mask):
+            keys, values = _of_cell(k, b, there), _of_cell(v, b, there)  # (N, L, D)
             # weights sum to one, so that a vector common to all values has no effect: without it, differences are exact enough
             common = values.mean(1, keepdim=True)  # (N, 1, D)
-            of_weights = g @ (values - common).transpose(1, 2)  # (N, step, L)
-            wide = torch.promote_types(q.dtype, torch.float32)
-            shared = (g.to(wide) * (out[b, :, rows].to(wide) - common.to(wide))).sum(-1, keepdim=True)  # (N, step, 1)
-            of_scores = of_weights.sub_(shared).mul_(weights).mul_(scale)
-            dq[b, :, rows] = of_scores @ keys
-            dk[b, :, there] += of_scores.transpose(1, 2) @ part
+            differences = (values - common).transpose(1, 2)  # (N, D, L)
+            for rows in tiles:
+                part, g = _of_cell(q, b, rows), _of_cell(grad, b, rows)  # (N, step, D)
+                weights = _weights(part, keys)  # (N, step, L)
+                dv[b, :, there] += weights.transpose(1, 2) @ g
+                of_weights = g @ differences  # (N, step, L)
+                shared = (g.to(wide) * (out[b, :, rows].to(wide) - common.to(wide))).sum(
+                    -1, keepdim=True
+                )  # (N, step, 1)
+                of_scores = of_weights.sub_(shared).mul_(weights).mul_(scale)
+                dq[b, :, rows] = of_scores @ keys
+                dk[b, :, there] += of_scores.transpose(1, 2) @ part
         return dq, dk, dv, None
 
 
-def _tiles(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | slice, slice]]:
+def _cells(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Tensor | slice, list[slice]]]:
     """Each cell with its keys, and its queries in parts whose weights a cache holds."""
     for b in range(len(q)):
         there: Tensor | slice = slice(None)
@@ -95,11 +100,15 @@ def _tiles(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[int, Ten
         if mask is not None:
             row = mask[b, 0, 0]
             n_keys = int(row.sum())
-            # keys on the left, as in all rows of tokens, need no copy
+            # keys on the left, as in all rows of tokens, are a slice
             there = slice(n_keys) if row[:n_keys].all() else row.nonzero()[:, 0]
         step = max(1, _TILE // (k.shape[1] * max(n_keys, 1)))
-        for start in range(0, q.shape[2], step):
-            yield b, there, slice(start, start + step)
+        yield b, there, [slice(start, start + step) for start in range(0, q.shape[2], step)]
+
+
+def _of_cell(x: Tensor, b: int, positions: Tensor | slice) -> Tensor:
+    """Some positions of a cell, (B, N, L, D) -> (N, positions, D), in one piece: a product copies what is not, in each tile anew."""
+    return x[b][:, positions].contiguous()
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
