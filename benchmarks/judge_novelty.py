@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--cells", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--classifier", action="store_true", help="also train a classifier: five minutes per type on one core")
+    parser.add_argument(
+        "--classifier", action="store_true", help="also train a classifier: five minutes per type on one core"
+    )
     parser.add_argument("--only", nargs="*", help="types to take out; by default all")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

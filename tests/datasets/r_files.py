@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,14 @@ def write_rda(path: Path, **objects: Any) -> Path:
             self.unparse_int(_unparser.pack_r_object_info(obj.info))
             self.unparse_r_object(obj.attributes)
 
-    constructors = {**to_r.DEFAULT_CLASS_MAP, S4: construct}
+    def construct_table(table: pd.DataFrame, converter: Any) -> Any:
+        """Strings as objects, since rdata does not know those of pandas 3."""
+        plain = table.astype({name: object for name in table if pd.api.types.is_string_dtype(table[name])})
+        if pd.api.types.is_string_dtype(table.index):
+            plain.index = table.index.astype(object)
+        return to_r.dataframe_constructor(plain, converter)
+
+    constructors = {**to_r.DEFAULT_CLASS_MAP, S4: construct, pd.DataFrame: construct_table}
     data = to_r.convert_python_to_r_data(objects, file_type="rda", constructor_dict=constructors)
     content = io.BytesIO()
     content.write(b"RDX3\n")

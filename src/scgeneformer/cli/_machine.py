@@ -46,7 +46,8 @@ def _findings() -> Iterator[tuple[str, object]]:
     for text in requires("scgeneformer") or ():
         name = re.split(r"[^\w-]", text)[0]
         extra = re.search(r"extra == ['\"](\w+)", text)
-        yield name, _version(name, f"not installed (extra {extra[1]})" if extra else "not installed")
+        otherwise = f"not installed (extra {extra[1]})" if extra else "not installed"
+        yield name, torch.__version__ if name == "torch" else _version(name, otherwise)  # with what it was built for
 
 
 def _version(package: str, otherwise: str) -> str:
