@@ -144,8 +144,10 @@ class LabelledCells(Classifier):
         if given["sample_key"] is not None:
             fields.append(places.field("sample_key", ColumnField, SAMPLE_FIELD, given["sample_key"]))
         register(cls, data, fields, setup, words)
+        if given["sample_key"] is not None:
+            return
         donor = donor_column(places.cells.obs.drop(columns=list(kinds), errors="ignore"))
-        if given["sample_key"] is None and donor is not None:
+        if donor is not None:
             logg.warning(
                 f"Cells of one donor are alike. If .obs[{donor!r}] are donors, set up with sample_key={donor!r}: without it, classifiers are "
                 "chosen and tested on cells of the donors that they were trained on, which is easier than new donors."

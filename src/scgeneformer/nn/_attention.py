@@ -83,9 +83,8 @@ class TiledAttention(torch.autograd.Function):
                 weights = _weights(part, keys)  # (N, step, L)
                 dv[b, :, there] += weights.transpose(1, 2) @ g
                 of_weights = g @ differences  # (N, step, L)
-                shared = (g.to(wide) * (out[b, :, rows].to(wide) - common.to(wide))).sum(
-                    -1, keepdim=True
-                )  # (N, step, 1)
+                attended = out[b, :, rows].to(wide) - common.to(wide)  # (N, step, D)
+                shared = (g.to(wide) * attended).sum(-1, keepdim=True)  # (N, step, 1)
                 of_scores = of_weights.sub_(shared).mul_(weights).mul_(scale)
                 dq[b, :, rows] = of_scores @ keys
                 dk[b, :, there] += of_scores.transpose(1, 2) @ part
