@@ -9,10 +9,11 @@ whose (here: which gene's). Groups may be of any size and empty; where a statist
 from __future__ import annotations
 
 from ._batches import center, harmonise, meet_neighbors, shares, total_variation
+from ._contrast import MIN_DONORS, contrast
 from ._donors import donor_differences, donor_means
 from ._false_discovery import benjamini_hochberg
 from ._matched import draw_test, matched_groups, matched_test
-from ._means import Summary, common_effect, group_means, mean_measured, summarise, t_test
+from ._means import Summary, add_error, common_effect, group_means, mean_measured, summarise, t_test
 from ._mixture import Mixture, two_components
 from ._moderated import moderate
 from ._neighbors import LARGEST_EXACT, NeighborIndex, Neighbors, Weights
@@ -23,6 +24,7 @@ from ._results import GroupTest
 
 __all__ = [
     "LARGEST_EXACT",
+    "MIN_DONORS",
     "GroupTest",
     "Mixture",
     "NeighborIndex",
@@ -30,11 +32,13 @@ __all__ = [
     "PermutedLabels",
     "Summary",
     "Weights",
+    "add_error",
     "auroc",
     "benjamini_hochberg",
     "center",
     "common_effect",
     "conformal_p",
+    "contrast",
     "donor_differences",
     "donor_means",
     "draw_test",

@@ -105,6 +105,23 @@ def with_interval(summary: Summary, level: float) -> Summary:
     return replace(summary, low=summary.mean - half, high=summary.mean + half)
 
 
+def add_error(summary: Summary, further: Summary) -> Summary:
+    """The means of `summary` with the standard error of `further` in addition to their own, as of two independent samples.
+
+    A mean movement times a difference of centroids, for example, varies with the cells that were moved and with those of the centroids. Degrees of
+    freedom are Welch's; NaN where either has no standard error.
+    """
+    squared = [np.divide(of.sd**2, of.n, out=np.full(len(of.n), np.nan), where=of.n > 0) for of in (summary, further)]
+    total = squared[0] + squared[1]
+    terms = [
+        np.divide(error**2, of.df, out=np.zeros_like(error), where=of.df > 0)
+        for error, of in zip(squared, (summary, further), strict=True)
+    ]
+    df = np.divide(total**2, terms[0] + terms[1], out=np.zeros_like(total), where=terms[0] + terms[1] > 0)
+    ones = np.ones_like(total)
+    return with_interval(Summary(ones, summary.mean, np.sqrt(total), df, summary.mean, summary.mean), 0.95)
+
+
 def t_test(summary: Summary) -> GroupTest:
     """Student's t-test of each group's mean against 0 (:func:`scipy.stats.ttest_1samp`).
 
