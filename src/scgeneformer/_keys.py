@@ -45,6 +45,8 @@ SHARED_COLUMNS = (  # of a ranking, the same for every end state
     "auroc",
     "linear_shift",
     "contrast",
+    "contrast_low",
+    "contrast_high",
     "contrast_scores",
     "contrast_pvals",
     "contrast_pvals_adj",

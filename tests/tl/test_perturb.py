@@ -109,7 +109,7 @@ def test_round_trip_keeps_zeros_that_were_tested(tokenized, folder, tmp_path, en
     sg.tl.perturb(tokenized, folder, **GOAL)
     layer = tokenized.layers["shift"]
     layer.data[:3] = 0
-    sg.tl.rank_shifts(tokenized, min_cells=1)
+    sg.tl.rank_shifts(tokenized, test="rank_sum", min_cells=1)
     sg.tl.embed(tokenized, folder)
     sg.tl.transfer(tokenized, tokenized.copy(), "state", key_added="guess")
     path = tmp_path / f"x.{ending}"

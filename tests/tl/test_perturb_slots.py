@@ -150,9 +150,10 @@ def test_states_of_any_name(tokenized, folder, tmp_path, state):
     sg.tl.perturb_sets(tokenized, folder, SETS, **goal)
     bar = state.replace("/", "|")
     untrained = ["shift__untrained", "shift__reference__untrained"]
+    moved = ["shift__embedding", "shift__movement"]
     for place, slot, beside, further in (
         ("layers", "shift", "shift__reference", untrained),
-        ("obsm", "shift_sets", "shift_sets__random", []),
+        ("obsm", "shift_sets", "shift_sets__random", moved),
     ):
         of_states = [x for y in (slot, beside) for x in (y, f"{y}_odd", f"{y}_{bar}")]
         assert names(tokenized)[place] == sorted(of_states + further)

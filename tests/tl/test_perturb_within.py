@@ -85,7 +85,10 @@ def test_are_those_of_a_loop_over_groups(typed, folder, name):
 @pytest.mark.parametrize(
     ("name", "test"),
     [
-        *[("delete", test) for test in ({}, {"test": "donors", "donor": "donor"}, {"test": "aggregate"})],
+        *[
+            ("delete", test)
+            for test in ({"test": "rank_sum"}, {"test": "donors", "donor": "donor"}, {"test": "aggregate"})
+        ],
         ("sets", {}),
         ("no target", {"test": "mixture", "min_cells": 1}),
     ],
@@ -122,7 +125,7 @@ def test_effects_elsewhere_are_those_of_a_loop_over_groups(tokenized, folder, ce
     shifts[tokenized.obs["type"] != "d", 3] = np.nan  # in one group only
     at = tokenized.layers["shift"].tocoo()
     tokenized.layers["shift"].data = shifts[at.row, at.col]
-    sg.tl.rank_shifts(tokenized, min_cells=1, centered=centered)
+    sg.tl.rank_shifts(tokenized, test="aggregate", min_cells=1, centered=centered)
     tables = {group: tokenized.varm[f"shift_{group.replace('/', '|')}"] for group in ("a", "b/c", "d")}
     for group, table in tables.items():
         for gene in range(30):
@@ -155,8 +158,10 @@ def test_a_ranking_is_valid_after_subsetting(typed, folder):
     expected = sg.get.shifts(typed, group="T")
     some = typed[::3, 3:].copy()
     found = sg.get.shifts(some, group="T")
+    assert typed.uns["shift"]["rank"]["test"] == "states"
     pd.testing.assert_frame_equal(found, expected[expected["names"].isin(some.var_names)].reset_index(drop=True))
     sg.tl.rank_shifts(some, min_cells=1)
+    assert some.uns["shift"]["rank"]["test"] == "rank_sum"
     assert sg.get.shifts(some, group="T")["n_cells"].max() < expected["n_cells"].max()
 
 
@@ -233,7 +238,7 @@ def test_a_checkpoint_has_a_folder_for_each_group(typed, folder, tmp_path):
         typed.X,
         obs=typed.obs,
         var=typed.var,
-        obsm=dict(typed.obsm),
+        obsm={"geneformer_tokens": typed.obsm["geneformer_tokens"]},
         uns={"geneformer_tokens": typed.uns["geneformer_tokens"]},
     )
     with pytest.warns(UserWarning, match="left out"):

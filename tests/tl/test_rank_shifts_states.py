@@ -1,9 +1,11 @@
-"""Permuted labels: movements give the shifts towards any centroid, the test equals an explicit loop, and it holds its level."""
+"""Tests of the states: movements give the shifts towards any centroid, the tests are those of the arrays, and they hold their level."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from scanpy import logging as logg
 
 import scgeneformer as sg
 from scgeneformer import stats
@@ -33,8 +35,8 @@ def test_movements_tell_the_shifts_towards_both_states(moved):
         np.testing.assert_allclose(cells.mean(0), centroid, atol=1e-5)
 
 
-def test_the_test_is_that_of_the_arrays(moved):
-    sg.tl.rank_shifts(moved, test="permuted_labels", n_permutations=50, rng=3)
+def test_permuted_labels_are_those_of_the_arrays(moved):
+    sg.tl.rank_shifts(moved, test="permuted_labels", centered=False, n_permutations=50, rng=3)
     perturbed = np.diff(moved.layers["shift"].indptr) > 0
     assert perturbed.sum() == 8
     expected = stats.permuted_labels(
@@ -56,6 +58,119 @@ def test_the_test_is_that_of_the_arrays(moved):
     assert {"contrast", "contrast_pvals"} <= set(frame)
 
 
+def centred_directions(adata) -> np.ndarray:
+    """Mean movement of each gene less that of each of its cells, by a loop."""
+    deletions, movement = adata.layers["shift"].tocsc(), adata.obsm["shift__movement"].astype(float)
+    directions = np.full((adata.n_vars, movement.shape[1]), np.nan)
+    for gene in range(adata.n_vars):
+        cells = deletions.indices[deletions.indptr[gene] : deletions.indptr[gene + 1]]
+        if len(cells):
+            directions[gene] = adata.varm["shift__direction"][gene] - movement[cells].mean(0)
+    return directions
+
+
+def contrasts_of(adata, *, centered: bool) -> np.ndarray:
+    """Shift towards the target less that towards the source, (n_obs, n_vars), NaN where a gene was not deleted."""
+    layer, of_source = (adata.layers[name].tocoo() for name in ("shift", "shift_sick"))
+    values = np.full(adata.shape, np.nan)
+    values[layer.row, layer.col] = layer.data - of_source.data
+    return values - np.nanmean(values, axis=1, keepdims=True) * centered
+
+
+def add_scatter_of_cells(contrast: stats.Summary, values: np.ndarray, donors: np.ndarray | None) -> stats.Summary:
+    """The standard error of the mean over perturbed cells, or over the means of their donors, in addition."""
+    if donors is not None:
+        values = np.stack([np.nanmean(values[donors == name], axis=0) for name in np.unique(donors)])
+    _, genes = at = np.nonzero(~np.isnan(values))
+    of_cells = stats.summarise(values[at], genes, values.shape[1])
+    return stats.add_error(contrast, of_cells if donors is None else stats.moderate(of_cells))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+@pytest.mark.parametrize("within", [None, "half"])
+@pytest.mark.parametrize("options", [{}, {"centered": False}, {"donor": "donor"}], ids=str)
+def test_the_default_is_the_contrast_of_the_arrays(tokenized, within, options):
+    """All cells of the source are perturbed, and all cells of both states are replicates."""
+    tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) < 20, "sick", "well")
+    tokenized.obs["half"] = np.where(np.arange(tokenized.n_obs) % 2, "odd", "even")
+    tokenized.obs["donor"] = [f"{i % 4}" for i in range(tokenized.n_obs)]
+    sg.tl.perturb(tokenized, within=within, **STATES)
+    sg.tl.rank_shifts(tokenized, **options)
+    rank = tokenized.uns["shift"]["rank"]
+    assert (rank["test"], rank["centered"]) == ("states", options.get("centered", True))
+    for group in [None] if within is None else ["odd", "even"]:
+        cells = tokenized if group is None else tokenized[tokenized.obs["half"] == group].copy()
+        suffix = "" if group is None else f"_{group}"
+        cells.varm["shift__direction"] = cells.varm[f"shift__direction{suffix}"]
+        directions = cells.varm["shift__direction"] if "centered" in options else centred_directions(cells)
+        donors = pd.Categorical(cells.obs["donor"]).codes.astype(int) if "donor" in options else None
+        embedded = cells.obsm["shift__embedding"].astype(float)
+        is_target = (cells.obs["state"] == "well").to_numpy()
+        expected = stats.contrast(directions.astype(float), embedded, is_target, donors=donors)
+        table = tokenized.varm[f"shift{suffix}"]
+        tested = table["n_cells"].to_numpy() >= 5
+        assert tested.sum() > 10
+        of_cells = contrasts_of(cells, centered="centered" not in options)
+        with_cells = add_scatter_of_cells(
+            expected, of_cells, cells.obs["donor"].to_numpy() if "donor" in options else None
+        )
+        test = stats.t_test(with_cells)
+        for column, values in {
+            "contrast": expected.mean,
+            "contrast_low": with_cells.low,
+            "contrast_high": with_cells.high,
+            "scores": test.score,
+            "pvals": test.pvalue,
+        }.items():
+            scale = np.nanmax(np.abs(values[tested]))
+            np.testing.assert_allclose(table[column][tested], values[tested], rtol=1e-3, atol=1e-4 * scale)
+        np.testing.assert_allclose(
+            table["pvals_adj"][tested], stats.benjamini_hochberg(table["pvals"][tested].to_numpy())
+        )
+        if "donor" not in options:  # whose centroids are means over donors
+            difference = table["effect"] - table["effect_sick"]
+            np.testing.assert_allclose(table["contrast"][tested], difference[tested], atol=4e-6)
+
+
+def test_movements_of_removed_cells_are_refused(tokenized, monkeypatch):
+    tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) < 20, "sick", "well")
+    sg.tl.perturb(tokenized, **STATES)
+    genes = tokenized[:, :20].copy()
+    sg.tl.rank_shifts(genes, centered=False)  # fewer genes are no obstacle
+    sg.tl.rank_shifts(tokenized, centered=False)
+    columns = ["effect", "contrast", "scores"]
+    pd.testing.assert_frame_equal(genes.varm["shift"][columns], tokenized.varm["shift"][columns].iloc[:20])
+    cells = tokenized[4:].copy()
+    with pytest.raises(ValueError, match=r"some of these were removed"):
+        sg.tl.rank_shifts(cells, test="states")
+    warnings = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
+    sg.tl.rank_shifts(cells)
+    assert cells.uns["shift"]["rank"]["test"] == "rank_sum"
+    assert sum("does not test the states" in warning for warning in warnings) == 1
+
+
+@pytest.mark.parametrize(("design", "tested"), [("both", True), ("one each", True), ("two", False), ("mixed", False)])
+def test_designs_of_donors(tokenized, design, tested, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logg, "warning", warnings.append)
+    number = np.arange(tokenized.n_obs)
+    sick = number < 20
+    tokenized.obs["state"] = np.where(sick, "sick", "well")
+    codes = {
+        "both": number % 4,
+        "one each": number % 3 + 3 * sick,
+        "two": number % 2,
+        "mixed": np.where(number % 3 == 0, 9, number % 3 + 3 * sick),
+    }
+    tokenized.obs["donor"] = [f"d{code}" for code in codes[design]]
+    sg.tl.perturb(tokenized, **STATES)
+    sg.tl.rank_shifts(tokenized, donor="donor")
+    assert tokenized.varm["shift"]["pvals"].notna().any() == tested
+    assert tokenized.varm["shift"]["contrast"].notna().any()
+    assert any("three donors with cells of both states" in warning for warning in warnings) != tested
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_centred_shifts_are_tested_by_centred_movements(tokenized, listed):
     """Less the mean movement of each of its cells, a gene's movement tells its centred effects on both states."""
@@ -66,13 +181,9 @@ def test_centred_shifts_are_tested_by_centred_movements(tokenized, listed):
     assert ("shift__reference" in tokenized.layers) == listed
     sg.tl.rank_shifts(tokenized, test="permuted_labels", centered=True, n_permutations=50, rng=3, min_cells=1)
     table = tokenized.varm["shift"]
-    deletions, movement = tokenized.layers["shift"].tocsc(), tokenized.obsm["shift__movement"].astype(float)
+    movement = tokenized.obsm["shift__movement"].astype(float)
     assert (np.isnan(movement).any(axis=1) == (np.diff(tokenized.layers["shift"].tocsr().indptr) == 0)).all()
-    directions = np.full((tokenized.n_vars, movement.shape[1]), np.nan)
-    for gene in range(tokenized.n_vars):
-        cells = deletions.indices[deletions.indptr[gene] : deletions.indptr[gene + 1]]
-        if len(cells):
-            directions[gene] = tokenized.varm["shift__direction"][gene] - movement[cells].mean(0)
+    directions = centred_directions(tokenized)
     tested = table["n_cells"].to_numpy() > 0
     for state, column in (("well", "effect"), ("sick", "effect_sick")):
         centroid = tokenized.uns["shift"]["centroids"][state]
@@ -93,7 +204,7 @@ def test_centred_shifts_are_tested_by_centred_movements(tokenized, listed):
 
 
 def test_every_ranking_of_two_states_has_the_contrast(moved):
-    sg.tl.rank_shifts(moved)
+    sg.tl.rank_shifts(moved, test="rank_sum")
     np.testing.assert_allclose(
         moved.varm["shift"]["contrast"], mean_shifts(moved) - mean_shifts(moved, "shift_sick"), atol=1e-12
     )
@@ -141,10 +252,16 @@ def test_runs_in_parts_are_runs_at_once(moved, tmp_path, monkeypatch, interrupte
         sg.tl.perturb(again, **options | {"directions": False})
 
 
+def test_permuted_labels_need_cells_that_were_not_perturbed(tokenized):
+    tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) < 20, "sick", "well")
+    sg.tl.perturb(tokenized, **STATES)
+    with pytest.raises(ValueError, match=r"0 are left of one of the states.*test='states'"):
+        sg.tl.rank_shifts(tokenized, test="permuted_labels")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"directions": True, **STATES}, "Perturb fewer: max_cells=10"),
         ({"directions": True, "target": "well", "groupby": "state"}, "name `source` and `target`"),
         (
             {"directions": True, "centroids": {"well": np.ones(16), "sick": np.ones(16)}, **STATES},
@@ -172,6 +289,6 @@ def test_rankings_that_are_refused(moved, gone):
 
 
 def test_a_further_run_takes_its_slots_away(moved):
-    sg.tl.perturb(moved, **STATES)
+    sg.tl.perturb(moved, directions=False, **STATES)
     assert "shift__direction" not in moved.varm
     assert not {"shift__embedding", "shift__movement"} & set(moved.obsm)

@@ -135,7 +135,7 @@ class PerturbOptions:
             ),
             (
                 self.directions and (self.source is None or self.target is None or isinstance(self.centroids, Mapping)),
-                "directions=True is for labels that are permuted between two states: name `source` and `target`, and leave out given `centroids`.",
+                "directions=True is for tests of two states: name `source` and `target`, and leave out given `centroids`.",
             ),
             (
                 self.n_random == 1,

@@ -48,7 +48,7 @@ def perturb(
     max_cells: int | None = None,
     effects: bool = False,
     decompose: bool = False,
-    directions: bool = False,
+    directions: bool | None = None,
     n_reference: int = 10,
     untrained: bool = True,
     missing: Literal["error", "ignore"] = "error",
@@ -87,8 +87,8 @@ def perturb(
         Split each shift of an ordinary deletion towards a `target` into three parts: the vector of the gene, the network of the other genes, and
         their renumbering. Runs the model twice for each deletion. See the page *Perturbing genes in silico*.
     directions
-        Also store the direction in which each gene moves the cells, for ``test="permuted_labels"`` of :func:`~scgeneformer.tl.rank_shifts`. Needs
-        computed centroids of `source` and `target`, and cells of the source that are not perturbed (`max_cells`).
+        Also store how each gene moves the cells in the embedding, by which :func:`~scgeneformer.tl.rank_shifts` tests whether shifts depend on the states. Defaults to
+        True with `source`, `target` and computed centroids. The slots are as large as two embeddings of the cells and one of the genes.
     {reference}
     {untrained}
     {missing}
@@ -150,6 +150,8 @@ def perturb(
     >>> adata.layers["shift"].nnz  # two genes in each of the 16 cells of dcm
     32
     """
+    computed = isinstance(centroids, str) and outputs is None
+    between_states = source is not None and target is not None and computed and compat is None
     options = PerturbOptions(
         kind=kind,
         factor=factor,
@@ -168,7 +170,7 @@ def perturb(
         max_cells=max_cells,
         effects=effects,
         decompose=decompose,
-        directions=directions,
+        directions=between_states if directions is None else directions,
         n_reference=n_reference,
         untrained=untrained,
         missing=missing,

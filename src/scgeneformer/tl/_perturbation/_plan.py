@@ -188,8 +188,6 @@ def plan_runs(
         if options.max_cells is not None and options.max_cells < len(chosen):
             chosen = np.sort(rng.choice(chosen, options.max_cells, replace=False))
         drawn = {} if options.target is None else draw_members(of_group, options.max_state_cells, rng)
-        if options.directions:
-            _check_left(drawn, chosen, options)
         runs.append(PerturbRun(inputs, options, group, number, chosen, drawn, given))
     if lacking:
         listed = "; ".join(f"{group!r} lacks {', '.join(lacks)}" for group, lacks in lacking.items())
@@ -198,18 +196,6 @@ def plan_runs(
             raise ValueError(msg)
         warnings.warn(f"{msg} They are left out.", stacklevel=5)
     return runs
-
-
-def _check_left(members: dict[str, np.ndarray], chosen: np.ndarray, options: PerturbOptions) -> None:
-    """Refuse to perturb all cells of the source where those that are not perturbed are to have their labels permuted."""
-    left = [len(np.setdiff1d(members[str(state)], chosen)) for state in (options.source, options.target)]
-    if min(left) < 2:
-        msg = (
-            "directions=True needs two cells of each state that are not perturbed, whose labels are then permuted, "
-            f"but only {left[0]} of {options.source!r} would remain. Perturb fewer: "
-            f"max_cells={max(len(chosen) // 2, 1)}."
-        )
-        raise ValueError(msg)
 
 
 def _lacks(members: dict[str, np.ndarray], given: Centroids, chosen: np.ndarray, options: PerturbOptions) -> list[str]:

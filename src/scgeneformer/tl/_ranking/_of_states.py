@@ -1,18 +1,49 @@
-"""Shifts against those that the same cells would have shown with their states' labels permuted."""
+"""Whether shifts depend on the states: movements of the cells, and the cells that the centroids of the states are made of."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from scgeneformer import _keys, stats
 
-from ._shifts import read_shifts
+from ._shifts import CURE, Shifts, read_shifts
+
+FLOAT32 = 5e-6  # what single precision leaves of a cosine
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from ._rank_genes import Ranking
+
+
+def compare_states(ranking: Ranking) -> stats.Summary:
+    """Shifts towards the target less those towards the source, with the standard errors that come from the cells of the states."""
+    cells, is_target, donors = _cells_of_states(ranking, np.ones(ranking.data.n_obs, bool))
+    return stats.contrast(_directions(ranking), cells, is_target, donors=donors)
+
+
+def contrasts(ranking: Ranking) -> Shifts:
+    """Shift of each gene in each cell towards the target less that towards the source, centred if the ranking is."""
+    data, key, source = ranking.data, ranking.key, str(ranking.run["source"])
+    shifts, reference = ranking.shifts(data, key, ranking.states[0])
+    of_source, reference_of_source = ranking.shifts(data, key, source)
+    shifts = _difference(shifts, of_source, key)
+    if not ranking.centered:
+        return shifts
+    if reference is not None and reference_of_source is not None:
+        reference = _difference(reference, reference_of_source, _keys.reference_key(key))
+    return ranking.centre(data, key, shifts, reference)[0]
+
+
+def _difference(shifts: Shifts, others: Shifts, key: str) -> Shifts:
+    if not (np.array_equal(shifts.genes, others.genes) and np.array_equal(shifts.cells, others.cells)):
+        msg = f".layers[{key!r}] has shifts of other genes and cells than the layer of the source. Run `{CURE}` again."
+        raise ValueError(msg)
+    return replace(shifts, effects=shifts.effects - others.effects)
 
 
 def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
@@ -23,30 +54,35 @@ def permute_labels(ranking: Ranking) -> stats.PermutedLabels:
     ValueError
         If fewer than two cells of a state are left.
     """
-    data, run, labels = ranking.data, ranking.run, ranking.labels
-    embedded = np.asarray(data.obsm[_keys.state_embedding_key(ranking.key)], dtype=np.float64)
-    states = str(run["target"]), str(run["source"])
-    left = np.isin(labels, states) & ~np.isnan(embedded).any(axis=1)
-    left[read_shifts(data, ranking.key, goal=True).cells] = False
-    if ranking.donors is not None:
-        left &= ranking.donors.codes >= 0
-    is_target = labels[left] == states[0]
-    numbers = int(is_target.sum()), int((~is_target).sum())
-    if min(numbers) < 2:
+    left = np.ones(ranking.data.n_obs, bool)
+    left[read_shifts(ranking.data, ranking.key, goal=True).cells] = False
+    cells, is_target, donors = _cells_of_states(ranking, left)
+    if (fewest := min(is_target.sum(), (~is_target).sum())) < 2:
         msg = (
-            f"Of the cells that were not perturbed, {numbers[0]} are {states[0]!r} and {numbers[1]} {states[1]!r}: two "
-            "of each are needed, since their labels are permuted. Perturb fewer cells (`max_cells`)."
+            f"Of the cells that were not perturbed, {fewest} are left of one of the states, but the labels of at least two are permuted. "
+            "Perturb fewer cells (`max_cells`), or use test='states', which needs none to be left."
         )
         raise ValueError(msg)
     return stats.permuted_labels(
         _directions(ranking),
-        embedded[left],
+        cells,
         is_target,
-        blocks=None if ranking.donors is None else ranking.donors.codes[left].astype(np.int64),
-        summary=np.mean if run["centroids"] == "mean" else np.median,
+        blocks=donors,
+        summary=np.mean if ranking.run["centroids"] == "mean" else np.median,
         n_permutations=ranking.n_permutations,
         rng=ranking.rng,
     )
+
+
+def _cells_of_states(ranking: Ranking, among: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Embeddings of the cells of both states, float64 (n, H), whether each is of the target, and the code of its donor if there are donors."""
+    run, labels, donors = ranking.run, ranking.labels, ranking.donors
+    embedded = np.asarray(ranking.data.obsm[_keys.state_embedding_key(ranking.key)], dtype=np.float64)
+    target, source = str(run["target"]), str(run["source"])
+    some = among & np.isin(labels, (target, source)) & ~np.isnan(embedded).any(axis=1)
+    if donors is not None:
+        some &= donors.codes >= 0
+    return embedded[some], labels[some] == target, None if donors is None else donors.codes[some].astype(np.int64)
 
 
 def _directions(ranking: Ranking) -> np.ndarray:
@@ -55,13 +91,19 @@ def _directions(ranking: Ranking) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a cell was perturbed without any of the random genes that its shifts are centred by.
+        If the perturbed cells are no longer all there, or one was perturbed without any of the random genes that its shifts are centred by.
     """
     data, key = ranking.data, ranking.key
     directions = np.asarray(data.varm[_keys.direction_key(key, ranking.group)], dtype=np.float64)
+    shifts, reference = ranking.shifts(data, key, ranking.states[0])
+    if not is_current(data, key, ranking.run, ranking.group):
+        msg = (
+            f"The movements in .varm[{_keys.direction_key(key, ranking.group)!r}] are not those of the shifts in .layers[{key!r}]: they are means "
+            "over all perturbed cells, and some of these were removed. Rank before cells are removed, or leave out `test`."
+        )
+        raise ValueError(msg)
     if not ranking.centered:
         return directions
-    shifts, reference = ranking.shifts(data, key, ranking.states[0])
     common = np.asarray(data.obsm[_keys.movement_key(key)], dtype=np.float64)
     if np.isnan(common[shifts.cells]).any():
         msg = f"Cells were perturbed without a random gene to centre by in .layers[{_keys.reference_key(key)!r}]. Rank with centered=False."
@@ -72,3 +114,15 @@ def _directions(ranking: Ranking) -> np.ndarray:
     # the only gene that was tested in a cell is the cell's mean: nothing is left of it
     left = n * directions - in_cell @ np.nan_to_num(common)
     return np.divide(left, n_centred, out=np.full_like(left, np.nan), where=n_centred > 0)
+
+
+def is_current(data: AnnData, key: str, run: dict[str, Any], group: str | None) -> bool:
+    """Whether the mean movements of genes give the mean shifts towards the target that the cells of `data`, those of the group, have."""
+    directions = np.asarray(data.varm[_keys.direction_key(key, group)], dtype=np.float64)
+    shifts = read_shifts(data, key, goal=True)
+    means = stats.group_means(shifts.effects, shifts.genes, data.n_vars)[1]
+    centroids = data.uns[key]["centroids"] if group is None else data.uns[key]["centroids"][_keys.slot_name(group)]
+    target = np.asarray(centroids[_keys.slot_name(str(run["target"]))], dtype=np.float64)
+    measured = ~np.isnan(means)
+    differences = np.abs(directions[measured] @ target / np.linalg.norm(target) - means[measured])
+    return bool(differences.max(initial=0) <= FLOAT32 + 1e-3 * np.abs(means[measured]).max(initial=0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from scgeneformer import _keys, stats
 
-from ._permuted import permute_labels
+from ._of_states import compare_states, contrasts, permute_labels
 from ._shifts import Shifts, centre, read_ranks, read_shifts, read_token_ids, with_singles
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ._shifts import Ranks
 
-MIN_DONORS = 3  # below, two values that agree by accident look like certainty
+OF_STATES = ("states", "permuted_labels")  # tests of whether shifts depend on the states
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,14 @@ def rank_genes(ranking: Ranking, expression: dict[str, np.ndarray]) -> tuple[dic
     if ranking.goal and "source" in ranking.run:
         source = _keys.state_column("effect", str(ranking.run["source"]))
         table["contrast"] = table["effect"] - table[source]
+        tested = table["n_cells"] >= ranking.min_cells
+        if ranking.test == "states":
+            of_cells = describe(contrasts(ranking), ranking.data.n_vars, ranking.donors)[1]
+            between = stats.add_error(compare_states(ranking), of_cells)
+            table |= {"contrast": between.mean, "contrast_low": between.low, "contrast_high": between.high}
+            table |= significance(stats.t_test(between), tested)
         if ranking.test == "permuted_labels":
-            permuted, tested = permute_labels(ranking), table["n_cells"] >= ranking.min_cells
+            permuted = permute_labels(ranking)
             of_contrast = significance(permuted.of_contrast, tested)
             table |= significance(permuted.of_shift, tested)
             table |= {f"contrast_{name}": values for name, values in of_contrast.items()}
@@ -147,7 +153,7 @@ def describe(
     """Columns with numbers, effects and intervals of genes or sets, and what a t-test is about: cells, or donors if there are.
 
     With donors the effect is the mean over donors, their standard deviations are moderated, and there is no interval for fewer than
-    `MIN_DONORS`. With `against_others` a donor's value is the difference to the other genes of that donor.
+    three. With `against_others` a donor's value is the difference to the other genes of that donor.
     """
     over = cells = stats.summarise(shifts.effects, shifts.genes, n_groups)
     columns = {"n_cells": cells.n}
@@ -157,7 +163,7 @@ def describe(
         reduce = stats.donor_differences if against_others else stats.donor_means
         values, groups = reduce(of_donors.effects, of_donors.genes, code[code >= 0], n_groups, len(donors.categories))
         over = stats.moderate(stats.summarise(values, groups, n_groups))
-        enough = over.n >= MIN_DONORS
+        enough = over.n >= stats.MIN_DONORS
         over = replace(over, **{name: np.where(enough, getattr(over, name), np.nan) for name in ("sd", "low", "high")})
         columns |= {"n_donors": over.n}
     return columns | {"effect": over.mean, "sd": cells.sd, "effect_low": over.low, "effect_high": over.high}, over
@@ -224,8 +230,8 @@ def _state(
             )
         case "random_genes" if ranks is not None:
             result, columns["null_percentile"], tested = _against_matched(ranking, ranks, columns, tested)
-        case "permuted_labels":
-            return columns  # tested together, since the labels of all states are permuted
+        case _ if ranking.test in OF_STATES:
+            return columns  # tested together, since the test is of both states
         case "mixture":
             impact, found = _impact(ranking, shifts, columns["effect"], tested)
             components |= found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from scgeneformer import _keys, _slots
+from scgeneformer import _keys, _slots, stats
 from scgeneformer import _log as logg
 from scgeneformer._arguments import checked
 from scgeneformer.evaluation._obs_names import donor_column
@@ -15,15 +15,16 @@ from scgeneformer.tl._perturbation._agreement import FAIR
 from scgeneformer.tl._perturbation._states import groups_of
 
 from ._expression import agreement, expression_columns
-from ._rank_genes import MIN_DONORS, Ranking, effect_elsewhere, of_untrained, rank_genes
+from ._rank_genes import OF_STATES, Ranking, effect_elsewhere, of_untrained, rank_genes
 from ._rank_sets import rank_sets
-from ._resolve import check_arguments, resolve
+from ._resolve import can_centre, check_arguments, default_test, resolve
 from ._shifts import CURE, read_shifts
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+NO_DESIGN = "No p-values: test='states' needs three donors with cells of both states or, if each donor has cells of one state, two donors of each."
 OF_SETS = ("rank_sum", "donors", "aggregate")  # tests that make sense without single genes
 
 
@@ -33,10 +34,18 @@ def rank_shifts(
     *,
     key: str = _keys.SHIFT,
     test: Literal[
-        "rank_sum", "donors", "vs_null", "random_genes", "interaction", "permuted_labels", "mixture", "aggregate"
+        "states",
+        "rank_sum",
+        "donors",
+        "vs_null",
+        "random_genes",
+        "interaction",
+        "permuted_labels",
+        "mixture",
+        "aggregate",
     ]
     | None = None,
-    centered: bool = False,
+    centered: bool | None = None,
     compat: Literal["official"] | None = None,
     donor: str | None = None,
     null: AnnData | MuData | str | None = None,
@@ -58,11 +67,11 @@ def rank_shifts(
     * without goal states, 1 minus the cosine similarity of original and perturbed embedding: 0 means no effect. (Official Geneformer
       reports the similarity itself and calls it a shift.)
 
-    Most of the effect is common to all genes of a cell: if any gene is deleted, the genes after it move up by one rank. The ranking therefore
-    also holds ``centered_effect``, the mean effect *relative to the other genes of the same cell*. It ranks genes better. But every gene has
-    some centred effect in *any* direction, so p values of centred effects say nothing about the states: with random states
-    they are small for some genes, too (``benchmarks/judge_null.py``). Only permuted labels test whether centred effects depend on the states.
-    Tests therefore use uncentred shifts, unless `centered`.
+    Most of the effect is common to all genes of a cell: if any gene is deleted, the genes after it move up by one rank. Effects are therefore also
+    given *relative to the other genes of the same cell* (centred). And every gene has some effect in *any* direction: a test of whether a gene
+    differs from other genes finds such genes with random states, too, the more the more cells there are (``benchmarks/judge_null.py``). The default
+    test therefore is whether the effect depends on the states, and its effects are centred. It needs the movements that :func:`~scgeneformer.tl.perturb`
+    stores; estimates (:func:`~scgeneformer.tl.screen`) have none, and are compared with other genes.
 
     Parameters
     ----------
@@ -71,8 +80,13 @@ def rank_shifts(
     key
         Slot of the shifts, `key_added` of :func:`~scgeneformer.tl.perturb`.
     test
-        Defaults to ``"donors"`` if `donor` is given, else to ``"rank_sum"``.
+        Defaults to ``"states"`` if movements are stored (`directions` of :func:`~scgeneformer.tl.perturb`) and no perturbed cell was removed since, else to
+        ``"donors"`` if `donor` is given, else to ``"rank_sum"``, as with `compat`.
 
+        ``"states"``: tests whether the shift of the gene depends on the states: whether its ``contrast``, the shift towards the target minus the shift
+        towards the source, differs from 0. Replicates are the cells of the two states (Welch's t-test) or, with `donor`, the donors: if at least three have cells of both
+        states, the contrasts within donors are tested; if each has cells of one state, the donors of the two states, at least two each, are compared; both with
+        variances moderated over genes (Smyth 2004). The scatter of these replicates along the mean movement of the gene gives the standard error.
         ``"rank_sum"``: compares the shifts of the gene with those of other genes, or of the random genes perturbed with listed ones, over cells (Wilcoxon).
         ``"donors"``: the same comparison with donors as replicates. The mean effects of the gene in the donors (if not centred, their
         differences from the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
@@ -84,17 +98,18 @@ def rank_shifts(
         distribution (t). Frequency and rank of a gene alone cause a shift; this tests for an effect beyond that.
         ``"interaction"``: for pairs of genes with an anchor. In every cell the effects of the gene alone and of the anchor
         alone, from `singles`, are subtracted from the effect of the pair, and the difference is tested against 0 (Student's t).
-        ``"permuted_labels"``: tests whether the shift of the gene depends on the states. The labels of the cells that were not perturbed are permuted
+        ``"permuted_labels"``: the question of ``"states"``, answered by permutation. The labels of the cells that were not perturbed are permuted
         `n_permutations` times, within `donor` if given. The shift towards the target and its ``contrast`` (minus the shift towards the
-        source) are compared with their values under permuted labels. Needs a run with ``directions=True``.
+        source) are compared with their values under permuted labels. Needs stored movements, and cells of both states that were not perturbed (`max_cells`).
         ``"mixture"``: a mixture of two Gaussians over the effects of genes separates genes with impact from those without.
         Only without goal states; no p values.
         ``"aggregate"``: effects with their intervals, no test.
     centered
-        Test centred effects: subtract from every shift the mean shift of the same cell, over all tested genes, or
-        over the random genes that :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). The test is then whether a gene
-        differs from others, whatever the states; see above. With ``"permuted_labels"`` it is whether this difference depends on the states.
-        Not with `compat`, nor for interactions, which already compare within cells.
+        Subtract from every shift the mean shift of the same cell, over all tested genes, or over the random genes that
+        :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). Defaults to True for ``"states"`` and ``"permuted_labels"``, if there are such
+        random genes or cells have at least ten tested genes, else to False. Not for ``"rank_sum"`` and ``"donors"`` of shifts towards a state:
+        with random states, their p values of centred effects are too small. Not with `compat`, nor for interactions, which already
+        compare within cells.
     compat
         ``"official"``: values as official Geneformer defines them, with genes tested from 1 cell on. For ``"rank_sum"`` (with goal
         states) the pool includes the tested gene, and ties are not corrected for. For ``"vs_null"`` (without goal states) ties are
@@ -102,7 +117,7 @@ def rank_shifts(
         first component of an unscaled fit counts as the one with impact, which is often wrong. Intervals, and the tests of
         sets, are the same as without `compat`. The other tests have no working official counterpart.
     donor
-        Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"``. Optional for
+        Column of ``.obs`` with donors (in a MuData of any modality, such as ``"prot:donor"``), for ``"donors"``. Optional for ``"states"``, for
         ``"interaction"``, which is then tested over the means of donors, and for ``"permuted_labels"``, which are then permuted within
         donors. Cells without a donor do not enter the test.
     null
@@ -152,11 +167,14 @@ def rank_shifts(
         ``n_donors``
             With `donor`: number of donors that have the gene.
         ``scores``, ``pvals``, ``pvals_adj``
-            As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"donors"``, ``"interaction"`` and
-            ``"random_genes"``), positive if the effect is larger than that of the comparison; two-sided p value; false discovery rate
+            As in :func:`scanpy.tl.rank_genes_groups`. Standard normal score (t for ``"states"``, ``"donors"``, ``"interaction"`` and
+            ``"random_genes"``), positive if the effect is larger than that of the comparison, or for ``"states"`` if the contrast is positive; two-sided p value; false discovery rate
             over tested genes (Benjamini-Hochberg).
         ``contrast``
-            With source and target: the effect towards the target minus the effect towards the source.
+            With source and target: the effect towards the target minus the effect towards the source. For ``"states"``, with `donor`, the centroids
+            are means over donors.
+        ``contrast_low``, ``contrast_high``
+            For ``"states"``: 95 % confidence interval of the contrast, by the standard error of the test.
         ``contrast_scores``, ``contrast_pvals``, ``contrast_pvals_adj``
             For ``"permuted_labels"``: the same for the contrast.
         ``null_percentile``
@@ -203,11 +221,11 @@ def rank_shifts(
         If there are no shifts, no tokens for a test that needs positions, or no column `donor`.
     ValueError
         If the layer is dense, if an argument that `test` needs is missing, or one that it does not use is given, if it has no official form, or if ``.varm[key]``
-        holds something other than an earlier ranking; or if `centered` and no cell has a gene to compare with.
+        holds something other than an earlier ranking; if perturbed cells were removed and the test needs their movements; or if `centered` and no cell has a gene to compare with.
 
     Warns
     -----
-    In the log, if estimated shifts do not agree well with exact values (:func:`~scgeneformer.tl.screen`), if p values are over cells although a column of ``.obs`` looks like donors, and if there are fewer than three donors.
+    In the log, if perturbed cells were removed, so that the default test is not that of the states, if estimated shifts do not agree well with exact values (:func:`~scgeneformer.tl.screen`), if p values are over cells although a column of ``.obs`` looks like donors, and if there are too few donors for p values.
 
     Notes
     -----
@@ -223,23 +241,24 @@ def rank_shifts(
     >>> adata.varm["shift"].loc[["STAT1", "STAT2", "IRF9"], "n_donors"].tolist()
     [4, 4, 4]
     """
-    test = test or ("rank_sum" if donor is None else "donors")
-    check_arguments(test, compat, donor, null, singles, centered=centered)
     if copy:
         adata = adata.copy()
     data = _keys.as_adata(adata, mod)
     run = _keys.params(data, key, cure=CURE)
     within = run.get("within")
-    labels = _state_labels(adata, run, mod)
-    donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
     groups: dict[str | None, Any] = (
         {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
     )
+    chosen = test or default_test(data, key, run, groups, compat, donor)
+    centered = chosen in OF_STATES and can_centre(data, key) if centered is None else centered
+    check_arguments(chosen, compat, donor, null, singles, centered=centered)
+    labels = _state_labels(adata, run, mod)
+    donors = None if donor is None else pd.Categorical(_keys.obs_column(adata, donor, mod))
     rankings = {
         group: resolve(
             data if group is None else data[rows],
             key,
-            test,
+            chosen,
             compat,
             None if donors is None else donors[rows],
             null,
@@ -258,16 +277,16 @@ def rank_shifts(
     }
     has_sets = _keys.has_sets(data, data.obsm, key)
     # where genes are needed, or nothing is there, their lack is an error
-    has_genes = _keys.has_genes(data, key) or not has_sets or test not in OF_SETS
+    has_genes = _keys.has_genes(data, key) or not has_sets or chosen not in OF_SETS
     written = {group: key if group is None else _keys.group_key(key, group) for group in rankings}
     if has_genes:  # the ranking belongs to its run
         _slots.check_free(data, run.get("verb", "tl.perturb"), key, [f"varm/{name}" for name in written.values()])
 
-    if donors is not None and len(donors.categories) < MIN_DONORS and test != "permuted_labels":
+    if donors is not None and len(donors.categories) < stats.MIN_DONORS and chosen not in OF_STATES:
         logg.warning(
-            f"{len(donors.categories)} donors are too few for intervals and p-values, which need {MIN_DONORS}."
+            f"{len(donors.categories)} donors are too few for intervals and p-values, which need {stats.MIN_DONORS}."
         )
-    elif donors is None and test != "aggregate" and (alike := donor_column(_keys.obs_frame(adata, mod))):
+    elif donors is None and chosen != "aggregate" and (alike := donor_column(_keys.obs_frame(adata, mod))):
         logg.warning(
             f"p-values are over cells, and cells of one donor are not independent: if .obs[{alike!r}] are donors, they "
             f"are too small. Rank with donor={alike!r}."
@@ -276,7 +295,7 @@ def rank_shifts(
     if screened is not None and screened["spearman"].iloc[0] < FAIR:
         value = screened["spearman"].iloc[0]
         logg.warning(f"The shifts are estimates whose rank correlation with exact values is {value:.2f} within cells.")
-    start = logg.info(f"ranking {key!r} by test={test!r}")
+    start = logg.info(f"ranking {key!r} by test={chosen!r}")
     tables, sets, components, agreements, n_tested = {}, {}, {}, {}, 0
     for group, ranking in rankings.items():
         if has_genes:
@@ -284,6 +303,8 @@ def rank_shifts(
             tables[group], components[group] = rank_genes(ranking, beside)
             untrained = of_untrained(ranking)
             tables[group] |= {} if untrained is None else {"untrained": untrained[1]}
+            if chosen == "states" and donors is not None and np.isnan(tables[group]["pvals"]).all():
+                logg.warning(NO_DESIGN)
             agreements[group] = agreement(tables[group], ranking.min_cells, untrained)
             n_tested += _count_tested(tables[group], ranking, group)
         if has_sets:
@@ -292,13 +313,13 @@ def rank_shifts(
         tables = {group: table | effect_elsewhere(tables, group) for group, table in tables.items()}
     ranking = next(iter(rankings.values()))
     settings = {
-        "test": test,
+        "test": chosen,
         "compat": compat,
         "donor": donor,
         "null": (null if isinstance(null, str) else "another object") if null is not None else None,
         "singles": singles,
-        "n_matched": n_matched if test == "random_genes" else None,
-        "n_permutations": n_permutations if test == "permuted_labels" else None,
+        "n_matched": n_matched if chosen == "random_genes" else None,
+        "n_permutations": n_permutations if chosen == "permuted_labels" else None,
         "centered": ranking.centered,
         "replicates": "cells" if donor is None else "donors",
         "min_cells": ranking.min_cells,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scgeneformer import _keys
+from scgeneformer import _log as logg
 from scgeneformer.tl._perturbation._states import groups_of
 
-from ._rank_genes import Ranking
-from ._shifts import CURE, resolve_anchor, resolve_null
+from ._of_states import is_current
+from ._rank_genes import OF_STATES, Ranking
+from ._shifts import CURE, read_shifts, resolve_anchor, resolve_null
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +20,30 @@ if TYPE_CHECKING:
     from mudata import MuData
 
 OFFICIAL = ("rank_sum", "vs_null", "mixture", "aggregate")
+ENOUGH_TO_CENTRE = 10  # tested genes in a cell whose mean stands for any gene, as many as are drawn beside listed ones
+
+
+def default_test(
+    data: AnnData, key: str, run: dict[str, Any], groups: dict[str | None, Any], compat: str | None, donor: str | None
+) -> str:
+    """The test of the states where movements were stored and are those of the cells at hand, or else one over donors or cells."""
+    of_genes = [_keys.direction_key(key, group) for group in groups]
+    if compat is None and _keys.movement_key(key) in data.obsm and all(name in data.varm for name in of_genes):
+        if all(is_current(data if group is None else data[rows], key, run, group) for group, rows in groups.items()):
+            return "states"
+        logg.warning(
+            f"Perturbed cells were removed, so the movements in .varm[{of_genes[0]!r}] are not those of the cells at hand. Genes are compared with "
+            "each other, which does not test the states."
+        )
+    return "rank_sum" if donor is None else "donors"
+
+
+def can_centre(data: AnnData, key: str) -> bool:
+    """Whether cells have random genes, or enough tested ones, to tell what perturbing any gene does to them."""
+    if _keys.reference_key(key) in data.layers:
+        return True
+    n_tested = np.bincount(read_shifts(data, key, goal=True).cells) if _keys.has_genes(data, key) else np.zeros(1)
+    return bool(n_tested.any()) and float(np.median(n_tested[n_tested > 0])) >= ENOUGH_TO_CENTRE
 
 
 def resolve(
@@ -49,8 +75,14 @@ def resolve(
     if compat is not None and ((test == "rank_sum" and not goal) or (test == "vs_null" and goal)):
         msg = f"Official Geneformer has test={test!r} {'without' if goal else 'with'} goal states only. Leave out `compat`."
         raise ValueError(msg)
-    if test == "permuted_labels":
-        labels = _labels_to_permute(data, key, run, labels, group, centered=centered)
+    if test in OF_STATES:
+        labels = _labels_of_states(data, key, run, test, labels, group, centered=centered)
+    if centered and goal and test in ("rank_sum", "donors"):
+        msg = (
+            f"test={test!r} has p values of centred effects that are too small under random states. Use test='states' after `sg.tl.perturb`, or leave "
+            "out `centered`: the table has `centered_effect` in any case."
+        )
+        raise ValueError(msg)
     other, anchor = (data, ""), -1
     if null is not None:
         null_data, null_key = resolve_null(data, null, key, mod=mod)
@@ -80,10 +112,17 @@ def resolve(
     )
 
 
-def _labels_to_permute(
-    data: AnnData, key: str, run: dict[str, Any], labels: np.ndarray | None, group: str | None, *, centered: bool
+def _labels_of_states(
+    data: AnnData,
+    key: str,
+    run: dict[str, Any],
+    test: str,
+    labels: np.ndarray | None,
+    group: str | None,
+    *,
+    centered: bool,
 ) -> np.ndarray:
-    """The labels, if there is all that a permutation of them needs.
+    """The labels, if there is all that a test of the states needs.
 
     Raises
     ------
@@ -93,10 +132,10 @@ def _labels_to_permute(
     slots = [("varm", _keys.direction_key(key, group)), ("obsm", _keys.state_embedding_key(key))]
     for place, name in [*slots, ("obsm", _keys.movement_key(key))] if centered else slots:
         if name not in getattr(data, place):
-            msg = f"No .{place}[{name!r}], which test='permuted_labels' needs. Run `sg.tl.perturb(adata, ..., directions=True, max_cells=...)`."
+            msg = f"No .{place}[{name!r}], which test={test!r} needs. Run `sg.tl.perturb(adata, ..., source=..., target=...)` with directions=True."
             raise KeyError(msg)
     if labels is None:
-        msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are missing, so they cannot be permuted. Put the column back."
+        msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are missing, and test={test!r} needs them. Put the column back."
         raise KeyError(msg)
     return labels
 
@@ -118,7 +157,7 @@ def check_arguments(
         of_what = "compat='official'" if compat is not None else f"test={test!r}"
         msg = f"{of_what} takes shifts as they are. Leave out `centered`."
         raise ValueError(msg)
-    if (donor is not None) != (test == "donors") and test not in ("interaction", "permuted_labels"):
+    if (donor is not None) != (test == "donors") and test not in ("interaction", *OF_STATES):
         msg = (
             f"test={test!r} does not use `donor`. Leave `test` out, or use 'donors'."
             if donor is not None
