@@ -42,6 +42,8 @@ class Ranking:
         ``.uns[key]["separation"]`` of these cells; empty if it is not known.
     screen
         ``.uns[key]["screen"]``, agreement of estimates with exact values; None for exact shifts.
+    as_contrast
+        Whether the effects to show are shifts towards the target less those towards the source, which a test of the states is about.
     """
 
     frame: pd.DataFrame
@@ -50,6 +52,7 @@ class Ranking:
     max_fdr: float
     separation: dict[str, Any] = field(default_factory=dict)
     screen: pd.DataFrame | None = None
+    as_contrast: bool = False
 
     @property
     def caption(self) -> str:
@@ -98,7 +101,7 @@ class Ranking:
     @property
     def effect(self) -> np.ndarray:
         """Effect of each gene; float64 (n,)."""
-        return self.frame["effect"].to_numpy()
+        return self.frame["contrast" if self.as_contrast else "effect"].to_numpy()
 
     @property
     def strength(self) -> np.ndarray:
@@ -133,9 +136,15 @@ class Ranking:
     @property
     def intervals(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Lower and upper ends of the 95 % confidence intervals, or None."""
-        if "effect_low" not in self.frame or "effect_high" not in self.frame:
+        low, high = (f"{'contrast' if self.as_contrast else 'effect'}_{end}" for end in ("low", "high"))
+        if low not in self.frame or high not in self.frame:
             return None
-        return self.frame["effect_low"].to_numpy(), self.frame["effect_high"].to_numpy()
+        return self.frame[low].to_numpy(), self.frame[high].to_numpy()
+
+    @property
+    def tests_states(self) -> bool:
+        """Whether scores and p-values are those of the contrast of the target and the source."""
+        return self._test == "states" and self.state == str(self.run.get("target"))
 
     @property
     def direction(self) -> np.ndarray:
@@ -154,6 +163,9 @@ class Ranking:
         """Name of each direction that occurs, with the number of its genes if `counts`."""
         if "impact" in self.frame:
             names = {1: "impact", 0: "no impact"}
+        elif self.tests_states:
+            rest = f"FDR > {self.max_fdr:g}"
+            names = {1: f"towards {self.state}", -1: f"towards {self.run['source']}", 0: rest}
         else:
             reference = REFERENCE.get(self._test, "other genes")
             rest = f"FDR > {self.max_fdr:g}" if "pvals_adj" in self.frame else "rest" if self.signed else "tested"
@@ -165,6 +177,8 @@ class Ranking:
     def quantity(self) -> tuple[str, str]:
         """What the effect is, and its measure."""
         what, measure = words(self.run, self.state)
+        if self.as_contrast:
+            what = f"{what} minus that towards {self.run['source']}"
         if self._test == "interaction":
             what = f"{what} beyond the sum of singles"
         elif self.against_others:
@@ -175,7 +189,7 @@ class Ranking:
         """The same genes, in the same order, with their effects on another end state."""
         frame = get.shifts(data, key=key, state=state, group=self.group, sets=self.of_sets)
         name = "set" if self.of_sets else "names"
-        return replace(self, frame=frame.set_index(name).loc[self.ids].reset_index())
+        return replace(self, frame=frame.set_index(name).loc[self.ids].reset_index(), as_contrast=False)
 
 
 def read_ranking(

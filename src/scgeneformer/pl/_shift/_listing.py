@@ -52,12 +52,13 @@ def draw_listing(ax: Axes, ranking: Ranking, rows: np.ndarray) -> None:
 
 
 def draw_further_states(ax: Axes, data: AnnData, key: str, ranking: Ranking, rows: np.ndarray) -> None:
-    """The same genes' effects on the other end states, the source excepted, as open diamonds."""
+    """The same genes' effects on the other end states, the source excepted, as open diamonds; less those on the source if contrasts are shown."""
     hidden = (ranking.state, ranking.run.get("source"))
     further = [state for state in _keys.end_states(ranking.run) if state not in hidden]
+    of_source = ranking.on_state(data, key, str(hidden[1])).effect if further and ranking.as_contrast else 0
     for state, edge in zip(further, EDGES, strict=False):
         ax.scatter(
-            ranking.on_state(data, key, state).effect[rows],
+            (ranking.on_state(data, key, state).effect - of_source)[rows],
             np.arange(len(rows)),
             s=18,
             marker="D",

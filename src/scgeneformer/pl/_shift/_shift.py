@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from scgeneformer import _keys
@@ -50,7 +51,9 @@ def shift(
     key
         Slot of the ranking.
     kind
-        ``"volcano"``: mean effect against -log10 p for all tested genes, with labels for the most significant genes.
+        ``"volcano"``: mean effect against -log10 p for all tested genes, with labels for the most significant genes. After a test of the states
+        (the default of :func:`~scgeneformer.tl.rank_shifts` for exact shifts) the effect is the contrast, the shift towards the target less that towards
+        the source, here and for ``"rank"``.
         ``"rank"``: the genes with the highest and lowest scores (effects, if the test has no scores), one per line, ordered by effect,
         with 95 % confidence intervals if the ranking has them; the area of a dot grows with the number of cells. With goal states both
         directions are shown, and open diamonds mark the effects on further end states.
@@ -105,6 +108,7 @@ def shift(
     ranking = read_ranking(
         data, key=key, state=of_state, max_fdr=max_fdr, group=group, sets=sets, gene_symbols=gene_symbols
     )
+    ranking = replace(ranking, as_contrast=ranking.tests_states and kind != "plane")
     if kind == "volcano" and "pvals" not in ranking.frame:
         why = (
             "sets need `n_random` sets to be compared with"
