@@ -11,6 +11,8 @@ from scipy import sparse
 import scgeneformer as sg
 
 ABOVE, BELOW, OTHER = "#D55E00", "#0072B2", "#BDBDBD"
+LAYERS = ("shift", "shift_T", "shift_B")
+SIDES = (("Mono", 1), ("T", -1))
 
 
 def ranked(*, goal: bool = True, **options) -> AnnData:
@@ -133,6 +135,44 @@ def test_a_test_over_donors_is_drawn_as_tested(perturbed) -> None:
     middle = np.sort([segment[:, 0].mean() for segment in lines.get_segments()])
     dots = np.sort(np.concatenate([x[:, 0] for colour, x in offsets_by_colour(ax).items()]))
     np.testing.assert_allclose(dots, middle)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_test_of_states_shows_the_contrast_that_it_tests(centered) -> None:
+    adata = ranked()
+    rng = np.random.default_rng(1)
+    adata.obs["state"] = np.where(np.arange(80) < 40, "T", "Mono")
+    params, uns = adata.uns["shift"]["params"], adata.uns["shift"]
+    params |= {"groupby": "state", "centroids": "mean", "directions": True}
+    uns["centroids"] = {"T": np.eye(3)[1], "Mono": np.eye(3)[0], "B": np.eye(3)[2]}
+    means = [np.asarray(adata.layers[name].sum(0) / (adata.layers[name] != 0).sum(0)).ravel() for name in LAYERS]
+    adata.varm["shift__direction"] = np.column_stack(means)  # along the centroids
+    adata.obsm["shift__movement"] = np.zeros((80, 3))
+    centroid = np.where((adata.obs["state"] == "Mono").to_numpy()[:, None], np.eye(3)[0], np.eye(3)[1])
+    adata.obsm["shift__embedding"] = centroid + rng.normal(0, 0.1, (80, 3))
+    sg.tl.rank_shifts(adata, centered=centered)
+    table = adata.varm["shift"]
+    assert adata.uns["shift"]["rank"]["test"] == "states"
+    ax = sg.pl.shift(adata, show=False)
+    x = np.sort(np.concatenate([points[:, 0] for points in offsets_by_colour(ax).values()]))
+    np.testing.assert_allclose(x, np.sort(table["contrast"]))
+    assert "shift towards Mono minus that towards T" in ax.get_xlabel().replace("\n", " ")
+    significant = table["pvals_adj"] <= 0.05
+    labels = ax.get_legend_handles_labels()[1]
+    assert {f"towards {state} ({(significant & (table['contrast'] * sign > 0)).sum()})" for state, sign in SIDES} <= {
+        *labels
+    }
+    ax = sg.pl.shift(adata, kind="rank", n_top=12, show=False)
+    shown = table.loc[[label.get_text() for label in ax.get_yticklabels()]]
+    assert shown["contrast"].is_monotonic_decreasing
+    (lines,) = [c for c in ax.collections if c.get_label() == "95 % interval"]
+    ends = np.array([segment[:, 0] for segment in lines.get_segments()])
+    np.testing.assert_allclose(ends, shown[["contrast_low", "contrast_high"]])
+    (diamonds,) = [np.asarray(c.get_offsets()) for c in ax.collections if c.get_label() == "on B"]
+    np.testing.assert_allclose(diamonds[:, 0], shown["effect_B"] - shown["effect_T"])
+    ax = sg.pl.shift(adata, kind="plane", show=False)
+    x = np.sort(np.concatenate([points[:, 0] for points in offsets_by_colour(ax).values()]))
+    np.testing.assert_allclose(x, np.sort(table["effect"]))
 
 
 @pytest.mark.parametrize("kind", ["volcano", "rank", "plane"])
