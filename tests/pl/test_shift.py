@@ -143,7 +143,7 @@ def test_a_test_of_states_shows_the_contrast_that_it_tests(centered) -> None:
     rng = np.random.default_rng(1)
     adata.obs["state"] = np.where(np.arange(80) < 40, "T", "Mono")
     params, uns = adata.uns["shift"]["params"], adata.uns["shift"]
-    params |= {"groupby": "state", "centroids": "mean", "directions": True}
+    params |= {"groupby": "state", "centroids": "mean", "slots": ["layers/shift", "varm/shift"]}
     uns["centroids"] = {"T": np.eye(3)[1], "Mono": np.eye(3)[0], "B": np.eye(3)[2]}
     means = [np.asarray(adata.layers[name].sum(0) / (adata.layers[name] != 0).sum(0)).ravel() for name in LAYERS]
     adata.varm["shift__direction"] = np.column_stack(means)  # along the centroids

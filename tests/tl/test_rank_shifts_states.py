@@ -147,7 +147,13 @@ def test_movements_of_removed_cells_are_refused(tokenized, monkeypatch):
     monkeypatch.setattr(logg, "warning", warnings.append)
     sg.tl.rank_shifts(cells)
     assert cells.uns["shift"]["rank"]["test"] == "rank_sum"
-    assert sum("does not test the states" in warning for warning in warnings) == 1
+    assert sum("do not test the states: perturbed cells were removed" in warning for warning in warnings) == 1
+    sg.tl.screen(cells, allow_poor=True, key_added="estimate", **STATES)
+    sg.tl.rank_shifts(cells, key="estimate")
+    assert sum("`sg.tl.perturb` stores, but not `sg.tl.screen`" in warning for warning in warnings) == 1
+    sg.tl.rank_shifts(cells, key="estimate", test="rank_sum")
+    sg.tl.rank_shifts(cells, key="estimate", compat="official")
+    assert sum("do not test the states" in warning for warning in warnings) == 2
 
 
 @pytest.mark.parametrize(("design", "tested"), [("both", True), ("one each", True), ("two", False), ("mixed", False)])

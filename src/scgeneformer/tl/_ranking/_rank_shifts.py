@@ -225,7 +225,7 @@ def rank_shifts(
 
     Warns
     -----
-    In the log, if perturbed cells were removed, so that the default test is not that of the states, if estimated shifts do not agree well with exact values (:func:`~scgeneformer.tl.screen`), if p values are over cells although a column of ``.obs`` looks like donors, and if there are too few donors for p values.
+    In the log, if the default test of shifts between two states is not that of the states, if estimated shifts do not agree well with exact values (:func:`~scgeneformer.tl.screen`), if p values are over cells although a column of ``.obs`` looks like donors, and if there are too few donors for p values.
 
     Notes
     -----

@@ -28,13 +28,18 @@ def default_test(
 ) -> str:
     """The test of the states where movements were stored and are those of the cells at hand, or else one over donors or cells."""
     of_genes = [_keys.direction_key(key, group) for group in groups]
-    if compat is None and _keys.movement_key(key) in data.obsm and all(name in data.varm for name in of_genes):
-        if all(is_current(data if group is None else data[rows], key, run, group) for group, rows in groups.items()):
+    if compat is None and {"source", "target"} <= set(run) and _keys.has_genes(data, key):
+        stored = _keys.movement_key(key) in data.obsm and all(name in data.varm for name in of_genes)
+        if stored and all(
+            is_current(data if group is None else data[rows], key, run, group) for group, rows in groups.items()
+        ):
             return "states"
-        logg.warning(
-            f"Perturbed cells were removed, so the movements in .varm[{of_genes[0]!r}] are not those of the cells at hand. Genes are compared with "
-            "each other, which does not test the states."
+        why = (
+            f"perturbed cells were removed, so that .varm[{of_genes[0]!r}] does not hold for the cells at hand"
+            if stored
+            else f"there is no .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores, but not `sg.tl.screen`"
         )
+        logg.warning(f"The p-values compare genes with each other and do not test the states: {why}.")
     return "rank_sum" if donor is None else "donors"
 
 
