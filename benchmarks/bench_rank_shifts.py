@@ -49,12 +49,35 @@ def shifts(n_obs: int, n_vars: int, tested: int, states: list[str]) -> AnnData:
             values = values if states else 1 - np.abs(values)
             layer = sparse.csr_matrix((values, indices, indptr), adata.shape)
             adata.layers[key if i == 0 else f"{key}_{state}"] = layer
-        adata.uns[key] = {"params": run | ({"anchor": "gene0"} if key == "pair" else {})}
+        slots = {"slots": np.array([f"layers/{key}"], dtype=object)}
+        adata.uns[key] = {"params": run | slots | ({"anchor": "gene0"} if key == "pair" else {})}
+    if states:
+        add_movements(adata, states, rng)
     return adata
 
 
+def add_movements(adata: AnnData, states: list[str], rng: np.random.Generator) -> None:
+    """Movements, as large as those of V2-104M, that give the mean shifts: the centroids of the states are the first axes."""
+    adata.obs["state"] = np.where(np.arange(adata.n_obs) % 2, states[0], states[1])
+    adata.uns["shift"]["params"] |= {"groupby": "state", "centroids": "mean"}
+    adata.uns["shift"]["centroids"] = {state: np.eye(WIDTH)[i] for i, state in enumerate(states)}
+    layers = [adata.layers["shift" if i == 0 else f"shift_{state}"] for i, state in enumerate(states)]
+    directions, movement = rng.normal(0, 1e-3, (adata.n_vars, WIDTH)), rng.normal(0, 1e-3, (adata.n_obs, WIDTH))
+    for i, layer in enumerate(layers):
+        for axis, moved in ((0, directions), (1, movement)):
+            number = layer.getnnz(axis)
+            moved[:, i] = np.asarray(layer.sum(axis)).ravel() / np.maximum(number, 1)
+            moved[number == 0] = np.nan
+    adata.varm["shift__direction"], adata.obsm["shift__movement"] = directions, movement
+    at = (adata.obs["state"] == states[1]).to_numpy().astype(int)
+    adata.obsm["shift__embedding"] = rng.normal(0, 0.1, (adata.n_obs, WIDTH)) + np.eye(WIDTH)[at]
+
+
+WIDTH = 768
 CALLS = {  # options, and whether there are goal states
-    "rank_sum": ({}, True),
+    "states": ({}, True),
+    "states, donors": ({"donor": "donor"}, True),
+    "rank_sum": ({"test": "rank_sum"}, True),
     "rank_sum, official": ({"compat": "official"}, True),
     "donors": ({"test": "donors", "donor": "donor"}, True),
     "vs_null": ({"test": "vs_null", "null": "null"}, True),

@@ -61,7 +61,7 @@ def main() -> None:
     )
     print(f"states: {adata.uns['shift']['separation']}; agreement: {adata.uns['shift']['rank']['agreement']}")
     beside = adata.varm["shift"].loc[
-        present.index[ranked], ["n_cells", "effect", "centered_effect", "log2fc", "linear_shift"]
+        present.index[ranked], ["n_cells", "effect", "plain_effect", "contrast", "log2fc", "linear_shift"]
     ]
     text = beside.assign(observed=present[ranked]).round(4).to_markdown()
     if ranked.sum() >= 3:

@@ -61,6 +61,15 @@ def add(table: dict[tuple[str, str], list[np.ndarray]], null: str, adata: ad.Ann
             if column in frame:
                 test = name if column == "pvals" else f"{name}, contrast"
                 table.setdefault((null, test), []).append(frame[column].dropna().to_numpy())
+    table.setdefault((null, "rank sum, centred (refused)"), []).append(centred_rank_sum(adata))
+
+
+def centred_rank_sum(adata: ad.AnnData) -> np.ndarray:
+    """P values of rank sums of centred shifts, which `tl.rank_shifts` refuses."""
+    shifts = adata.layers["shift"].tocoo()
+    common = np.bincount(shifts.row, shifts.data) / np.maximum(np.bincount(shifts.row), 1)
+    test = sg.stats.rank_sum(shifts.data - common[shifts.row], shifts.col, adata.n_vars)
+    return test.pvalue[np.bincount(shifts.col, minlength=adata.n_vars) >= 5]
 
 
 def of_states(cells: ad.AnnData, rng: np.random.Generator, n_cells: int, table: dict, null: str) -> None:

@@ -26,7 +26,8 @@ _ROWS = 20
 _SCORES = ("accuracy", "macro_f1", "auc", "calibration_error", "mae", "r2", "spearman")
 _RANKING_COLUMNS = (  # those of the rankings that are shown, where there are any
     *("symbol", "set", "names", "n_cells", "n_donors", "fraction_detected", "effect", "effect_low", "effect_high"),
-    *("centered_effect", "plain_effect", "pvals_adj", "null_percentile", "log2fc", "linear_shift", "untrained"),
+    *("centered_effect", "plain_effect", "contrast", "contrast_low", "contrast_high", "pvals_adj", "null_percentile"),
+    *("log2fc", "linear_shift", "untrained"),
 )
 
 
@@ -184,6 +185,9 @@ def perturbation(adata: AnnData, key: str) -> Section:
     section.text.append(
         "A shift is how the perturbation of a gene changes what the model reads in a cell: a hypothesis, not an experiment."
     )
+    of_genes, between = "n_tested" in rank, {"source", "target"} <= set(params)
+    if of_genes and between and rank.get("test") in ("rank_sum", "donors"):
+        section.warnings.append("P-values compare genes with each other; they do not test whether the states matter.")
     if rank.get("replicates") == "cells":
         section.warnings.append("P-values are over cells, and cells of one donor are not independent.")
     groups: list[str | None] = [str(group) for group in rank.get("groups", ())]

@@ -105,7 +105,7 @@ def _directions(ranking: Ranking) -> np.ndarray:
     if not ranking.centered:
         return directions
     common = np.asarray(data.obsm[_keys.movement_key(key)], dtype=np.float64)
-    if np.isnan(common[shifts.cells]).any():
+    if np.isnan(common[np.unique(shifts.cells), 0]).any():
         msg = f"Cells were perturbed without a random gene to centre by in .layers[{_keys.reference_key(key)!r}]. Rank with centered=False."
         raise ValueError(msg)
     centred, _ = ranking.centre(data, key, shifts, reference)
