@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 CURE = "sg.tl.rank_shifts(adata)"
 MODEL, EXPRESSION = "effect", "expression, together"
-SHIFTS = (MODEL, "centered_effect", "plain_effect", "own", "network", "renumbering")  # columns that need the model
+SHIFTS = (
+    MODEL,
+    "contrast",
+    "centered_effect",
+    "plain_effect",
+    "own",
+    "network",
+    "renumbering",
+)  # columns that need the model
 LEAST = 5  # hits, and other genes, for a cross-validated model of several columns
 FEW = 10
 
@@ -75,7 +83,7 @@ def evaluate_shifts(
     None, or the copy. Writes ``.uns[key_added]`` with
 
     ``"metrics"``
-        DataFrame, one row for each predictor: the columns of the ranking that come from the model (``effect``, ``centered_effect``, the parts of a
+        DataFrame, one row for each predictor: the columns of the ranking that come from the model (``effect``, ``contrast``, ``centered_effect``, the parts of a
         decomposed run), ``|effect|``; from expression ``log2fc``, ``|log2fc|``, ``linear_shift``, ``detection`` (fraction of cells), ``rank`` (1
         for the top of cells); and ``"expression, together"`` and ``"expression and shift"``, cross-validated linear models of all columns of
         expression, without and with ``effect`` and ``|effect|``, if there are at least five hits and five other genes. Columns ``auroc`` and

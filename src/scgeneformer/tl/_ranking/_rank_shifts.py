@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-NO_DESIGN = "No p-values: test='states' needs three donors with cells of both states or, if each donor has cells of one state, two donors of each."
+NO_DESIGN = (
+    "No p-values: test='states' needs three donors with cells of both states or, if each donor has cells of one state, "
+    "three donors of the source and two of the target."
+)
 OF_SETS = ("rank_sum", "donors", "aggregate")  # tests that make sense without single genes
 
 
@@ -68,10 +71,10 @@ def rank_shifts(
       reports the similarity itself and calls it a shift.)
 
     Most of the effect is common to all genes of a cell: if any gene is deleted, the genes after it move up by one rank. Effects are therefore also
-    given *relative to the other genes of the same cell* (centred). And every gene has some effect in *any* direction: a test of whether a gene
-    differs from other genes finds such genes with random states, too, the more the more cells there are (``benchmarks/judge_null.py``). The default
-    test therefore is whether the effect depends on the states, and its effects are centred. It needs the movements that :func:`~scgeneformer.tl.perturb`
-    stores; estimates (:func:`~scgeneformer.tl.screen`) have none, and are compared with other genes.
+    given *relative to the other genes of the same cell* (centred). Moreover, every gene has some effect in *any* direction: a test of whether a gene
+    differs from other genes finds genes with random states, too, and more of them with more cells (``benchmarks/judge_null.py``). The default
+    test is therefore whether the effect depends on the states, and its effects are centred. It needs the movements that :func:`~scgeneformer.tl.perturb`
+    stores; estimates (:func:`~scgeneformer.tl.screen`) have none, and their genes are compared with other genes.
 
     Parameters
     ----------
@@ -84,9 +87,10 @@ def rank_shifts(
         ``"donors"`` if `donor` is given, else to ``"rank_sum"``, as with `compat`.
 
         ``"states"``: tests whether the shift of the gene depends on the states: whether its ``contrast``, the shift towards the target minus the shift
-        towards the source, differs from 0. Replicates are the cells of the two states (Welch's t-test) or, with `donor`, the donors: if at least three have cells of both
-        states, the contrasts within donors are tested; if each has cells of one state, the donors of the two states, at least two each, are compared; both with
-        variances moderated over genes (Smyth 2004). The scatter of these replicates along the mean movement of the gene gives the standard error.
+        towards the source, differs from 0 (t-test). Its squared standard error is the sum of two: that of the mean contrast over the perturbed cells, and that of the
+        centroids, from the scatter of the cells of both states along the mean movement of the gene. With `donor`, donors are the replicates in both, with
+        variances moderated over genes (Smyth 2004). If at least three donors have cells of both states, the contrasts within these donors are tested; if each
+        has cells of one state, three donors of the source are compared with two of the target, or more.
         ``"rank_sum"``: compares the shifts of the gene with those of other genes, or of the random genes perturbed with listed ones, over cells (Wilcoxon).
         ``"donors"``: the same comparison with donors as replicates. The mean effects of the gene in the donors (if not centred, their
         differences from the other genes of the donor) are tested against 0 by a t-test whose variance is moderated over genes
@@ -106,8 +110,8 @@ def rank_shifts(
         ``"aggregate"``: effects with their intervals, no test.
     centered
         Subtract from every shift the mean shift of the same cell, over all tested genes, or over the random genes that
-        :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). Defaults to True for ``"states"`` and ``"permuted_labels"``, if there are such
-        random genes or cells have at least ten tested genes, else to False. Not for ``"rank_sum"`` and ``"donors"`` of shifts towards a state:
+        :func:`~scgeneformer.tl.perturb` adds to listed ones (`n_reference`). Defaults to True for ``"states"`` and ``"permuted_labels"`` if there are such
+        random genes, or at least ten tested genes in a cell (median), else to False. Not for ``"rank_sum"`` and ``"donors"`` of shifts towards a state:
         with random states, their p values of centred effects are too small. Not with `compat`, nor for interactions, which already
         compare within cells.
     compat
