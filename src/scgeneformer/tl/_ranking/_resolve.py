@@ -37,7 +37,7 @@ def default_test(
         why = (
             f"perturbed cells were removed, so that .varm[{of_genes[0]!r}] does not hold for the cells at hand"
             if stored
-            else f"there is no .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores, but not `sg.tl.screen`"
+            else f"that takes .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores and `sg.tl.screen` does not"
         )
         logg.warning(f"The p-values compare genes with each other and do not test the states: {why}.")
     return "rank_sum" if donor is None else "donors"
