@@ -156,6 +156,15 @@ def test_movements_of_removed_cells_are_refused(tokenized, monkeypatch):
     assert sum("do not test the states" in warning for warning in warnings) == 2
 
 
+def test_cells_of_both_states_must_be_left(tokenized):
+    tokenized.obs["state"] = np.where(np.arange(tokenized.n_obs) < 20, "sick", "well")
+    sg.tl.perturb(tokenized, **STATES)
+    perturbed_only = tokenized[:21].copy()
+    with pytest.raises(ValueError, match=r"1 of one of them is left in .obsm\['shift__embedding'\].*test='rank_sum'"):
+        sg.tl.rank_shifts(perturbed_only)
+    sg.tl.rank_shifts(perturbed_only, test="rank_sum")
+
+
 @pytest.mark.parametrize(("design", "tested"), [("both", True), ("one each", True), ("two", False), ("mixed", False)])
 def test_designs_of_donors(tokenized, design, tested, monkeypatch):
     warnings = []

@@ -12,17 +12,30 @@ from scgeneformer import _keys, stats
 
 from ._shifts import CURE, Shifts, read_shifts
 
-FLOAT32 = 5e-6  # what single precision leaves of a cosine
-
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ._rank_genes import Ranking
 
+FLOAT32 = 5e-6  # how far sums of single-precision movements may be from a cosine
+
 
 def compare_states(ranking: Ranking) -> stats.Summary:
-    """Shifts towards the target less those towards the source, with the standard errors that come from the cells of the states."""
+    """Shifts towards the target less those towards the source, with the standard errors that come from the cells of the states.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two cells of a state are left.
+    """
     cells, is_target, donors = _cells_of_states(ranking, np.ones(ranking.data.n_obs, bool))
+    if (fewest := min(is_target.sum(), (~is_target).sum())) < 2:
+        slot = f".obsm[{_keys.state_embedding_key(ranking.key)!r}]"
+        msg = (
+            f"test='states' compares the cells of both states, but {fewest} of one of them {'is' if fewest == 1 else 'are'} left in {slot}. "
+            "Rank before cells are removed, or pass test='rank_sum'."
+        )
+        raise ValueError(msg)
     return stats.contrast(_directions(ranking), cells, is_target, donors=donors)
 
 

@@ -175,8 +175,8 @@ def rank_shifts(
             ``"random_genes"``), positive if the effect is larger than that of the comparison, or for ``"states"`` if the contrast is positive; two-sided p value; false discovery rate
             over tested genes (Benjamini-Hochberg).
         ``contrast``
-            With source and target: the effect towards the target minus the effect towards the source. For ``"states"``, with `donor`, the centroids
-            are means over donors.
+            With source and target: the effect towards the target minus the effect towards the source. For ``"states"`` by mean embeddings, and with
+            `donor` by means over donors.
         ``contrast_low``, ``contrast_high``
             For ``"states"``: 95 % confidence interval of the contrast, by the standard error of the test.
         ``contrast_scores``, ``contrast_pvals``, ``contrast_pvals_adj``
