@@ -72,6 +72,7 @@ def ranked(adata, folder, **options):
 # Each verb with what it is given, and the slots that it writes under the key "mine".
 UNTRAINED = ("mine__untrained", "mine__reference__untrained")
 REFERENCE = ("mine__reference", "mine__reference_sick", "mine__reference_odd", *UNTRAINED)
+MOVED = {"varm": ["mine__direction"], "obsm": ["mine__embedding", "mine__movement"]}
 VERBS = {
     "tokenize": (
         lambda adata, world, key: sg.pp.tokenize(adata, world[1], keep_counts=True, key_added=key),
@@ -83,13 +84,13 @@ VERBS = {
     ),
     "perturb": (
         lambda adata, world, key: sg.tl.perturb(adata, world[1], ["ENSG00000000001"], **GOAL, key_added=key),
-        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE]},
+        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE], **MOVED},
     ),
     "perturb effects": (
         lambda adata, world, key: sg.tl.perturb(
             adata, world[1], ["ENSG00000000001"], effects=True, **GOAL, key_added=key
         ),
-        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE], "varp": ["mine", "mine_n", "mine_sd"]},
+        {"layers": ["mine", "mine_sick", "mine_odd", *REFERENCE], "varp": ["mine", "mine_n", "mine_sd"], **MOVED},
     ),
     "perturb decomposed": (
         lambda adata, world, key: sg.tl.perturb(adata, world[1], decompose=True, **GOAL, key_added=key),
@@ -99,7 +100,8 @@ VERBS = {
                 for part in ("", "__own", "__network", "__renumbering")
                 for state in ("", "_sick", "_odd")
             ]
-            + ["mine__untrained"]
+            + ["mine__untrained"],
+            **MOVED,
         },
     ),
     "perturb sets": (
