@@ -76,15 +76,15 @@ def run(folder: Path, *, model: str = "default", max_cells: int | None = 40, say
     adata.write_h5ad(folder / "pbmc68k_reduced.h5ad")
     step(f"done; results are in {folder}/: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     tested = shifts[shifts["pvals"].notna()]  # by falling score
-    extremes = pd.concat([tested.head(5), tested.tail(5)])[["names", "n_cells", "effect", "pvals", "pvals_adj"]]
+    extremes = pd.concat([tested.head(5), tested.tail(5)])[["names", "n_cells", "contrast", "pvals", "pvals_adj"]]
     n_types, n_significant = len(adata.obs[LABELS].cat.categories), (tested["pvals_adj"] < 0.05).sum()
     return f"""
 Labels of held-out cells ({n_types} cell types, mean and sd of {N_SPLITS} halves)
 {accuracy.to_string(float_format="{:.3f}".format)}
 
-Deletions in {SOURCE} cells: genes that most reliably move cells towards {TARGET} and away from it
+Deletions in {SOURCE} cells: genes that most reliably move cells towards {TARGET} and away from it (contrast: shift towards {TARGET} minus that towards {SOURCE})
 {extremes.to_string(index=False, float_format="{:.2g}".format)}
-{n_significant} of {len(tested)} tested genes differ from the other genes at FDR < 0.05.
+The contrast of {n_significant} of {len(tested)} tested genes differs from 0 at FDR < 0.05.
 """
 
 
