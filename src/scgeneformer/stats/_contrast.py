@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from ._means import Summary, with_interval
+from ._means import Summary, add_error, with_interval
 from ._moderated import moderate
 
 MIN_DONORS = 3  # with a value each: two that agree by accident look like certainty
@@ -59,18 +61,15 @@ def _places(cells: np.ndarray) -> np.ndarray:
 
 def _over_cells(directions: np.ndarray, target: np.ndarray, source: np.ndarray) -> Summary:
     """By the scatter of the cells of each state, with Welch's degrees of freedom."""
-    of_target, of_source = (_squared_error(directions, places) for places in (target, source))
-    total = of_target + of_source
-    of_df = of_target**2 / (len(target) - 1) + of_source**2 / (len(source) - 1)
-    df = np.divide(total**2, of_df, out=np.zeros_like(total), where=of_df > 0)
-    difference = directions @ (target.mean(axis=0) - source.mean(axis=0))
-    return _summary(difference, np.sqrt(total), 1, df)
+    of_target, of_source = (_along(directions, places) for places in (target, source))
+    return add_error(replace(of_target, mean=of_target.mean - of_source.mean), of_source)
 
 
-def _squared_error(directions: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Squared standard error of the mean of `places` along each direction, (n_groups,)."""
-    covariance = np.cov(places, rowvar=False) / len(places)  # (H, H)
-    return np.maximum(np.einsum("gh,gh->g", directions @ covariance, directions), 0)
+def _along(directions: np.ndarray, places: np.ndarray) -> Summary:
+    """Mean and scatter of `places` along each direction."""
+    covariance = np.cov(places, rowvar=False)  # (H, H)
+    variance = np.maximum(np.einsum("gh,gh->g", directions @ covariance, directions), 0)
+    return _summary(directions @ places.mean(axis=0), np.sqrt(variance), len(places), len(places) - 1)
 
 
 def _over_donors(directions: np.ndarray, places: np.ndarray, is_target: np.ndarray, donors: np.ndarray) -> Summary:
@@ -95,7 +94,7 @@ def _over_donors(directions: np.ndarray, places: np.ndarray, is_target: np.ndarr
     return moderate(_summary(difference, np.sqrt(squares / df), 1 / (1 / n_source + 1 / n_target), df))
 
 
-def _summary(mean: np.ndarray, sd: np.ndarray, n: float, df: np.ndarray | float) -> Summary:
+def _summary(mean: np.ndarray, sd: np.ndarray, n: float, df: float) -> Summary:
     """With intervals; groups without a standard deviation have no degrees of freedom."""
     of_each = np.full(mean.shape, n, dtype=np.float64)
     return with_interval(Summary(of_each, mean, sd, np.where(np.isnan(sd), 0.0, df), mean, mean), LEVEL)
