@@ -17,7 +17,7 @@ from scgeneformer.tl._perturbation._states import groups_of
 from ._expression import agreement, expression_columns
 from ._rank_genes import OF_STATES, Ranking, effect_elsewhere, of_untrained, rank_genes
 from ._rank_sets import rank_sets
-from ._resolve import can_centre, check_arguments, default_test, resolve
+from ._resolve import can_centre, check_arguments, choose_test, resolve
 from ._shifts import CURE, read_shifts
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def rank_shifts(
     groups: dict[str | None, Any] = (
         {None: slice(None)} if within is None else _perturbed_groups(adata, within, key, mod)
     )
-    chosen = test or default_test(data, key, run, groups, compat, donor)
+    chosen = choose_test(test, data, key, run, groups, compat, donor)
     centered = chosen in OF_STATES and can_centre(data, key) if centered is None else centered
     check_arguments(chosen, compat, donor, null, singles, centered=centered)
     labels = _state_labels(adata, run, mod)
@@ -307,7 +307,7 @@ def rank_shifts(
             tables[group], components[group] = rank_genes(ranking, beside)
             untrained = of_untrained(ranking)
             tables[group] |= {} if untrained is None else {"untrained": untrained[1]}
-            if chosen == "states" and donors is not None and np.isnan(tables[group]["pvals"]).all():
+            if chosen == "states" and donors is not None and np.isnan(tables[group]["contrast_low"]).all():
                 logg.warning(NO_DESIGN)
             agreements[group] = agreement(tables[group], ranking.min_cells, untrained)
             n_tested += _count_tested(tables[group], ranking, group)

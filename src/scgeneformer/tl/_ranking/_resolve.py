@@ -23,24 +23,48 @@ OFFICIAL = ("rank_sum", "vs_null", "mixture", "aggregate")
 ENOUGH_TO_CENTRE = 10  # tested genes in a cell whose mean stands for any gene, as many as are drawn beside listed ones
 
 
-def default_test(
-    data: AnnData, key: str, run: dict[str, Any], groups: dict[str | None, Any], compat: str | None, donor: str | None
+def choose_test(
+    test: str | None,
+    data: AnnData,
+    key: str,
+    run: dict[str, Any],
+    groups: dict[str | None, Any],
+    compat: str | None,
+    donor: str | None,
 ) -> str:
-    """The test of the states where movements were stored and are those of the cells at hand, or else one over donors or cells."""
+    """The test; by default that of the states where movements were stored and are those of the cells at hand, or else one over donors or cells.
+
+    Raises
+    ------
+    ValueError
+        If the test needs the movements, and they are those of other cells.
+    """
+    default = "rank_sum" if donor is None else "donors"
+    between = compat is None and {"source", "target"} <= set(run) and _keys.has_genes(data, key)
+    if not (between if test is None else test in OF_STATES):
+        return test or default
     of_genes = [_keys.direction_key(key, group) for group in groups]
-    if compat is None and {"source", "target"} <= set(run) and _keys.has_genes(data, key):
-        stored = _keys.movement_key(key) in data.obsm and all(name in data.varm for name in of_genes)
-        if stored and all(
-            is_current(data if group is None else data[rows], key, run, group) for group, rows in groups.items()
-        ):
-            return "states"
-        why = (
-            f"perturbed cells were removed, so that .varm[{of_genes[0]!r}] does not hold for the cells at hand"
-            if stored
-            else f"that takes .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores and `sg.tl.screen` does not"
-        )
-        logg.warning(f"The p-values compare genes with each other and do not test the states: {why}.")
-    return "rank_sum" if donor is None else "donors"
+    stored = all(name in data.varm for name in of_genes) and (test is not None or _keys.movement_key(key) in data.obsm)
+    current = stored and all(
+        is_current(data if group is None else data[rows], key, run, group) for group, rows in groups.items()
+    )
+    if test is not None:
+        if stored and not current:
+            msg = (
+                f"The movements in .varm[{of_genes[0]!r}] are not those of the shifts in .layers[{key!r}]: they are means "
+                "over all perturbed cells, and some of these were removed. Rank before cells are removed, or leave out `test`."
+            )
+            raise ValueError(msg)
+        return test
+    if current:
+        return "states"
+    why = (
+        f"perturbed cells were removed, so that .varm[{of_genes[0]!r}] does not hold for the cells at hand"
+        if stored
+        else f"that takes .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores and `sg.tl.screen` does not"
+    )
+    logg.warning(f"The p-values compare genes with each other and do not test the states: {why}.")
+    return default
 
 
 def can_centre(data: AnnData, key: str) -> bool:
