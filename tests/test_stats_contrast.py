@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from scgeneformer import stats
 
+from . import test_stats_permuted_labels
 
-def world(seed: int, *, n: int = 60, n_groups: int = 40, width: int = 8, distance: float = 0.0):
-    """Cells of two states of unequal size, `distance` apart, and directions of groups, the last of which is missing."""
-    rng = np.random.default_rng(seed)
-    is_target = rng.permutation(np.arange(n) % 3 == 0)
-    cells = rng.normal(size=(n, width)) + 3 + distance * is_target[:, None] * np.eye(width)[0]
-    directions = rng.normal(size=(n_groups, width)) / 100
-    directions[-1] = np.nan
-    return directions, cells, is_target
+world = partial(test_stats_permuted_labels.world, every=3)  # states of unequal size
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

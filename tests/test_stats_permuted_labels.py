@@ -11,10 +11,10 @@ from scipy.stats import kstest
 from scgeneformer import stats
 
 
-def world(seed: int, *, n: int = 60, n_groups: int = 40, width: int = 8, distance: float = 0.0):
-    """Cells of two states, `distance` apart, and directions of groups, the last of which is missing."""
+def world(seed: int, *, n: int = 60, n_groups: int = 40, width: int = 8, distance: float = 0.0, every: int = 2):
+    """Cells of two states, `distance` apart, one in `every` cells of the target, and directions of groups, the last of which is missing."""
     rng = np.random.default_rng(seed)
-    is_target = rng.permutation(np.arange(n) % 2 == 0)
+    is_target = rng.permutation(np.arange(n) % every == 0)
     cells = rng.normal(size=(n, width)) + 3 + distance * is_target[:, None] * np.eye(width)[0]
     directions = rng.normal(size=(n_groups, width)) / 100
     directions[-1] = np.nan
