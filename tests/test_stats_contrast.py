@@ -158,3 +158,18 @@ def test_errors_of_two_samples_are_those_of_welch():
     np.testing.assert_allclose(test.pvalue[:5], expected.pvalue)
     np.testing.assert_allclose(np.stack([found.low, found.high])[:, :5], expected.confidence_interval(0.95))
     assert np.isnan([test.pvalue[5], found.low[5]]).all()
+
+
+def test_principal_axes_hold_most_of_the_error():
+    """They are orthogonal, along each the error is an eigenvalue of its covariance, and no other axis has a larger one."""
+    _, cells, is_target = world(2, distance=1.0)
+    width = cells.shape[1]
+    covariance = sum(
+        np.cov(places(cells[is_target == state]).T) / (is_target == state).sum() for state in (True, False)
+    )
+    eigenvalues = np.linalg.eigvalsh(covariance)[::-1]
+    axes = stats.principal_axes(cells, is_target, width + 3)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(width), atol=1e-10)
+    along = stats.contrast(axes, cells, is_target)
+    np.testing.assert_allclose(along.sd**2 / along.n, eigenvalues, rtol=1e-3, atol=1e-6 * eigenvalues[0])
+    np.testing.assert_allclose(np.abs((stats.principal_axes(cells, is_target, 2) * axes[:2]).sum(axis=1)), 1)

@@ -329,3 +329,25 @@ def test_positions_kept_in_any_batch(double, random_cells, pooling):
         np.testing.assert_allclose(call(random_cells, token_budget=budget), together, rtol=0, atol=1e-10)
     for i, row in enumerate(random_cells):
         np.testing.assert_allclose(call(row[None, row > 0])[0], together[i, : (row > 0).sum()], rtol=0, atol=1e-10)
+
+
+def test_axes_are_further_states_without_further_ranks(double, random_cells):
+    """With a tolerance above every error no ranks are added for any state, so that axes are states; states never depend on axes."""
+    encoder, axes = double(1.0), 3 * np.random.default_rng(4).normal(size=(5, 16))
+
+    def estimates(states, tolerance, **further):
+        options = {"pooling": "mean", "precision": "float64", "tolerance": tolerance, **further, **OPTIONS}
+        return engine.perturb.screen(encoder, random_cells, "delete", states, **options)
+
+    both = np.vstack([STATES, axes])
+    np.testing.assert_allclose(estimates(STATES, 1e9, axes=axes), estimates(both, 1e9), rtol=0, atol=1e-12)
+    sharp = estimates(STATES, 0.01, axes=axes)
+    np.testing.assert_allclose(sharp[..., :3], estimates(STATES, 0.01), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sharp[..., 3:], estimates(both, 1e9)[..., 3:], rtol=0, atol=1e-12)
+
+
+def test_movements_are_estimated_along_axes_only(small, random_cells):
+    perturbation = Perturbation("delete", genes=np.arange(4, small.config.vocab_size))
+    options = {"states": STATES, "method": "screen", "directions": True, "pooling": "mean", **OPTIONS}
+    with pytest.raises(ValueError, match="movements along `axes`"):
+        engine.perturb.run(small, random_cells, perturbation, **options)

@@ -148,11 +148,11 @@ def test_movements_of_removed_cells_are_refused(tokenized, monkeypatch):
     sg.tl.rank_shifts(cells)
     assert cells.uns["shift"]["rank"]["test"] == "rank_sum"
     assert sum("do not test the states: perturbed cells were removed" in warning for warning in warnings) == 1
-    sg.tl.screen(cells, allow_poor=True, key_added="estimate", **STATES)
-    sg.tl.rank_shifts(cells, key="estimate")
-    assert sum("`sg.tl.perturb` stores and `sg.tl.screen` does not" in warning for warning in warnings) == 1
-    sg.tl.rank_shifts(cells, key="estimate", test="rank_sum")
-    sg.tl.rank_shifts(cells, key="estimate", compat="official")
+    sg.tl.perturb(cells, directions=False, key_added="without", **STATES)
+    sg.tl.rank_shifts(cells, key="without")
+    assert sum("which directions=True stores" in warning for warning in warnings) == 1
+    sg.tl.rank_shifts(cells, key="without", test="rank_sum")
+    sg.tl.rank_shifts(cells, key="without", compat="official")
     assert sum("do not test the states" in warning for warning in warnings) == 2
 
 

@@ -116,7 +116,7 @@ VERBS = {
     ),
     "screen": (
         lambda adata, world, key: sg.tl.screen(adata, world[1], **GOAL, refine=2, key_added=key, allow_poor=True),
-        {"layers": ["mine", "mine_sick", "mine_odd", "mine__method", "mine__untrained"]},
+        {"layers": ["mine", "mine_sick", "mine_odd", "mine__method", "mine__untrained"], **MOVED},
     ),
     "transfer": (
         lambda adata, world, key: sg.tl.transfer(adata, world[0], "state", key_added=key),

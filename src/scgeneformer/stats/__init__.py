@@ -9,7 +9,7 @@ whose (here: which gene's). Groups may be of any size and empty; where a statist
 from __future__ import annotations
 
 from ._batches import center, harmonise, meet_neighbors, shares, total_variation
-from ._contrast import MIN_DONORS, contrast
+from ._contrast import MIN_DONORS, contrast, principal_axes
 from ._donors import donor_differences, donor_means
 from ._false_discovery import benjamini_hochberg
 from ._matched import draw_test, matched_groups, matched_test
@@ -51,6 +51,7 @@ __all__ = [
     "meet_neighbors",
     "moderate",
     "permuted_labels",
+    "principal_axes",
     "rank_sum",
     "rank_sum_null",
     "rank_sum_pool",

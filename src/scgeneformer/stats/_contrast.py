@@ -51,6 +51,25 @@ def contrast(
     return _over_donors(directions, places, is_target, donors)
 
 
+def principal_axes(cells: np.ndarray, is_target: np.ndarray, n_axes: int) -> np.ndarray:
+    """Orthogonal directions that hold most of what the sampling of cells makes of the difference of two centroids.
+
+    Parameters
+    ----------
+    cells, is_target
+        As for :func:`contrast`.
+    n_axes
+        Their maximum number.
+
+    Returns
+    -------
+    Vectors of length 1, float64 (A, H), the one with the largest variance first; no more than the width of the embedding.
+    """
+    states = [_places(cells[is_target == state]) for state in (True, False)]
+    _, axes = np.linalg.eigh(sum(np.cov(places, rowvar=False) / len(places) for places in states))
+    return axes.T[::-1][:n_axes].copy()
+
+
 def _places(cells: np.ndarray) -> np.ndarray:
     """Where the cells of one state lie, to first order, if their centroid has length 1: float64 (n, H), whose mean is that centroid."""
     mean = cells.mean(axis=0)

@@ -16,6 +16,11 @@ class Directions:
     The change of the cosine to a state is the product of the movement with the state's centroid at length 1, so that the mean shift of a gene
     towards any state is the product with the gene's mean movement, and the mean shift of a cell that with the cell's.
 
+    Parameters
+    ----------
+    axes
+        Vectors of length 1 along which movements are kept, float64 (A, H); None to keep them whole.
+
     Attributes
     ----------
     of_genes
@@ -24,11 +29,16 @@ class Directions:
         By number of a cell.
     """
 
+    axes: np.ndarray | None = None
     of_genes: Sums = field(default_factory=dict)
     of_cells: Sums = field(default_factory=dict)
 
+    def kept(self, movements: np.ndarray) -> np.ndarray:
+        """What is kept of movements (B, H): their products with the axes, (B, A), if there are any."""
+        return movements if self.axes is None else movements @ self.axes.T
+
     def add(self, what: np.ndarray, cells: np.ndarray, movements: np.ndarray) -> None:
-        """Add the movements of one batch: int64 (B,) both, and float64 (B, H)."""
+        """Add what is kept of the movements of one batch: int64 (B,) both, and float64 (B, H or A)."""
         for sums, moved in ((self.of_genes, what), (self.of_cells, cells)):
             names, index, n = np.unique(moved, return_inverse=True, return_counts=True)
             total = np.zeros((len(names), movements.shape[1]))

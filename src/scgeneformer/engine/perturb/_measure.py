@@ -132,7 +132,8 @@ def measure(
                 check_finite(after)
                 values[batch] = _compare(before[of[batch]], after, states, linear=linear)
                 if directions is not None:
-                    directions.add(edits.what[batch], edits.cells[batch], _unit(after) - _unit(before[of[batch]]))
+                    moved = _unit(after) - _unit(before[of[batch]])
+                    directions.add(edits.what[batch], edits.cells[batch], directions.kept(moved))
             if genes is None:
                 return
             cosines = genes(hidden, edited, length, row)  # (B, L'), NaN elsewhere

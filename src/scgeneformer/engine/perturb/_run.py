@@ -70,7 +70,15 @@ class _Job:
     effects: bool
     decompose: bool
     directions: bool
+    axes: np.ndarray | None
     options: dict[str, Any]
+
+    def empty_directions(self) -> Directions | None:
+        """For movements, if asked for: whole, or along the states and the axes."""
+        if self.axes is None or self.states is None:
+            return Directions() if self.directions else None
+        along = np.vstack([self.states, self.axes])
+        return Directions(along / np.linalg.norm(along, axis=1, keepdims=True)) if self.directions else None
 
 
 def run(
@@ -85,6 +93,7 @@ def run(
     effects: bool = False,
     decompose: bool = False,
     directions: bool = False,
+    axes: np.ndarray | None = None,
     store: Store | None = None,
     progress: bool = False,
     **options: Any,
@@ -115,7 +124,9 @@ def run(
     decompose
         Also tell the parts of each shift; of deletions with `states` that renumber positions, ``"exact"`` only.
     directions
-        Also sum up where cells move; with `states`, ``"exact"`` only.
+        Also sum up where cells move; with `states`.
+    axes
+        float (A, H): along which, and along the states, movements are kept in place of whole ones. ``"screen"`` estimates no others.
     store
         Where finished parts are kept, and taken from.
     progress
@@ -129,7 +140,7 @@ def run(
         If another process computes these parts, with this store.
     """
     options["n_special"] = n_special
-    job = _Job(perturbation, method, states, linear, effects, decompose, directions, options)
+    job = _Job(perturbation, method, states, linear, effects, decompose, directions, axes, options)
     work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
     held = nullcontext() if store is None else store.locked()
@@ -161,7 +172,7 @@ class _Total:
     def __init__(self, job: _Job, parts: list[np.ndarray], work: np.ndarray, n_tokens: int, bar: tqdm) -> None:
         self.job, self.parts, self.work, self.bar = job, parts, work, bar
         self.effects = GeneEffects(_n_what(job.perturbation), n_tokens) if job.effects else None
-        self.directions = Directions() if job.directions else None
+        self.directions = job.empty_directions()
         self.waiting: dict[int, dict[str, np.ndarray]] = {}
         self.values: list[tuple[np.ndarray, ...]] = []
         self.n_cells = self.n_done = 0
@@ -223,11 +234,11 @@ def _part(encoder: Backbone, job: _Job, tokens: np.ndarray, *, bar: tqdm | None 
     tokens = tokens[:, : max(1, int(row_lengths(tokens).max()))]
     perturbation, states, options = job.perturbation, job.states, job.options
     if job.method == "screen":
-        return _estimates(encoder, tokens, perturbation, states, options)
+        return _estimates(encoder, job, tokens)
     n_special, max_length = options["n_special"], encoder.config.max_length
     edits = enumerate_edits(tokens, perturbation, n_special=n_special, max_length=max_length)
     measured = GeneEffects(_n_what(perturbation), encoder.config.vocab_size) if job.effects else None
-    moved = Directions() if job.directions else None
+    moved = job.empty_directions()
     values = measure(
         encoder,
         edits,
@@ -247,19 +258,18 @@ def _part(encoder: Backbone, job: _Job, tokens: np.ndarray, *, bar: tqdm | None 
     return arrays
 
 
-def _estimates(
-    encoder: Backbone,
-    tokens: np.ndarray,
-    perturbation: Perturbation,
-    states: np.ndarray | None,
-    options: dict[str, Any],
-) -> dict[str, np.ndarray]:
+def _estimates(encoder: Backbone, job: _Job, tokens: np.ndarray) -> dict[str, np.ndarray]:
     """Arrays of one part that is screened, in the order of exact runs."""
+    perturbation, states, moved = job.perturbation, job.states, job.empty_directions()
     if perturbation.genes is None or states is None:
         msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
         raise ValueError(msg)
+    if moved is not None and moved.axes is None:
+        msg = "method='screen' estimates movements along `axes`. Pass some, or use 'exact'."
+        raise ValueError(msg)
     encoder.check_offers("estimates of perturbations", "method='screen'")
     gated = cast("Encoder", encoder)
+    options = job.options | {"axes": None if moved is None else job.axes}
     cells, what = select(tokens, perturbation, options["n_special"])
     estimates = screen(
         gated,
@@ -274,12 +284,17 @@ def _estimates(
     rank_of = np.full((len(tokens), max(int(what.max(initial=0)), int(tokens.max(initial=0))) + 1), -1)
     np.put_along_axis(rank_of, tokens.astype(np.int64), np.arange(tokens.shape[1])[None], axis=1)
     rank = rank_of[cells, what]  # -1 where the cell does not express the gene
-    values = estimates[cells, rank].astype(np.float32)
+    values = estimates[cells, rank]
     if perturbation.absent:
         estimates = screen_absent(gated, tokens, perturbation.genes, states, **options)
         absent = rank < 0
         values[absent] = estimates[cells[absent], np.searchsorted(perturbation.genes, what[absent])]
-    return {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": values}
+    shifts = values[:, : len(states)].astype(np.float32)
+    arrays = {"cells": cells.astype(np.int32), "what": what.astype(np.int32), "values": shifts}
+    if moved is not None:
+        moved.add(what, cells, values)
+        arrays |= moved.stored()
+    return arrays
 
 
 def _n_what(perturbation: Perturbation) -> int:

@@ -50,6 +50,7 @@ def screen(
     quartiles: int = 1,
     ranks: int | None = None,
     positions: Positions = "renumbered",
+    axes: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
     emb_layer: int = -1,
     device: str = "auto",
@@ -69,6 +70,8 @@ def screen(
         As for `Perturbation`.
     states
         float (S, H): positions of states in the same embedding.
+    axes
+        float (A, H): further directions, of any length, to which the cosine is estimated as well; no exact ranks are added for them.
     tolerance
         How far the curve of moves may miss a rank at which it is computed exactly, in standard deviations of the cell's estimates; where it
         misses by more, further ranks are computed.
@@ -77,15 +80,15 @@ def screen(
 
     Returns
     -------
-    float64 (n, L, S), NaN at special tokens and padding.
+    float64 (n, L, S + A), NaN at special tokens and padding.
 
     Raises
     ------
     FloatingPointError
         If the model gives NaN or infinite numbers for cells that have genes.
     """
-    out = np.full((*tokens.shape, len(states)), np.nan)
-    at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
+    at_once = _Screen(encoder, tokens, states, axes, pooling, n_special, emb_layer, device)
+    out = np.full((*tokens.shape, len(at_once.goal)), np.nan)
 
     def step(rows: np.ndarray) -> None:
         batch, mask = at_once.load(rows)
@@ -107,6 +110,7 @@ def screen_absent(
     *,
     pooling: str,
     n_special: int,
+    axes: np.ndarray | None = None,
     emb_layer: int = -1,
     device: str = "auto",
     precision: str = "auto",
@@ -117,22 +121,22 @@ def screen_absent(
 
     Parameters
     ----------
-    encoder, tokens, states, pooling, n_special, emb_layer, device, precision, token_budget, bar
+    encoder, tokens, states, pooling, n_special, axes, emb_layer, device, precision, token_budget, bar
         As for `screen`. A row as long as the encoder's positions loses its lowest gene, before and after.
     genes
         Tokens, int (G,).
 
     Returns
     -------
-    float32 (n, G, S), NaN where a cell expresses the gene, and for empty cells.
+    float32 (n, G, S + A), NaN where a cell expresses the gene, and for empty cells.
 
     Raises
     ------
     FloatingPointError
         If the model gives NaN or infinite numbers for cells that have genes.
     """
-    out = np.full((len(tokens), len(genes), len(states)), np.nan, dtype=np.float32)
-    at_once = _Screen(encoder, tokens, states, pooling, n_special, emb_layer, device)
+    at_once = _Screen(encoder, tokens, states, axes, pooling, n_special, emb_layer, device)
+    out = np.full((len(tokens), len(genes), len(at_once.goal)), np.nan, dtype=np.float32)
 
     def step(rows: np.ndarray) -> None:
         batch, mask = at_once.load(rows)
@@ -152,6 +156,7 @@ class _Screen:
         encoder: Encoder,
         tokens: np.ndarray,
         states: np.ndarray,
+        axes: np.ndarray | None,
         pooling: str,
         n_special: int,
         emb_layer: int,
@@ -160,7 +165,8 @@ class _Screen:
         self.encoder, self.tokens, self.lengths = encoder, tokens, row_lengths(tokens)
         self.place = resolve_device(device)
         self.wide = torch.float32 if self.place.type == "mps" else torch.float64  # MPS has no float64
-        self.goal = torch.from_numpy(np.asarray(states, dtype=np.float64)).to(self.place, self.wide)
+        goal = np.asarray(states if axes is None else np.vstack([states, axes]), dtype=np.float64)  # (S + A, H)
+        self.goal, self.n_states = torch.from_numpy(goal).to(self.place, self.wide), len(states)
         self.pooling, self.n_special, self.n_layers = pooling, n_special, layers_to_run(encoder, emb_layer)
 
     def run(
@@ -242,7 +248,9 @@ class _Screen:
             return self.value(batch[rows], there, torch.where(moves, moved[rows], ranks[rows])) - before[cells]
 
         curves.compute(curves.start(), exact)
-        curves.refine(exact, tolerance * np.nanstd(estimates(curves.drawn()), axis=1))
+        allowed = tolerance * np.nanstd(estimates(curves.drawn()), axis=1)  # (B, S + A)
+        allowed[:, self.n_states :] = np.inf
+        curves.refine(exact, allowed)
         return estimates(curves.drawn())
 
     def in_place(self, batch: Tensor, mask: Tensor | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class PerturbOptions:
     effects: bool = False
     decompose: bool = False
     directions: bool = False
+    n_axes: int = 0  # along which movements are kept, besides the states; 0 for whole movements
     compat: str | None = None
     n_reference: int = 0
     n_random: int = 0
@@ -67,6 +68,10 @@ class PerturbOptions:
         """Whether genes may be inserted that a cell does not express."""
         return self.kind == "overexpress"
 
+    def with_directions(self, *, asked: bool | None) -> PerturbOptions:
+        """The same with movements if they are asked for; by default if they are of use."""
+        return replace(self, directions=self.between_states if asked is None else asked)
+
     @property
     def needs(self) -> dict[Ability, str]:
         """Abilities that the model must have, and what asks for them."""
@@ -79,6 +84,12 @@ class PerturbOptions:
     def official(self) -> bool:
         """Whether to follow the official tool where it differs."""
         return self.compat == "official"
+
+    @property
+    def between_states(self) -> bool:
+        """Whether shifts are between two states whose centroids are computed, so that their difference can be tested."""
+        named = self.source is not None and self.target is not None
+        return named and isinstance(self.centroids, str) and self.outputs is None and not self.official
 
     @property
     def beside_untrained(self) -> bool:
@@ -156,6 +167,7 @@ class PerturbOptions:
             "positions": self.positions if self.positions == "kept" else None,
             "decompose": self.decompose or None,
             "directions": self.directions or None,
+            "n_axes": self.n_axes or None,
             "groupby": self.groupby,
             "source": self.source,
             "target": self.target,

@@ -150,8 +150,6 @@ def perturb(
     >>> adata.layers["shift"].nnz  # two genes in each of the 16 cells of dcm
     32
     """
-    computed = isinstance(centroids, str) and outputs is None
-    between_states = source is not None and target is not None and computed and compat is None
     options = PerturbOptions(
         kind=kind,
         factor=factor,
@@ -170,7 +168,6 @@ def perturb(
         max_cells=max_cells,
         effects=effects,
         decompose=decompose,
-        directions=between_states if directions is None else directions,
         n_reference=n_reference,
         untrained=untrained,
         missing=missing,
@@ -181,5 +178,5 @@ def perturb(
         tokens_key=tokens_key,
         key_added=key_added,
         rng=rng,
-    )
+    ).with_directions(asked=directions)
     return run_perturbation("tl.perturb", adata, model, options, genes=genes, mod=mod, copy=copy)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scgeneformer import stats
 from scgeneformer._settings import settings
 
 from ._select import choose_cells
@@ -77,6 +78,16 @@ class PerturbRun:
             return np.stack([np.asarray(self.given[state], dtype=np.float64) for state in self.members])
         return compute_centroids(self.embedded, self.given)
 
+    @cached_property
+    def axes(self) -> np.ndarray | None:
+        """Along which movements are kept besides the states, float64 (A, H); None for whole ones."""
+        if not (self.options.directions and self.options.n_axes):
+            return None
+        target, source = ([*self.embedded.values()][i] for i in (0, 1))
+        cells = np.concatenate([target, source])
+        is_target, there = np.arange(len(cells)) < len(target), ~np.isnan(cells).any(axis=1)
+        return stats.principal_axes(cells[there], is_target[there], self.options.n_axes)
+
     def run(
         self,
         perturbation: Perturbation,
@@ -94,7 +105,12 @@ class PerturbRun:
         if self.options.checkpoint is not None:
             path = Path(self.options.checkpoint) / folder
             path = path if self.group is None else path / f"group-{self.number:03d}"
-            later = {"decompose": decompose, "directions": directions, "directions of cells": directions}
+            later: dict[str, Any] = {
+                "decompose": decompose,
+                "directions": directions,
+                "directions of cells": directions,
+            }
+            later["axes of directions"] = self.options.n_axes if directions else 0
             store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects, later=later))
         return engine.perturb.run(
             self.inputs.pretrained.encoder,
@@ -106,13 +122,14 @@ class PerturbRun:
             effects=effects,
             decompose=decompose,
             directions=directions,
+            axes=self.axes if directions else None,
             store=store,
             progress=settings.progress,
             **self.inputs.options,
         )
 
     def _fingerprint(
-        self, perturbation: Perturbation, method: str, *, effects: bool, later: dict[str, bool]
+        self, perturbation: Perturbation, method: str, *, effects: bool, later: dict[str, Any]
     ) -> dict[str, Any]:
         """All that the values depend on. The names are those of folders written so far, and stay; later options are named where used.
 

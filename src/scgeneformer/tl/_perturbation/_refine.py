@@ -24,7 +24,10 @@ def strongest_genes(screened: Outcome, n: int) -> np.ndarray:
 
 
 def merge_exact(screened: Outcome, exact: Outcome) -> tuple[Outcome, np.ndarray]:
-    """Estimates, replaced by exact values where there are some, and which these are, bool (P,)."""
+    """Estimates, replaced by exact values where there are some, and which these are, bool (P,).
+
+    Movements of genes are replaced too. Those of cells remain estimates: they are means over all genes, few of which are exact.
+    """
     values = screened.values.astype(np.float64)
     width = int(screened.what.max(initial=0)) + 1
     pairs, redone = (x.cells.astype(np.int64) * width + x.what for x in (screened, exact))
@@ -33,4 +36,7 @@ def merge_exact(screened: Outcome, exact: Outcome) -> tuple[Outcome, np.ndarray]
     values[index] = exact.values
     is_exact = np.zeros(len(values), bool)
     is_exact[index] = True
-    return replace(screened, values=values), is_exact
+    moved = screened.directions
+    if moved is not None and exact.directions is not None:
+        moved = replace(moved, of_genes=moved.of_genes | exact.directions.of_genes)
+    return replace(screened, values=values, directions=moved), is_exact

@@ -133,10 +133,12 @@ def run_perturbation(
     if agreement is not None:
         table.uns[key]["screen"] = agreement
     if target is not None:
-        vectors = {run.group: _named(run) for run in runs}
-        if options.within is not None:
-            vectors = {keys.slot_name(group): of_states for group, of_states in vectors.items()}
-        table.uns[key]["centroids"] = vectors if options.within is not None else vectors[None]
+        table.uns[key]["centroids"] = _by_group({run.group: _named(run) for run in runs})
+        moved = {run.group: part.directions for run, part in zip(runs, groups.listed, strict=True)}
+        if axes := {
+            group: of_group.axes for group, of_group in moved.items() if of_group and of_group.axes is not None
+        }:
+            table.uns[key]["axes"] = _by_group(axes)
         if of_states := separations(runs, obs):
             table.uns[key]["separation"] = of_states
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))
@@ -214,7 +216,7 @@ def _measure(run: PerturbRun, perturbation: Perturbation, refine: int | None) ->
     merged = outcome
     if refine:
         strongest = replace(perturbation, genes=strongest_genes(outcome, refine))
-        refined = run.run(strongest, "exact", "genes-exact")
+        refined = run.run(strongest, "exact", "genes-exact", directions=run.options.directions)
         merged, exact = merge_exact(outcome, refined)
     cells = run.chosen[merged.cells]
     return Measured(cells, merged.what, merged.values, exact, merged.effects, _in_table(run, merged)), outcome
@@ -242,6 +244,11 @@ def _embeddings(runs: list[PerturbRun], key: str, n_obs: int) -> dict[str, np.nd
         for state, embedded in run.embedded.items():
             values[run.members[state]] = embedded
     return {f"obsm/{keys.state_embedding_key(key)}": values}
+
+
+def _by_group(of_runs: dict[str | None, Any]) -> Any:
+    """For `uns`: by the name of the group, or what the only run has without groups."""
+    return of_runs[None] if None in of_runs else {keys.slot_name(group): of_run for group, of_run in of_runs.items()}
 
 
 def _named(run: PerturbRun) -> dict[str, np.ndarray]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from scgeneformer.hub import Pretrained
     from scgeneformer.model import Geneformer
 
+N_AXES = 8  # hold 97 % of the variance of a gene's contrast in the median
+
 
 @checked
 @doc_params(**DOCS)
@@ -42,6 +44,7 @@ def screen(
     positions: Literal["renumbered", "kept"] = "renumbered",
     refine: int = 0,
     allow_poor: bool = False,
+    directions: bool | None = None,
     n_reference: int = 10,
     untrained: bool = True,
     centroids: Literal["mean", "median"] | Mapping[str, Any] = "mean",
@@ -78,6 +81,10 @@ def screen(
         Keep estimates that agree poorly with exact values. Each run spends at most a tenth of its cost on exact values of eight genes in up to
         24 cells. A rank correlation within cells below 0.95 gives a warning; if its whole interval is below 0.8, an error is raised.
     {centroids}
+    directions
+        Also estimate how each gene moves the cells along the eight main axes of their scatter within the states, by which
+        :func:`~scgeneformer.tl.rank_shifts` tests whether shifts depend on the states. Defaults to True with `source`, `target` and computed
+        centroids. TIME
     {reference}
     {untrained}
     {missing}
@@ -95,8 +102,12 @@ def screen(
     `.layers["shift__method"]`
         With `refine`: CSR int8, 1 for exact values, 0 for estimates.
     {untrained_slot}
+    `.varm["shift__direction"]`, `.varm["shift__direction_<group>"]`, `.obsm["shift__movement"]`, `.obsm["shift__embedding"]`
+        If `directions`: as in :func:`~scgeneformer.tl.perturb`, but of movements only the products with ``uns["shift"]["axes"]``, float32
+        (n_vars, n_axes) and (n_obs, n_axes).
     `.uns["shift"]`
-        ``"params"`` and ``"centroids"``, as in :func:`~scgeneformer.tl.perturb`; and ``"screen"``, the agreement of estimates with exact values:
+        ``"params"`` and ``"centroids"``, as in :func:`~scgeneformer.tl.perturb`; ``"axes"``, if `directions`: vectors of length 1, float64 (n_axes, width), first the centroids
+        of the states, by group with `within`; and ``"screen"``, the agreement of estimates with exact values:
         DataFrame with a row for each state and the columns ``spearman``, the rank correlation over the genes of a cell, averaged over cells, ``slope`` of exact
         values on estimates, their 90 % intervals over cells, ``_low`` and ``_high``, ``n_cells`` and ``n_pairs``. Absent if cells have fewer than
         eight of the genes.
@@ -134,6 +145,7 @@ def screen(
         max_cells=max_cells,
         n_reference=n_reference,
         untrained=untrained,
+        n_axes=N_AXES,
         allow_poor=allow_poor,
         missing=missing,
         pooling=pooling,
@@ -142,5 +154,5 @@ def screen(
         tokens_key=tokens_key,
         key_added=key_added,
         rng=rng,
-    )
+    ).with_directions(asked=directions)
     return run_perturbation("tl.screen", adata, model, options, genes=genes, refine=refine, mod=mod, copy=copy)

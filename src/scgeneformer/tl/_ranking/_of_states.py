@@ -106,12 +106,12 @@ def _directions(ranking: Ranking) -> np.ndarray:
     ValueError
         If a cell was perturbed without any of the random genes that its shifts are centred by.
     """
-    data, key = ranking.data, ranking.key
-    directions = np.asarray(data.varm[_keys.direction_key(key, ranking.group)], dtype=np.float64)
+    data, key, group = ranking.data, ranking.key, ranking.group
+    directions = _whole(data, key, group, data.varm[_keys.direction_key(key, group)])
     if not ranking.centered:
         return directions
     shifts, reference = ranking.shifts(data, key, ranking.states[0])
-    common = np.asarray(data.obsm[_keys.movement_key(key)], dtype=np.float64)
+    common = _whole(data, key, group, data.obsm[_keys.movement_key(key)])
     if np.isnan(common[np.unique(shifts.cells), 0]).any():
         msg = f"Cells were perturbed without a random gene to centre by in .layers[{_keys.reference_key(key)!r}]. Rank with centered=False."
         raise ValueError(msg)
@@ -125,11 +125,24 @@ def _directions(ranking: Ranking) -> np.ndarray:
 
 def is_current(data: AnnData, key: str, run: dict[str, Any], group: str | None) -> bool:
     """Whether the mean movements of genes give the mean shifts towards the target that the cells of `data`, those of the group, have."""
-    directions = np.asarray(data.varm[_keys.direction_key(key, group)], dtype=np.float64)
+    directions = _whole(data, key, group, data.varm[_keys.direction_key(key, group)])
     shifts = read_shifts(data, key, goal=True)
     means = stats.group_means(shifts.effects, shifts.genes, data.n_vars)[1]
-    centroids = data.uns[key]["centroids"] if group is None else data.uns[key]["centroids"][_keys.slot_name(group)]
+    centroids = _of_group(data.uns[key]["centroids"], group)
     target = np.asarray(centroids[_keys.slot_name(str(run["target"]))], dtype=np.float64)
     measured = ~np.isnan(means)
     differences = np.abs(directions[measured] @ target / np.linalg.norm(target) - means[measured])
     return bool(differences.max(initial=0) <= FLOAT32 + 1e-3 * np.abs(means[measured]).max(initial=0))
+
+
+def _whole(data: AnnData, key: str, group: str | None, movements: Any) -> np.ndarray:
+    """Movements as vectors of the embedding, float64 (n, H): those that a screen stored along some axes, as the shortest with these products."""
+    stored = np.asarray(movements, dtype=np.float64)
+    if "axes" not in data.uns[key]:
+        return stored
+    axes = np.asarray(_of_group(data.uns[key]["axes"], group), dtype=np.float64)
+    return stored @ np.linalg.pinv(axes).T  # (n, A) @ (A, H)
+
+
+def _of_group(values: Any, group: str | None) -> Any:
+    return values if group is None else values[_keys.slot_name(group)]

@@ -61,7 +61,7 @@ def choose_test(
     why = (
         f"perturbed cells were removed, so that .varm[{of_genes[0]!r}] does not hold for the cells at hand"
         if stored
-        else f"that takes .varm[{of_genes[0]!r}], which `sg.tl.perturb` stores and `sg.tl.screen` does not"
+        else f"that takes .varm[{of_genes[0]!r}], which directions=True stores"
     )
     logg.warning(f"The p-values compare genes with each other and do not test the states: {why}.")
     return default
@@ -161,7 +161,7 @@ def _labels_of_states(
     slots = [("varm", _keys.direction_key(key, group)), ("obsm", _keys.state_embedding_key(key))]
     for place, name in [*slots, ("obsm", _keys.movement_key(key))] if centered else slots:
         if name not in getattr(data, place):
-            msg = f"No .{place}[{name!r}], which test={test!r} needs. Run `sg.tl.perturb(adata, ..., source=..., target=...)` with directions=True."
+            msg = f"No .{place}[{name!r}], which test={test!r} needs. Run `sg.tl.perturb` or `sg.tl.screen` with `source`, `target` and directions=True."
             raise KeyError(msg)
     if labels is None:
         msg = f"The labels of the states, .obs[{run.get('groupby')!r}], are missing, and test={test!r} needs them. Put the column back."
