@@ -90,6 +90,7 @@ def of_cell(
     kept: Path,
     options: dict,
     *,
+    axes: np.ndarray,
     bfloat16: bool = False,
 ) -> tuple[list[dict], dict]:
     """Agreement for each state and tolerance, and values to plot."""
@@ -134,9 +135,10 @@ def of_cell(
     for tolerance in tolerances if kind != "absent" else [np.nan]:
         start = time.perf_counter()
         if kind == "absent":
-            estimate = engine.perturb.screen_absent(encoder, tokens, every, states, **options)[0][todo.what - n_special]
+            estimate = engine.perturb.screen_absent(encoder, tokens, every, states, axes=axes, **options)[0]
+            estimate = estimate[todo.what - n_special]
         else:
-            found = engine.perturb.screen(encoder, tokens, kind, states, tolerance=tolerance, **options)[0]
+            found = engine.perturb.screen(encoder, tokens, kind, states, axes=axes, tolerance=tolerance, **options)[0]
             at = np.argmax(tokens[0][None] == todo.what[:, None], axis=1)
             estimate = found[at]
         took = time.perf_counter() - start
@@ -193,6 +195,7 @@ def measure(args: argparse.Namespace) -> None:
                 args.tolerance,
                 exact,
                 options,
+                axes=rng.normal(size=(args.axes, config.width)),
                 bfloat16=args.bfloat16,
             )
             table += [
@@ -297,6 +300,7 @@ def main() -> None:
     parser.add_argument("--pooling", choices=("mean", "cls"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", help="precision of the estimates; exact values are float32")
+    parser.add_argument("--axes", type=int, default=0, help="number of axes of movements beside the states (random)")
     parser.add_argument("--own", action="store_true", help="measure towards the state of the cell itself")
     parser.add_argument("--bfloat16", action="store_true", help="compare exact values in bfloat16 instead of estimates")
     parser.add_argument("--memory", type=int, help="measure peak memory with this number of cells instead")

@@ -84,7 +84,7 @@ def screen(
     directions
         Also estimate how each gene moves the cells along the eight main axes of their scatter within the states, by which
         :func:`~scgeneformer.tl.rank_shifts` tests whether shifts depend on the states. Defaults to True with `source`, `target` and computed
-        centroids. TIME
+        centroids. A screen then takes about 1.6 times as long.
     {reference}
     {untrained}
     {missing}

@@ -62,7 +62,7 @@ def rank_shifts(
 ) -> AnnData | MuData | None:
     r"""Rank genes, and sets of genes, by the effect of their perturbation on the cells.
 
-    Reads the shifts that :func:`~scgeneformer.tl.perturb` stored. Every stored entry is a measurement, explicit zeros
+    Reads the shifts that :func:`~scgeneformer.tl.perturb` or :func:`~scgeneformer.tl.screen` stored. Every stored entry is a measurement, explicit zeros
     included; entries that are not stored, or NaN, were not tested. The effect of a perturbation on a cell is
 
     * with goal states, the change in cosine similarity to the target state, positive if the cell moves towards it;
@@ -74,7 +74,7 @@ def rank_shifts(
     given *relative to the other genes of the same cell* (centred). Moreover, every gene has some effect in *any* direction: a test of whether a gene
     differs from other genes finds genes with random states, too, and more of them with more cells (``benchmarks/judge_null.py``). The default
     test is therefore whether the effect depends on the states, and its effects are centred. It needs the movements that :func:`~scgeneformer.tl.perturb`
-    stores; estimates (:func:`~scgeneformer.tl.screen`) have none, and their genes are compared with other genes.
+    and :func:`~scgeneformer.tl.screen` store between two states.
 
     Parameters
     ----------
