@@ -130,7 +130,7 @@ def test_all_axes_of_the_embedding_tell_all(cells, monkeypatch):
         np.testing.assert_allclose(cells.varm["shift"][column], exact.varm["exact"][column], rtol=1e-3, atol=1e-6)
 
 
-def test_parts_and_workers_give_the_same(cells, tmp_path, monkeypatch, interrupted):
+def test_runs_in_parts_are_runs_at_once(cells, tmp_path, monkeypatch, interrupted):
     whole = sg.tl.screen(cells, copy=True, **SCREEN)
     monkeypatch.setitem(_run.PART_SIZE, "screen", 40)
     options = SCREEN | {"checkpoint": tmp_path}

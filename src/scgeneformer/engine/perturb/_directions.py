@@ -33,12 +33,12 @@ class Directions:
     of_genes: Sums = field(default_factory=dict)
     of_cells: Sums = field(default_factory=dict)
 
-    def kept(self, movements: np.ndarray) -> np.ndarray:
-        """What is kept of movements (B, H): their products with the axes, (B, A), if there are any."""
+    def project(self, movements: np.ndarray) -> np.ndarray:
+        """Products of movements (B, H) with the axes, (B, A); the movements themselves without axes."""
         return movements if self.axes is None else movements @ self.axes.T
 
     def add(self, what: np.ndarray, cells: np.ndarray, movements: np.ndarray) -> None:
-        """Add what is kept of the movements of one batch: int64 (B,) both, and float64 (B, H or A)."""
+        """Add the movements of one batch: int64 (B,) both, and float64 (B, H), or their products with the axes (B, A)."""
         for sums, moved in ((self.of_genes, what), (self.of_cells, cells)):
             names, index, n = np.unique(moved, return_inverse=True, return_counts=True)
             total = np.zeros((len(names), movements.shape[1]))

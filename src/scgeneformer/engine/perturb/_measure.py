@@ -133,7 +133,7 @@ def measure(
                 values[batch] = _compare(before[of[batch]], after, states, linear=linear)
                 if directions is not None:
                     moved = _unit(after) - _unit(before[of[batch]])
-                    directions.add(edits.what[batch], edits.cells[batch], directions.kept(moved))
+                    directions.add(edits.what[batch], edits.cells[batch], directions.project(moved))
             if genes is None:
                 return
             cosines = genes(hidden, edited, length, row)  # (B, L'), NaN elsewhere

@@ -75,10 +75,12 @@ class _Job:
 
     def empty_directions(self) -> Directions | None:
         """For movements, if asked for: whole, or along the states and the axes."""
+        if not self.directions:
+            return None
         if self.axes is None or self.states is None:
-            return Directions() if self.directions else None
+            return Directions()
         along = np.vstack([self.states, self.axes])
-        return Directions(along / np.linalg.norm(along, axis=1, keepdims=True)) if self.directions else None
+        return Directions(along / np.linalg.norm(along, axis=1, keepdims=True))
 
 
 def run(
@@ -126,7 +128,8 @@ def run(
     directions
         Also sum up where cells move; with `states`.
     axes
-        float (A, H): along which, and along the states, movements are kept in place of whole ones. ``"screen"`` estimates no others.
+        float (A, H): along which, and along the states, movements are kept in place of whole ones. ``"screen"`` estimates no others. Without
+        `directions` they are not used.
     store
         Where finished parts are kept, and taken from.
     progress
@@ -140,7 +143,9 @@ def run(
         If another process computes these parts, with this store.
     """
     options["n_special"] = n_special
-    job = _Job(perturbation, method, states, linear, effects, decompose, directions, axes, options)
+    job = _Job(
+        perturbation, method, states, linear, effects, decompose, directions, axes if directions else None, options
+    )
     work = _work(tokens, perturbation)
     parts = list(_parts(work, row_lengths(tokens), PART_SIZE[method]))
     held = nullcontext() if store is None else store.locked()
@@ -264,12 +269,12 @@ def _estimates(encoder: Backbone, job: _Job, tokens: np.ndarray) -> dict[str, np
     if perturbation.genes is None or states is None:
         msg = "method='screen' estimates how single genes shift cells between states. For anything else, use 'exact'."
         raise ValueError(msg)
-    if moved is not None and moved.axes is None:
+    if job.directions and job.axes is None:
         msg = "method='screen' estimates movements along `axes`. Pass some, or use 'exact'."
         raise ValueError(msg)
     encoder.check_offers("estimates of perturbations", "method='screen'")
     gated = cast("Encoder", encoder)
-    options = job.options | {"axes": None if moved is None else job.axes}
+    options = job.options | {"axes": job.axes}
     cells, what = select(tokens, perturbation, options["n_special"])
     estimates = screen(
         gated,

@@ -109,8 +109,8 @@ class PerturbRun:
                 "decompose": decompose,
                 "directions": directions,
                 "directions of cells": directions,
+                "axes of directions": directions and self.options.n_axes,
             }
-            later["axes of directions"] = self.options.n_axes if directions else 0
             store = engine.perturb.Store(path, self._fingerprint(perturbation, method, effects=effects, later=later))
         return engine.perturb.run(
             self.inputs.pretrained.encoder,
@@ -122,7 +122,7 @@ class PerturbRun:
             effects=effects,
             decompose=decompose,
             directions=directions,
-            axes=self.axes if directions else None,
+            axes=self.axes if directions else None,  # an untrained encoder is run without, and embeds the target only
             store=store,
             progress=settings.progress,
             **self.inputs.options,

@@ -134,11 +134,9 @@ def run_perturbation(
         table.uns[key]["screen"] = agreement
     if target is not None:
         table.uns[key]["centroids"] = _by_group({run.group: _named(run) for run in runs})
-        moved = {run.group: part.directions for run, part in zip(runs, groups.listed, strict=True)}
-        if axes := {
-            group: of_group.axes for group, of_group in moved.items() if of_group and of_group.axes is not None
-        }:
-            table.uns[key]["axes"] = _by_group(axes)
+        if options.directions and options.n_axes:
+            of_groups = zip(runs, groups.listed, strict=True)
+            table.uns[key]["axes"] = _by_group({run.group: part.axes for run, part in of_groups})
         if of_states := separations(runs, obs):
             table.uns[key]["separation"] = of_states
     logg.info("    finished", time=start, deep="\n    ".join(["added", *values]))

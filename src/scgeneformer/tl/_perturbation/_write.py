@@ -47,6 +47,11 @@ class Measured:
     effects: GeneEffects | None = None
     directions: Directions | None = None
 
+    @property
+    def axes(self) -> np.ndarray | None:
+        """Vectors along which movements were kept, float64 (A, H), None for whole ones."""
+        return None if self.directions is None else self.directions.axes
+
     @classmethod
     def join(cls, parts: list[Measured]) -> Measured:
         """Values of several groups together."""

@@ -107,11 +107,11 @@ def _directions(ranking: Ranking) -> np.ndarray:
         If a cell was perturbed without any of the random genes that its shifts are centred by.
     """
     data, key, group = ranking.data, ranking.key, ranking.group
-    directions = _whole(data, key, group, data.varm[_keys.direction_key(key, group)])
+    directions = np.asarray(data.varm[_keys.direction_key(key, group)], dtype=np.float64)
     if not ranking.centered:
-        return directions
+        return _whole(data, key, group, directions)
     shifts, reference = ranking.shifts(data, key, ranking.states[0])
-    common = _whole(data, key, group, data.obsm[_keys.movement_key(key)])
+    common = np.asarray(data.obsm[_keys.movement_key(key)], dtype=np.float64)
     if np.isnan(common[np.unique(shifts.cells), 0]).any():
         msg = f"Cells were perturbed without a random gene to centre by in .layers[{_keys.reference_key(key)!r}]. Rank with centered=False."
         raise ValueError(msg)
@@ -120,12 +120,12 @@ def _directions(ranking: Ranking) -> np.ndarray:
     in_cell = sparse.csr_array((np.ones(len(shifts.genes)), (shifts.genes, shifts.cells)), shape=data.shape[::-1])
     # the only gene that was tested in a cell is the cell's mean: nothing is left of it
     left = n * directions - in_cell @ np.nan_to_num(common)
-    return np.divide(left, n_centred, out=np.full_like(left, np.nan), where=n_centred > 0)
+    return _whole(data, key, group, np.divide(left, n_centred, out=np.full_like(left, np.nan), where=n_centred > 0))
 
 
 def is_current(data: AnnData, key: str, run: dict[str, Any], group: str | None) -> bool:
     """Whether the mean movements of genes give the mean shifts towards the target that the cells of `data`, those of the group, have."""
-    directions = _whole(data, key, group, data.varm[_keys.direction_key(key, group)])
+    directions = _whole(data, key, group, np.asarray(data.varm[_keys.direction_key(key, group)], dtype=np.float64))
     shifts = read_shifts(data, key, goal=True)
     means = stats.group_means(shifts.effects, shifts.genes, data.n_vars)[1]
     centroids = _of_group(data.uns[key]["centroids"], group)
@@ -135,13 +135,12 @@ def is_current(data: AnnData, key: str, run: dict[str, Any], group: str | None) 
     return bool(differences.max(initial=0) <= FLOAT32 + 1e-3 * np.abs(means[measured]).max(initial=0))
 
 
-def _whole(data: AnnData, key: str, group: str | None, movements: Any) -> np.ndarray:
+def _whole(data: AnnData, key: str, group: str | None, movements: np.ndarray) -> np.ndarray:
     """Movements as vectors of the embedding, float64 (n, H): those that a screen stored along some axes, as the shortest with these products."""
-    stored = np.asarray(movements, dtype=np.float64)
     if "axes" not in data.uns[key]:
-        return stored
+        return movements
     axes = np.asarray(_of_group(data.uns[key]["axes"], group), dtype=np.float64)
-    return stored @ np.linalg.pinv(axes).T  # (n, A) @ (A, H)
+    return movements @ np.linalg.pinv(axes).T  # (n, A) @ (A, H)
 
 
 def _of_group(values: Any, group: str | None) -> Any:

@@ -83,7 +83,7 @@ def rank_shifts(
     key
         Slot of the shifts, `key_added` of :func:`~scgeneformer.tl.perturb`.
     test
-        Defaults to ``"states"`` if movements are stored (`directions` of :func:`~scgeneformer.tl.perturb`) and no perturbed cell was removed since, else to
+        Defaults to ``"states"`` if movements are stored (`directions` of :func:`~scgeneformer.tl.perturb` and :func:`~scgeneformer.tl.screen`) and no perturbed cell was removed since, else to
         ``"donors"`` if `donor` is given, else to ``"rank_sum"``, as with `compat`.
 
         ``"states"``: tests whether the shift of the gene depends on the states: whether its ``contrast``, the shift towards the target minus the shift
