@@ -12,17 +12,38 @@ from scgeneformer.nn import _attention
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("queries", [1, 37])
 @pytest.mark.parametrize("tile", [1, 500, 2**20])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_tiles_equal_the_whole(monkeypatch, masked, queries, tile, dtype):
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1), (torch.float64, 100), (torch.bfloat16, 1)])
+def test_tiles_equal_the_whole(monkeypatch, masked, queries, tile, dtype, size):
     monkeypatch.setattr(_attention, "_TILE", tile)
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, 2, n, 8, generator=generator).to(dtype) for n in (queries, 37, 37))
+    q = size * q  # large scores take another way
+    assert (_attention._bound(q.flatten(0, 1), k.flatten(0, 1)) < _attention._LARGEST) == (size == 1)
     mask = (torch.arange(37) < torch.tensor([37, 20, 1])[:, None])[:, None, None] if masked else None
     found = _attention.TiledAttention.apply(q, k, v, mask)
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
     assert found.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else 0.03
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_just_below_the_bound_stay_finite(sign):
+    """All keys point the same way, so that each score is at the bound, and 4,096 exponentials are added up."""
+    n = 4096
+    k = torch.ones(1, 1, n, 16, dtype=torch.bfloat16)
+    q = sign * 15.875 * k[:, :, :20]
+    v = torch.linspace(-100, 100, n, dtype=torch.bfloat16)[None, None, :, None].expand(1, 1, n, 16)
+    assert 63 < _attention._bound(q[0], k[0]) < _attention._LARGEST
+    found = _attention.TiledAttention.apply(q, k, v, None).double()
+    torch.testing.assert_close(found, v.double().mean().expand_as(found), rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_cell_without_keys_attends_to_nothing(dtype):
+    x = torch.randn(2, 2, 20, 4, dtype=dtype)
+    mask = torch.tensor([[True] * 20, [False] * 20])[:, None, None]
+    assert _attention.TiledAttention.apply(x, x, x, mask)[1].eq(0).all()
 
 
 @pytest.mark.parametrize("masked", [True, False])
