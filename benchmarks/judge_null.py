@@ -1,6 +1,6 @@
 """Do the tests of shifts hold their level without an effect, and what do they find with one?
 
-    python benchmarks/judge_null.py [--model default] [--labelings 20] [--cells 60] [--only T beta types sets real] [--tests "states, donors"] [--screen]
+    python benchmarks/judge_null.py [--model default] [--labelings 20] [--cells 60] [--only T beta types sets real] [--tests "states, centred"] [--screen]
                                     [--out TABLE.md]
 
 Nulls: random states among untreated CD4 T cells (Kang et al.) and among beta cells (Baron et al.); the treatment shuffled within each cell type, in
